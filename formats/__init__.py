@@ -1,0 +1,100 @@
+"""A model file in, a differentiable network out, and the same file back.
+
+Importing this package imports no torch: what needs it is loaded on first use. Nothing here knows of
+commands, triggers or defences.
+
+    source   = read_source(path)              # bytes, once; refuses what is no model file
+    manifest = inspect(source)                # kind and tensor addresses; static, no torch
+    model    = open_model(source, arch=None)  # Model: network, head, tensors
+    edit     = edit_of(model, network)        # what a trained deepcopy of model.network changed
+    data     = write_edit(source, manifest, edit)  # {"" : model bytes, "weights.data": external bytes}
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from formats.errors import (
+    EditError,
+    FormatError,
+    Hostile,
+    UnknownArchitecture,
+    Unreadable,
+    Unsupported,
+)
+from formats.model import (
+    Address,
+    Architecture,
+    Edit,
+    Head,
+    InputSpec,
+    Kind,
+    Manifest,
+    Model,
+    NewTensor,
+    Preprocessing,
+    Source,
+)
+
+if TYPE_CHECKING:
+    from formats.edit import apply_edit, edit_of, head_edit, pack_edit, unpack_edit
+    from formats.head import HeadTap, head_values
+    from formats.identify import identify, inspect, read_source
+    from formats.open import open_model, serve
+    from formats.write import write_edit
+
+_LAZY = {
+    "identify": "formats.identify",
+    "inspect": "formats.identify",
+    "read_source": "formats.identify",
+    "open_model": "formats.open",
+    "serve": "formats.open",
+    "write_edit": "formats.write",
+    "unpack_edit": "formats.edit",
+    "pack_edit": "formats.edit",
+    "edit_of": "formats.edit",
+    "head_edit": "formats.edit",
+    "apply_edit": "formats.edit",
+    "HeadTap": "formats.head",
+    "head_values": "formats.head",
+}
+
+__all__ = [
+    "Address",
+    "Architecture",
+    "Edit",
+    "EditError",
+    "FormatError",
+    "Head",
+    "HeadTap",
+    "Hostile",
+    "InputSpec",
+    "Kind",
+    "Manifest",
+    "Model",
+    "NewTensor",
+    "Preprocessing",
+    "Source",
+    "UnknownArchitecture",
+    "Unreadable",
+    "Unsupported",
+    "apply_edit",
+    "edit_of",
+    "head_edit",
+    "head_values",
+    "identify",
+    "inspect",
+    "open_model",
+    "pack_edit",
+    "read_source",
+    "serve",
+    "unpack_edit",
+    "write_edit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'formats' has no attribute {name!r}")

@@ -1,0 +1,230 @@
+"""What a model file is to the rest of the program: its bytes, its tensors' addresses, its network, its edits.
+
+Importing this module imports neither torch nor numpy; the types that need them name them as strings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["safetensors", "torchscript", "onnx"]
+
+#: Bytes of one element, by the names that safetensors gives to dtypes; used for all kinds.
+ITEM_SIZE: Mapping[str, int] = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+    "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+    "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """The bytes of one model file and of what lies beside it, read once.
+
+    ``data``: the model file. ``files``: other files that hold tensors, by the location the model names
+    (ONNX external data). ``sidecars``: small descriptive files of the same folder (``config.json``, …).
+    """
+
+    name: str
+    data: bytes
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    sidecars: Mapping[str, bytes] = field(default_factory=dict)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the model file as 64 hex digits; external files do not enter it."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the model file and its external files together."""
+        return len(self.data) + sum(len(part) for part in self.files.values())
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where one stored tensor lies, and under which name.
+
+    ``name``: unique in the file. ``member``: "" for the model file itself, else the archive entry or the
+    external file. ``offset``, ``length``: bytes, from the beginning of the *member's payload* (for "" from
+    the beginning of the file). ``stride``: elements, ``None`` when C-contiguous. ``aliases``: other names
+    of the very same stored elements, which can only change together. ``writable``: False when the encoding
+    has no fixed byte range (varint fields, quantised by other means, …).
+    """
+
+    name: str
+    member: str
+    offset: int
+    length: int
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None = None
+    aliases: tuple[str, ...] = ()
+    writable: bool = True
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What can be said of a file from its bytes alone."""
+
+    kind: Kind
+    tensors: Mapping[str, Address]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """New values of one tensor: little-endian, C-contiguous, in the dtype of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Edit:
+    """New values for named tensors of one file; everything else stays."""
+
+    tensors: Mapping[str, NewTensor]
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network takes: ``[batch, channels, height, width]``; ``None`` is free or unknown."""
+
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    batch: int | None = None
+    #: "declared" by the file, "derived" from the first layer or by trying, "unknown".
+    origin: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """A hint found in the file or beside it. Sizes in pixels; mean and std on images in 0..1."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: tuple[int, int] | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Which network was chosen for the file and how: by graph, option, sidecar, metadata, or fingerprint."""
+
+    name: str
+    how: str
+    candidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear map to the logits. ``units`` (D) are its inputs, ``classes`` (K) its outputs.
+
+    ``weight``, ``bias``: names of tensors of the file. ``layout``: how the file stores the weight.
+    ``linear``: the logits equal ``features @ W.T + b`` (checked when opening); False when something
+    follows the map (an activation before pooling, a second averaged head), and then only whole-network
+    methods apply. ``scale``: constant factor behind the map, 1.0 as a rule.
+    """
+
+    weight: str
+    bias: str | None
+    units: int
+    classes: int
+    layout: Literal["out_in", "in_out", "conv"] = "out_in"
+    linear: bool = True
+    #: All weights found at the frontier when there is more than one head.
+    frontier: tuple[str, ...] = ()
+
+
+class Runtime(Protocol):
+    """What runs a file that has no differentiable network (unknown operator, quantised graph)."""
+
+    def features_and_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``x`` float32 [N,C,H,W], normalised → features [N,D], logits [N,K], both float32 on the CPU."""
+        ...
+
+
+@dataclass
+class Model:
+    """An opened model file.
+
+    ``network``: a torch module in eval mode, float32 ``[N,C,H,W]`` (already normalised) → logits ``[N,K]``,
+    differentiable, ``copy.deepcopy``-able, movable with ``.to(device)``; ``None`` when the file was opened
+    *head-only*, and then ``runtime`` runs it. Fixed batch sizes are handled inside.
+    ``tensors``: name in the file → name in ``network.named_parameters()``, for every trainable weight
+    that reaches the output. Two names of one stored tensor map to one parameter. Batch-norm statistics and
+    constants are not in it: they are never trained.
+    """
+
+    source: Source
+    manifest: Manifest
+    network: torch.nn.Module | None
+    tensors: Mapping[str, str]
+    head: Head | None
+    classes: int
+    architecture: Architecture
+    input: InputSpec
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    runtime: Runtime | None = None
+    #: Sentences on what opening had to leave out or decide.
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of the file."""
+        return self.manifest.kind
+
+    @property
+    def head_only(self) -> bool:
+        """True when gradients stop at the head, because the body runs in a foreign runtime."""
+        return self.network is None
+
+    def named(self, network: torch.nn.Module | None = None) -> dict[str, Any]:
+        """Name in the file → parameter of ``network`` (a deepcopy of ours; ours when ``None``)."""
+        network = network if network is not None else self.network
+        if network is None:
+            return {}
+        parameters = dict(network.named_parameters())
+        return {name: parameters[inner] for name, inner in self.tensors.items()}
+
+
+@dataclass
+class Opened:
+    """What the opener of one kind hands to :func:`formats.open_model`, which finds head and classes."""
+
+    network: torch.nn.Module | None
+    tensors: Mapping[str, str]
+    architecture: Architecture
+    input: InputSpec = field(default_factory=InputSpec)
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    #: Set with ``network=None``: the runtime, and the head that was found by other means than autograd.
+    runtime: Runtime | None = None
+    head: Head | None = None
+    notes: tuple[str, ...] = ()

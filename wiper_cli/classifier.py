@@ -1,0 +1,128 @@
+"""The model together with its own preprocessing: images in 0..1 in, features and logits out.
+
+Detectors, purifiers and verification work in pixel space and see the model through this class only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from formats import HeadTap, Model, head_values
+
+
+class PixelNetwork(nn.Module):
+    """``(x - mean) / std`` in front of a network; ``x`` float32 [N,C,H,W] in 0..1."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
+        self.register_buffer("std", std.reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+class Classifier:
+    """A :class:`formats.Model` on images in 0..1.
+
+    ``network``: a :class:`PixelNetwork` over the model's own network (never train it: call :meth:`copy`),
+    or ``None`` when the file was opened head-only.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device | str = "cpu",
+        network: PixelNetwork | None = None,
+    ) -> None:
+        self.model = model
+        self.mean, self.std = mean, std
+        self.device = torch.device(device)
+        self.network = network
+        if network is None and model.network is not None:
+            self.network = PixelNetwork(model.network, torch.tensor(mean), torch.tensor(std))
+            self.network.to(self.device).eval()
+        if self.network is not None:
+            for parameter in self.network.parameters():
+                parameter.requires_grad_(False)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return self.model.classes
+
+    def copy(self) -> Classifier:
+        """An independent copy whose ``network`` may be trained; shares nothing that changes."""
+        if self.network is None:
+            raise ValueError("a head-only model has no network to copy")
+        return Classifier(self.model, self.mean, self.std, self.device, copy.deepcopy(self.network))
+
+    def as_float(self, images: Tensor) -> Tensor:
+        """uint8 or float [N,C,H,W] → float32 in 0..1 on our device."""
+        images = images.to(self.device, non_blocking=True)
+        return images.float() / 255 if images.dtype == torch.uint8 else images
+
+    @torch.no_grad()
+    def logits(self, images: Tensor, batch: int = 256) -> Tensor:
+        """``images`` uint8 or float in 0..1 [N,C,H,W] → logits float32 [N,K] on our device; no gradient."""
+        parts = []
+        for chunk in images.split(batch):
+            x = self.as_float(chunk)
+            if self.network is not None:
+                parts.append(self.network(x).float())
+            else:
+                parts.append(self._runtime(x)[1])
+        return torch.cat(parts)
+
+    def features(self, images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
+        """As :meth:`logits`, but (features float32 [N,D], logits float32 [N,K]); needs a head."""
+        found = []
+        with self.tap() as tap:
+            for chunk in images.split(batch):
+                x = self.as_float(chunk)
+                h, z = tap(x) if tap is not None else self._runtime(x)
+                found.append((h.detach().float(), z.detach().float()))
+        return torch.cat([h for h, _ in found]), torch.cat([z for _, z in found])
+
+    @contextmanager
+    def tap(self) -> Iterator[HeadTap | None]:
+        """A callable images in 0..1 → (features, logits), both differentiable; ``None`` when head-only.
+
+        While it is open the head's weight requires a gradient: that is how the features are found.
+        """
+        if self.network is None:
+            yield None
+            return
+        if self.model.head is None:
+            raise ValueError("the model has no linear head")
+        weight = self.model.named(self.network.network)[self.model.head.weight]
+        before = weight.requires_grad
+        weight.requires_grad_(True)
+        try:
+            yield HeadTap(self.network, weight, self.model.head)
+        finally:
+            weight.requires_grad_(before)
+
+    def head(self) -> tuple[Tensor, Tensor]:
+        """The head as (W float32 [K,D], b float32 [K]) on our device, detached; zeros where there is no bias."""
+        inner = self.network.network if self.network is not None else None
+        weight, bias = head_values(self.model, inner)
+        return weight.to(self.device), bias.to(self.device)
+
+    def _runtime(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.model.runtime is not None
+        mean = torch.tensor(self.mean, device=x.device).reshape(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=x.device).reshape(1, -1, 1, 1)
+        return self.model.runtime.features_and_logits(((x - mean) / std).cpu())

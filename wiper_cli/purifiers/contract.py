@@ -1,0 +1,55 @@
+"""What every purifier keeps: typed settings in, new weights out, no trigger in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from formats import Edit
+from wiper_cli.classifier import Classifier
+from wiper_cli.perturbations import Recovered
+from wiper_cli.progress import Progress
+from wiper_cli.splits import Clean
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a purification's history: loss parts (means over the epoch), accuracy on the select part,
+    mean |w - w_before| over all trained weights, seconds since the start."""
+
+    epoch: int
+    loss: Mapping[str, float]
+    select_accuracy: float
+    moved: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Purified:
+    """The edit, how it came about, and sentences about what the method had to leave out."""
+
+    edit: Edit
+    history: Sequence[Epoch] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+class Purifier(Protocol):
+    """A frozen dataclass of typed settings with defaults; batch norm stays frozen; deterministic under
+    ``seed`` on the CPU. ``needs``: any of "labels", "body" (gradients through the whole network), "head"."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+
+    def run(
+        self,
+        classifier: Classifier,
+        clean: Clean,
+        suspects: Sequence[int],
+        recovered: Sequence[Recovered],
+        progress: Progress,
+        seed: int,
+    ) -> Purified:
+        """Trains a copy of ``classifier`` on ``clean.fit``, chooses on ``clean.select``."""
+        ...

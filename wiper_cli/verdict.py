@@ -1,0 +1,93 @@
+"""The words of a result: findings, severities, verdicts, exit codes. Standard library only.
+
+A finished run is one JSON-able mapping (``docs/report-format.md``, ``wiper_cli/reports/schema.json``); every
+report format is rendered from it, so that an old result can be rendered again without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+#: Version of the result mapping; the schema carries the same string.
+SCHEMA = "wiper-report/1"
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller."""
+
+    OK = 0
+    FINDING = 1
+    USAGE = 2
+    NO_VERDICT = 3
+
+
+#: Over several files the first of these that occurred is the exit code of the run.
+EXIT_PRECEDENCE = (ExitCode.FINDING, ExitCode.USAGE, ExitCode.NO_VERDICT, ExitCode.OK)
+
+
+class Severity(IntEnum):
+    """Ordered; ``--fail-on`` names the lowest one that fails a run."""
+
+    INFO = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    CRITICAL = 4
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Verdict(StrEnum):
+    """What the evidence supports. There is no word for "clean": nothing here could show that."""
+
+    NO_FINDING = "no_finding"
+    SUSPICIOUS = "suspicious"
+    MALICIOUS = "malicious"
+    INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement with its evidence.
+
+    ``rule``: stable id (``WIPER-B01``), described in ``wiper_cli/rules.py``. ``evidence``: numbers with their
+    names (statistic, threshold, target, …). ``place``: what it concerns (``tensor``, ``member``, ``class``).
+    """
+
+    rule: str
+    severity: Severity
+    message: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    place: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "severity": self.severity.word}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Finding:
+        return cls(
+            rule=value["rule"],
+            severity=Severity[str(value["severity"]).upper()],
+            message=value["message"],
+            evidence=value.get("evidence", {}),
+            place=value.get("place", {}),
+        )
+
+
+class Problem(Exception):
+    """Ends a run with one sentence and an exit code instead of a result; never with a traceback."""
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def combine(codes: Iterable[int]) -> ExitCode:
+    """Exit code of a run over several files, by :data:`EXIT_PRECEDENCE`."""
+    seen = {ExitCode(code) for code in codes}
+    return next((code for code in EXIT_PRECEDENCE if code in seen), ExitCode.OK)
