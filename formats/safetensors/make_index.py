@@ -1,4 +1,4 @@
-"""Writes the shipped fingerprint index of one library: ``python -m formats.safetensors.make_index torchvision``.
+"""Write the fingerprint index of a library: ``python -m formats.safetensors.make_index torchvision``.
 
 Run it again when the library's version changes. Every classifier of the library is built once, without
 storage, with a number of classes that is no other size in it: what has that size is its head.
@@ -10,6 +10,7 @@ import gzip
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def torchvision_models() -> Iterator[Entry]:
         if name in ("googlenet", "inception_v3"):
             variants = [{"init_weights": False}, {"init_weights": False, "aux_logits": False}]
         for arguments in variants:
-            yield name, arguments, lambda b=build, a=arguments: b(num_classes=CLASSES, **a)
+            yield name, arguments, partial(build, num_classes=CLASSES, **arguments)
 
 
 def timm_models() -> Iterator[Entry]:
@@ -59,7 +60,7 @@ def timm_models() -> Iterator[Entry]:
     import timm
 
     for name in timm.list_models():
-        yield name, {}, lambda n=name: timm.create_model(n, num_classes=CLASSES)
+        yield name, {}, partial(timm.create_model, name, num_classes=CLASSES)
 
 
 def build_index(library: str) -> dict[str, Any]:
@@ -83,7 +84,12 @@ def build_index(library: str) -> dict[str, Any]:
         if head not in heads:
             heads.append(head)
         models.append(
-            {"name": name, "arguments": arguments, "head": heads.index(head), "digest": fingerprint(shapes, tuple(head))}
+            {
+                "name": name,
+                "arguments": arguments,
+                "head": heads.index(head),
+                "digest": fingerprint(shapes, tuple(head)),
+            }
         )
         print(len(models), name, file=sys.stderr)
     version = sys.modules[library].__version__.split("+")[0]

@@ -1,0 +1,273 @@
+"""What kind of file this is, by its content and never by its suffix; what is refused, and why.
+
+Standard library only: the process that runs this holds no model.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+from formats.errors import Hostile, Unreadable, Unsupported
+from formats.model import Kind, Manifest, Source
+from formats.safetensors.header import looks_like_safetensors
+
+MAX_FILE = 16 << 30
+MAX_SIDECAR = 1 << 20
+SIDECARS = ("config.json", "preprocessor_config.json")
+
+#: (offset, bytes, what it is and what to do): files that are often taken for a model.
+_FOREIGN: tuple[tuple[int, bytes, str], ...] = (
+    (4, b"ORTM", "an onnxruntime .ort file, made for one runtime build; use the ONNX file it was made from"),
+    (4, b"TFL3", "a TensorFlow Lite model, which is not supported; export the network to ONNX"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 (Keras) file, which is not supported; export the network to ONNX"),
+    (257, b"ustar", "a tar archive; unpack it and name the model file inside"),
+    (0, b"\x1f\x8b", "compressed with gzip; unpack it first"),
+    (0, b"BZh", "compressed with bzip2; unpack it first"),
+    (0, b"\xfd7zXZ\0", "compressed with xz; unpack it first"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    (0, b"\x93NUMPY", "a NumPy array, not a model; name a safetensors, TorchScript or ONNX file"),
+    (0, b"\x89PNG", "a PNG image, not a model; name a safetensors, TorchScript or ONNX file"),
+    (0, b"\xff\xd8\xff", "a JPEG image, not a model; name a safetensors, TorchScript or ONNX file"),
+    (0, b"GGUF", "a GGUF language model; only image classifiers are supported"),
+    (0, b"\x7fELF", "a compiled program, not a model; name a safetensors, TorchScript or ONNX file"),
+)  # fmt: skip
+
+#: Entry name (below the root folder) that only one kind of zip has → what it is and what to do.
+_FOREIGN_ZIP: tuple[tuple[str, str], ...] = (
+    (
+        "serialized_exported_program.json",
+        "a torch.export program (.pt2), which can hide a pickle; save it as ONNX",
+    ),
+    ("archive_format", "a torch.export program (.pt2), which can hide a pickle; save it as ONNX"),
+    ("model.weights.h5", "a Keras archive, which is not supported; export the network to ONNX"),
+    ("MAR-INF/MANIFEST.json", "a TorchServe archive; unpack it and name the model file inside"),
+)
+
+#: Wire type of each field of an ONNX ModelProto: 0 varint, 2 length-delimited.
+_ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+_ONNX_GRAPH = 7
+
+
+def read_source(path: str | Path) -> Source:
+    """Read a model file once, with the external data an ONNX file names and small descriptions beside it.
+
+    Raises :class:`Unreadable` or :class:`Unsupported` for what is no model file that we know (see
+    :func:`identify`) and :class:`Hostile` when external data is not a plain file beside the model.
+    """
+    path = Path(path)
+    data = _read_model(path)
+    files: dict[str, bytes] = {}
+    if identify(data, path.name) == "onnx":
+        from formats.onnx.wire import external_locations
+
+        files = {location: _read_external(path, location) for location in external_locations(data)}
+    sidecars = {}
+    for name in (*SIDECARS, f"{path.stem}.json"):
+        content = _read_sidecar(path.parent / name)
+        if content is not None:
+            sidecars[name] = content
+    return Source(path.name, data, files, sidecars)
+
+
+def identify(data: bytes, name: str) -> Kind:
+    """The kind of a file's content; ``name`` is used in messages only.
+
+    Raises :class:`Unreadable` (empty, truncated, unknown bytes, a pointer or a web page instead of the file)
+    or :class:`Unsupported` (another kind of model file), with the next step in the sentence.
+    """
+    if not data:
+        raise Unreadable(f"{name} is empty; get the file again.")
+    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise Unreadable(f"{name} is a Git LFS pointer, not the file itself; run: git lfs pull")
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise Unreadable(f"{name} is a web page, saved in place of the file; download the file itself.")
+    for offset, magic, sentence in _FOREIGN:
+        if data[offset : offset + len(magic)] == magic:
+            raise Unsupported(f"{name} is {sentence}.")
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _identify_zip(data, name)
+    if data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise _pickle(name)
+    if looks_like_safetensors(data):
+        return "safetensors"
+    onnx = _scan_onnx(data)
+    if onnx == "whole":
+        return "onnx"
+    if onnx == "truncated":
+        raise Unreadable(f"{name} begins like an ONNX model but is truncated; get a whole copy.")
+    raise Unreadable(
+        f"{name} is no model file known here: its {len(data)} bytes are neither safetensors, "
+        "TorchScript nor ONNX, or the file is damaged."
+    )
+
+
+def inspect(source: Source) -> Manifest:
+    """Kind and tensor addresses of a file, from its bytes alone; nothing in it is executed."""
+    kind = identify(source.data, source.name)
+    if kind == "safetensors":
+        from formats.safetensors import header
+
+        return header.read_manifest(source)
+    if kind == "torchscript":
+        from formats.torchscript import archive
+
+        return archive.read_manifest(source)
+    from formats.onnx import wire
+
+    return wire.read_manifest(source)
+
+
+def _identify_zip(data: bytes, name: str) -> Kind:
+    """Which zip it is. Only names are looked at; the reader of TorchScript archives judges the rest."""
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            entries = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        raise Unreadable(
+            f"{name} begins like a zip archive (TorchScript) but is truncated or damaged; get a whole copy."
+        ) from error
+    below = {entry.partition("/")[2] for entry in entries}
+    if "constants.pkl" in below:
+        return "torchscript"
+    for entry, sentence in _FOREIGN_ZIP:
+        if entry in below or entry in entries:
+            raise Unsupported(f"{name} is {sentence}.")
+    if "data.pkl" in below:
+        raise _pickle(name)
+    raise Unsupported(
+        f"{name} is a zip archive without a TorchScript model; unpack it and name the model file."
+    )
+
+
+def _pickle(name: str) -> Unsupported:
+    stem = Path(name).stem
+    return Unsupported(
+        f"{name} is a Python pickle (torch.save), which can run any code when it is loaded; "
+        "convert it to safetensors where you trust it:\n"
+        f"  import torch, safetensors.torch as st; s = torch.load({name!r}, 'cpu', weights_only=True)\n"
+        "  st.save_file({k: v.clone().contiguous() for k, v in s.get('state_dict', s.get('net', s)).items()},"
+        f" {stem + '.safetensors'!r})"
+    )
+
+
+def _scan_onnx(data: bytes) -> str:
+    """'whole', 'truncated' or '' by walking the top-level fields of a ModelProto."""
+    position, seen = 0, set()
+    while position < len(data):
+        tag, position = _varint(data, position)
+        number, wire = tag >> 3, tag & 7
+        if _ONNX_FIELDS.get(number) != wire:
+            return ""
+        seen.add(number)
+        value, position = _varint(data, position)
+        if value < 0:
+            return "truncated" if len(seen) > 1 else ""
+        position += value if wire == 2 else 0
+    if position > len(data):
+        return "truncated" if 1 in seen else ""
+    return "whole" if {1, _ONNX_GRAPH} <= seen else ""
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """(value, next position); value -1 when it does not end within ten bytes."""
+    value = 0
+    for shift, byte in enumerate(data[position : position + 10]):
+        value |= (byte & 127) << 7 * shift
+        if byte < 128:
+            return value, position + shift + 1
+    return -1, len(data)
+
+
+def _open(path: Path, flags: int) -> int:
+    return os.open(
+        path,
+        os.O_RDONLY
+        | flags
+        | getattr(os, "O_CLOEXEC", 0)
+        | getattr(os, "O_NONBLOCK", 0)
+        | getattr(os, "O_BINARY", 0),
+    )
+
+
+def _read_all(descriptor: int, name: str, limit: int) -> bytes:
+    """All bytes of a regular file through an open descriptor, which is closed."""
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable(f"{name} is no regular file; name a model file.")
+        if status.st_size > limit:
+            raise Unreadable(f"{name} has {status.st_size} bytes; the limit is {limit}.")
+        data = file.read(status.st_size + 1)
+    if len(data) != status.st_size:
+        raise Unreadable(f"{name} changed while it was read; try again when nothing writes to it.")
+    return data
+
+
+def _read_model(path: Path) -> bytes:
+    if path.is_dir():
+        raise Unreadable(f"{path} is a directory; name one model file in it.")
+    try:
+        return _read_all(_open(path, 0), str(path), MAX_FILE)
+    except FileNotFoundError as error:
+        raise Unreadable(f"{path} does not exist.") from error
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise Unreadable(f"{path} does not fit into memory.") from error
+
+
+def _read_external(model: Path, location: str) -> bytes:
+    """External data of an ONNX file: a plain regular file beside the model that is known by no other name."""
+    if (
+        not location.isprintable()
+        or location in ("", ".", "..", model.name)
+        or set(location) & set('/\\:*?"<>|')
+    ):
+        raise Hostile(
+            f"The model keeps tensors in {location[:80]!r}, which is no plain name of a file beside it.",
+            "WIPER-FILE-001",
+            ascii(location[:200]),
+        )
+    path = model.parent / location
+    no_follow = getattr(os, "O_NOFOLLOW", 0)
+    try:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "symbolic link")
+        descriptor = _open(path, no_follow)
+    except FileNotFoundError as error:
+        raise Unreadable(
+            f"The model keeps tensors in {location!r}, which is missing; put that file beside it."
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise Unreadable(f"{location} cannot be read: {error.strerror or error}.") from error
+        raise Hostile(
+            f"The model keeps tensors in {location!r}, which is a symbolic link; put the file itself there.",
+            "WIPER-FILE-002",
+            location,
+        ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(descriptor)
+        raise Hostile(
+            f"The model keeps tensors in {location!r}, which is a hard link or no regular file; "
+            "put a plain copy there.",
+            "WIPER-FILE-003",
+            location,
+        )
+    return _read_all(descriptor, location, MAX_FILE)
+
+
+def _read_sidecar(path: Path) -> bytes | None:
+    """A small description beside the model; ``None`` when there is none that can be used."""
+    try:
+        return _read_all(_open(path, 0), path.name, MAX_SIDECAR)
+    except (OSError, Unreadable):
+        return None

@@ -1,0 +1,160 @@
+"""A strict reader of the safetensors header, by the format's specification and a little narrower.
+
+``u64 N`` (little endian), ``N`` bytes of JSON, then the data. The reference library accepts duplicate keys,
+unknown fields, leading white space and unprintable names; no honest writer makes them, so here they are
+:class:`Hostile`. Truncation is :class:`Unreadable`. Rules:
+
+=================  ==========================================================================================
+WIPER-ST-001       header longer than 16 MiB
+WIPER-ST-002       header is not one JSON object: leading or odd trailing bytes, not UTF-8, floats, too deep
+WIPER-ST-003       the same key twice
+WIPER-ST-004       ``__metadata__`` is no mapping of strings to strings
+WIPER-ST-005       a tensor's entry has other fields than dtype, shape, data_offsets, or of another type
+WIPER-ST-006       unknown dtype
+WIPER-ST-007       a size that is negative, or a number of elements of 2^40 or more
+WIPER-ST-008       the range of a tensor differs from its shape times its item size
+WIPER-ST-009       tensors overlap, or bytes of the data belong to no tensor
+WIPER-ST-010       a name that is empty, longer than 512, not ASCII, or has a slash, backslash or control
+WIPER-ST-011       a byte of a BOOL tensor that is neither 0 nor 1
+=================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from formats.errors import Hostile, Unreadable
+from formats.model import ITEM_SIZE, Address, Manifest, Source
+
+MAX_HEADER = 16 << 20
+MAX_ELEMENTS = 1 << 40
+MAX_NAME = 512
+
+
+def read_manifest(source: Source) -> Manifest:
+    """The addresses of all tensors of a safetensors file, in order of their offsets.
+
+    Raises :class:`Unreadable` for a truncated file, :class:`Hostile` for what no honest writer makes.
+    """
+    tensors, metadata = read_header(source.data)
+    unaligned = [a.name for a in tensors if a.offset % ITEM_SIZE[a.dtype]]
+    notes = (f"{len(unaligned)} tensors start at an unaligned offset",) if unaligned else ()
+    return Manifest("safetensors", {a.name: a for a in tensors}, metadata, notes)
+
+
+def looks_like_safetensors(data: bytes) -> bool:
+    """True when the first bytes are a plausible header length followed by a JSON object."""
+    if len(data) < 10 or data[8:].lstrip(b" \t\r\n")[:1] != b"{":
+        return False
+    (length,) = struct.unpack_from("<Q", data)
+    return 2 <= int(length) < 1 << 40
+
+
+def read_header(data: bytes) -> tuple[list[Address], dict[str, str]]:
+    """(addresses sorted by offset, metadata) of the bytes of a safetensors file."""
+    if len(data) < 10:
+        raise Unreadable("The file ends inside its safetensors header; it is truncated.")
+    (length,) = struct.unpack_from("<Q", data)
+    if length > MAX_HEADER:
+        raise _hostile("001", f"The safetensors header claims {length} bytes; the limit is {MAX_HEADER}")
+    if 8 + length > len(data):
+        raise Unreadable("The file ends inside its safetensors header; it is truncated.")
+    header = _parse(data[8 : 8 + length])
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(_text(v) for item in metadata.items() for v in item):
+        raise _hostile("004", "The metadata is no mapping of strings to strings", "__metadata__")
+    tensors = [_address(name, entry, 8 + length) for name, entry in header.items()]
+    tensors.sort(key=lambda a: (a.offset, a.length))
+    _check_ranges(tensors, 8 + length, len(data))
+    for a in tensors:
+        if a.dtype == "BOOL" and data[a.offset : a.offset + a.length].strip(b"\0\1"):
+            raise _hostile("011", f"Tensor {a.name!r} holds a truth value that is neither 0 nor 1", a.name)
+    return tensors, metadata
+
+
+def _hostile(rule: str, message: str, place: str = "") -> Hostile:
+    return Hostile(f"{message}; no honest writer makes such a safetensors file.", f"WIPER-ST-{rule}", place)
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    if not raw.startswith(b"{") or not raw.rstrip(b" ").endswith(b"}"):
+        raise _hostile("002", "The header does not begin with a brace and end with one")
+    try:
+        header = json.loads(
+            raw.decode(), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float
+        )
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise _hostile("002", "The header is no well-formed JSON") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise _hostile("002", "The header holds a number beyond all bounds") from error
+    assert isinstance(header, dict)
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _hostile("003", f"The key {name[:80]!r} appears twice", ascii(name[:MAX_NAME]))
+        found[name] = value
+    return found
+
+
+def _no_float(text: str) -> Any:
+    raise _hostile("002", f"The header holds the number {text[:40]!r}, which is no integer")
+
+
+def _address(name: str, entry: Any, start: int) -> Address:
+    if (
+        not 0 < len(name) <= MAX_NAME
+        or not name.isascii()
+        or not name.isprintable()
+        or set(name) & set("/\\")
+    ):
+        raise _hostile("010", f"A tensor has the unsafe name {name[:80]!r}", ascii(name[:MAX_NAME]))
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _hostile("005", f"The entry of tensor {name!r} has missing or unknown fields", name)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or not _integers(shape) or not _integers(offsets) or len(offsets) != 2:
+        raise _hostile("005", f"The entry of tensor {name!r} has fields of the wrong type", name)
+    if dtype not in ITEM_SIZE:
+        raise _hostile("006", f"Tensor {name!r} has the unknown dtype {dtype[:40]!r}", name)
+    if len(shape) > 64 or not all(0 <= size < MAX_ELEMENTS for size in shape):
+        raise _hostile("007", f"Tensor {name!r} has an impossible shape", name)
+    elements = 1
+    for size in shape:
+        elements *= size
+        if elements >= MAX_ELEMENTS:
+            raise _hostile("007", f"Tensor {name!r} has an impossible number of elements", name)
+    begin, end = offsets
+    if not 0 <= begin <= end < 1 << 62 or end - begin != elements * ITEM_SIZE[dtype]:
+        raise _hostile("008", f"The byte range of tensor {name!r} does not fit its shape", name)
+    return Address(name, "", start + begin, end - begin, dtype, tuple(shape))
+
+
+def _text(value: Any) -> bool:
+    """A string without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _integers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int for item in value)
+
+
+def _check_ranges(tensors: Sequence[Address], start: int, size: int) -> None:
+    """Sorted by offset, the ranges cover the data from ``start`` to ``size`` without overlap or gap."""
+    position = start
+    for a in tensors:
+        if a.offset != position:
+            word = "overlaps another" if a.offset < position else "leaves a gap before it"
+            raise _hostile("009", f"Tensor {a.name!r} {word}", a.name)
+        position += a.length
+    if position > size:
+        raise Unreadable(
+            f"The file is truncated: its tensors need {position} bytes and it has {size}; get a whole copy."
+        )
+    if position < size:
+        raise _hostile("009", f"{size - position} bytes at the end of the file belong to no tensor")
