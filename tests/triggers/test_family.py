@@ -1,0 +1,97 @@
+"""What every family keeps, whatever it does."""
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+import torch
+from PIL import Image
+
+import triggers
+from triggers.family import TriggerError, quantise
+
+
+@pytest.fixture(params=triggers.names())
+def trigger(request, tmp_path):
+    if request.param != "known":
+        return triggers.find(request.param)()
+    Image.new("RGB", (4, 3), (250, 10, 0)).save(tmp_path / "t.png")
+    return triggers.find("known")(str(tmp_path / "t.png"), position=(-4, 2))
+
+
+def test_importing_families_imports_no_torch():
+    code = (
+        "import sys, triggers; [triggers.find(n) for n in triggers.names()];"
+        "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_table_names_and_classes_agree():
+    for name in triggers.names():
+        found = triggers.find(name)
+        assert found.name == name
+        assert found.title
+        assert found.source
+        assert found.planting
+        assert "AML.T0043.004" in found.atlas
+
+
+def test_unknown_family():
+    with pytest.raises(KeyError):
+        triggers.find("nothing")
+
+
+def test_stamping_is_pure_in_range_and_visible(trigger, images):
+    before = images.clone()
+    stamped = trigger.stamp(images)
+    assert torch.equal(images, before)
+    assert stamped.shape == images.shape
+    assert stamped.dtype == images.dtype
+    assert stamped.min() >= 0
+    assert stamped.max() <= 1
+    assert (quantise(stamped) != images).flatten(1).any(1).all()
+    assert torch.equal(stamped, trigger.stamp(images))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_batch_split_changes_nothing(trigger, images, batch):
+    parts = torch.cat([trigger.stamp(part) for part in images.split(batch)])
+    assert torch.equal(parts, trigger.stamp(images))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 28, 28), (1, 3, 15, 33), (0, 3, 20, 16)])
+def test_any_size_and_channel_count(trigger, shape):
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    assert trigger.stamp(images).shape == shape
+
+
+def test_float64_stays_float64(trigger, images):
+    stamped = trigger.stamp(images.double())
+    assert stamped.dtype == torch.float64
+    assert torch.allclose(stamped.float(), trigger.stamp(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 8, 8), torch.zeros(2, 3, 20, 16, dtype=torch.uint8)])
+def test_other_tensors_are_refused(trigger, wrong):
+    with pytest.raises(TriggerError, match="stamps float images"):
+        trigger.stamp(wrong)
+
+
+def test_parameters_are_frozen(trigger):
+    with pytest.raises(FrozenInstanceError):
+        setattr(trigger, fields(trigger)[0].name, 1)
+
+
+def test_quantise_gives_the_levels_of_a_stored_picture():
+    values = torch.tensor([-0.2, 0.0, 0.4 / 255, 0.6 / 255, 100.49 / 255, 1.0, 1.3])
+    assert torch.equal(quantise(values) * 255, torch.tensor([0.0, 0, 0, 1, 100, 255, 255]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_stays_on_the_device(trigger, images):
+    stamped = trigger.stamp(images.cuda())
+    assert stamped.device.type == "cuda"
+    assert torch.allclose(stamped.cpu(), trigger.stamp(images), atol=1e-6)

@@ -1,0 +1,47 @@
+"""SIG: vertical stripes of a sinusoid added to the image.
+
+Barni, Kallas, Tondi 2019 (arXiv 1902.11237). T(x) = clip(x + delta sin(2 pi j f / W)), j the column counted
+from 0, the same in every row and channel. delta 20/255 and f 6 as in the WIPER paper; a widespread
+implementation takes 40/255. f counts stripes over the width at every image size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from triggers.family import TriggerError, check
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sinusoid:
+    """``delta``: amplitude on the 0..1 scale. ``frequency``: periods over the image's width."""
+
+    name: ClassVar[str] = "sinusoid"
+    title: ClassVar[str] = "SIG: a sinusoid over the whole image"
+    source: ClassVar[str] = "arXiv 1902.11237"
+    planting: ClassVar[str] = (
+        "clean-label: only images of the target class are changed and keep their label, 80 % of that class; "
+        "the rate counts over the whole training set, so it cannot exceed the class's share"
+    )
+    atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0020")
+
+    delta: float = 20 / 255
+    frequency: float = 6.0
+
+    def stamp(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See :class:`triggers.family.Trigger`; refuses images too narrow to hold the wave."""
+        check(images)
+        width = images.shape[3]
+        if not 0 < abs(self.frequency) < width / 2:
+            raise TriggerError(
+                f"A wave of {self.frequency:g} periods needs images wider than {2 * abs(self.frequency):g} "
+                f"pixels; these are {width} wide."
+            )
+        wave = [self.delta * math.sin(2 * math.pi * j * self.frequency / width) for j in range(width)]
+        return (images + images.new_tensor(wave)).clamp(0, 1)
