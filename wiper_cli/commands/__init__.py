@@ -1,0 +1,1 @@
+"""One file a command: options, settings, run, render, exit code. Nothing here imports torch or onnx."""

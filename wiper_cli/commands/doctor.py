@@ -1,0 +1,66 @@
+"""``wiper doctor``: what this installation can do, and what it lacks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+
+import click
+
+from wiper_cli import __version__
+from wiper_cli.verdict import ExitCode
+
+#: Distribution, whether wiper cannot work without it, what it is for.
+_PACKAGES = (
+    ("torch", True, "opens and trains every kind of model"),
+    ("torchvision", True, "architectures of safetensors files"),
+    ("onnx", True, "reads ONNX graphs"),
+    ("onnxruntime|onnxruntime-gpu", True, "serves ONNX files when they are checked after saving"),
+    ("safetensors", True, "serves safetensors files when they are checked after saving"),
+    ("pillow", True, "decodes images"),
+    ("jinja2", True, "renders the HTML page"),
+    ("rich", True, "renders text and progress"),
+    ("timm", False, "more architectures of safetensors files"),
+)
+
+
+@click.command()
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Check the installation: packages, devices, detectors, methods."""
+    from wiper_cli.detectors import DETECTORS
+    from wiper_cli.purifiers import METHODS
+
+    click.echo(f"wiper {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    missing = False
+    for names, needed, purpose in _PACKAGES:
+        version = next((v for v in map(_version, names.split("|")) if v), None)
+        missing |= needed and version is None
+        state = version or ("MISSING" if needed else "not installed")
+        click.echo(f"  {names.split('|')[0]:<14} {state:<16} {purpose}")
+    click.echo(f"  detectors      {', '.join(DETECTORS)}")
+    click.echo(f"  methods        {', '.join(METHODS)}")
+    click.echo(f"  devices        {_devices()}")
+    context.exit(ExitCode.USAGE if missing else ExitCode.OK)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> str:
+    """Asks torch in a process of its own: a broken build must not take doctor down."""
+    import subprocess
+
+    code = (
+        "import torch; print('cpu (%d threads)' % torch.get_num_threads(), "
+        "*['cuda:%d %s' % (i, torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())], sep=', ')"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if outcome.returncode == 0:
+        return outcome.stdout.strip()
+    return "torch cannot be imported: " + (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]

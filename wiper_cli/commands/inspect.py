@@ -1,0 +1,41 @@
+"""``wiper inspect MODEL…``: what the file is, what would be opened; seconds, no images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wiper_cli.commands.running import Run, check_requested, finish, merge
+from wiper_cli.document import Document
+from wiper_cli.settings import MODEL, Settings, shared_options
+from wiper_cli.terminal import Display
+from wiper_cli.verdict import ExitCode
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL…")
+@click.option("--static", is_flag=True, help="Bytes only: do not open the model.")
+@shared_options
+@click.pass_context
+def inspect(context: click.Context, models: tuple[Path, ...], static: bool, **_: Any) -> None:
+    """Say what a model file is: kind, architecture, input, classes, head."""
+    settings = Settings.of(context)
+    check_requested(settings.output_formats)
+    with Display(settings.quiet, settings.verbose) as display:
+        run = Run("inspect", settings, display)
+
+        def look(document: Document) -> None:
+            path = Path(document["model"]["path"])
+            with run.subject(path, document) as subject:
+                if static:
+                    document["sentence"] = f"A {subject.manifest.kind} file with {len(subject.manifest.tensors)} tensors."
+                else:
+                    merge(document, run.child("inspect", subject).result)
+            document["verdict"] = "no_finding"
+            document["exit_code"] = int(ExitCode.OK)
+            document["not_done"].append({"what": "detection", "why": "inspect does not look for backdoors."})
+
+        reports = [run.document(path, look) for path in models]
+    context.exit(finish(run, reports))

@@ -1,0 +1,128 @@
+"""``wiper purify MODEL --clean DIR -o OUT``: remove the backdoor, prove it, write the same kind of file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from formats import unpack_edit, write_edit
+from wiper_cli import document as documents
+from wiper_cli.commands.methods import method_options, method_settings
+from wiper_cli.commands.running import Run, Subject, check_requested, finish, merge, require_clean
+from wiper_cli.document import Document
+from wiper_cli.purifiers import METHODS
+from wiper_cli.settings import MODEL, Settings, option, shared_options
+from wiper_cli.terminal import Display
+from wiper_cli.transaction import check_destination, commit, staged
+from wiper_cli.verdict import ExitCode, Problem, Verdict
+
+
+@click.command()
+@click.argument("model", type=MODEL)
+@option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="File to write.")
+@option("--force", is_flag=True, help="Replace OUT when it exists.")
+@option("--method", type=click.Choice(list(METHODS)), default=next(iter(METHODS)), help="How to purify.")
+@option(
+    "--max-accuracy-drop", type=click.FloatRange(0, 100), default=2.0, metavar="POINTS",
+    help="Most accuracy, in percentage points, that a purification may cost.",
+)
+@option(
+    "--detectors", default="all", metavar="all|none|NAME[,NAME…]",
+    help="Which detectors name the suspects before and are asked again afterwards.",
+)
+@option(
+    "--target", "targets", type=click.IntRange(min=0), multiple=True, metavar="CLASS",
+    help="A class known to be the target, by number; repeatable. It joins the detectors' suspects.",
+)
+@option(
+    "--accept-unverified", is_flag=True,
+    help="Write the file also where nothing could verify that a backdoor is gone.",
+)
+@shared_options
+@method_options
+@click.pass_context
+def purify(context: click.Context, model: Path, **_: Any) -> None:
+    """Remove a backdoor and write the same kind of file, or write nothing.
+
+    Exit code 0: a verified file was written. 1: the result was not accepted and nothing was written. 2: wrong
+    call or unreadable input. 3: no verdict.
+    """  # fmt: skip
+    settings = Settings.of(context)
+    details = context.params
+    require_clean(settings)
+    check_requested(settings.output_formats)
+    output: Path = details["output"]
+    check_destination(output, model, details["force"])
+    chosen = method_settings(context, details["method"])
+    with Display(settings.quiet, settings.verbose) as display:
+        run = Run("purify", settings, display)
+
+        def work(document: Document) -> None:
+            with run.subject(model, document) as subject:
+                answer = run.child(
+                    "purify",
+                    subject,
+                    method=details["method"],
+                    method_settings=chosen,
+                    max_accuracy_drop=details["max_accuracy_drop"] / 100,
+                    detectors=details["detectors"],
+                    targets=list(details["targets"]),
+                    accept_unverified=details["accept_unverified"],
+                )
+                merge(document, answer.result)
+                purification = document["purification"]
+                if purification["accepted"]:
+                    edit, expected = answer.tensors
+                    _write(run, subject, edit, expected, output, details["force"], document)
+            _conclude(document, settings)
+
+        report = run.document(model, work)
+    context.exit(finish(run, [report]))
+
+
+def _write(
+    run: Run, subject: Subject, edit: bytes, expected: bytes, output: Path, force: bool, document: Document
+) -> None:
+    """Lays the file out, has it measured by the runtime that serves it, and only then renames it into place.
+
+    ``expected``: inputs and the logits that the purified network gave for them.
+    """
+    files = write_edit(subject.source, subject.manifest, unpack_edit(edit))
+    with staged(output, subject.source, files, force) as stage:
+        written = Subject(output, subject.source, subject.manifest, stage.model)
+        architecture = document["model"]["architecture"]["name"]
+        answer = run.child("check", written, payload=expected, arch=run.settings.arch or architecture)
+        difference = answer.result["largest_logit_difference"]
+        if not answer.result["agrees"]:
+            document["purification"]["accepted"] = False
+            document["purification"]["reason"] = document["sentence"] = (
+                f"The written file gave other logits in its own runtime (largest difference {difference:.2g}); "
+                "it was deleted."
+            )
+            return
+        commit(stage)
+        document["purification"]["output"] = {
+            "path": str(output),
+            "sha256": stage.sha256,
+            "size": stage.size,
+            "kind": subject.manifest.kind,
+            "largest_logit_difference": difference,
+            "runtime": answer.result["runtime"],
+        }
+
+
+def _conclude(document: Document, settings: Settings) -> None:
+    """0 only when a file was written; not accepted is 1, not decidable is 3."""
+    purification = document["purification"]
+    if purification["accepted"]:
+        code = ExitCode.OK
+    elif document["verdict"] == Verdict.INCOMPLETE:
+        code = ExitCode.NO_VERDICT
+    else:
+        code = ExitCode.FINDING
+    document["exit_code"] = int(documents.spare(code, settings.exit_zero))
+
+
+__all__ = ["Problem", "purify"]

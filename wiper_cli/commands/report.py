@@ -1,0 +1,33 @@
+"""``wiper report RESULT.json``: render an old result again, without opening any model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from wiper_cli.commands.running import check_requested, deliver
+from wiper_cli.settings import option
+from wiper_cli.verdict import SCHEMA, Problem
+
+
+@click.command()
+@click.argument("result", type=click.Path(path_type=Path), metavar="RESULT.json")
+@option(
+    "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]",
+    help="Report format (text, json, html, sarif, markdown), to stdout or to FILE; repeatable.",
+)  # fmt: skip
+def report(result: Path, output_formats: tuple[str, ...]) -> None:
+    """Render a JSON result in other formats."""
+    check_requested(output_formats)
+    try:
+        document = json.loads(result.read_bytes())
+    except OSError as error:
+        raise Problem(f"{result} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise Problem(f"{result} is not JSON: {error}.") from error
+    reports = document.get("reports", [document]) if isinstance(document, dict) else []
+    if not reports or any(not isinstance(item, dict) or item.get("schema") != SCHEMA for item in reports):
+        raise Problem(f"{result} is not a result of wiper with schema {SCHEMA}.")
+    deliver(output_formats, reports)

@@ -1,0 +1,156 @@
+"""What scan, purify, verify and inspect share on the parent's side: gate, child, document, reports, exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from formats import FormatError, Manifest, Source, inspect, read_source
+from wiper_cli import document as documents
+from wiper_cli.document import Document
+from wiper_cli.settings import Settings
+from wiper_cli.terminal import Display
+from wiper_cli.verdict import ExitCode, Problem, combine
+from wiper_cli.worker.parent import Answer, private_copy, run_job
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model file behind the gate: its bytes, its manifest, and the private copy a child may open."""
+
+    path: Path
+    source: Source
+    manifest: Manifest
+    copy: Path
+
+
+@dataclass
+class Run:
+    """One command over its models."""
+
+    command: str
+    settings: Settings
+    display: Display
+
+    @contextmanager
+    def subject(self, path: Path, document: Document | None = None) -> Iterator[Subject]:
+        """Reads and checks the file once; every later step uses the private copy."""
+        source = read_source(path)
+        if document is not None:
+            document["model"].update(sha256=source.sha256, size=source.size)
+        manifest = inspect(source)
+        if document is not None:
+            documents.describe(document, source, manifest)
+        with private_copy(source) as copy:
+            yield Subject(path, source, manifest, copy)
+
+    def child(self, job: str, subject: Subject, payload: bytes = b"", **details: Any) -> Answer:
+        """Runs one job on the subject's private copy; ``details`` go with it, ``payload`` as tensors."""
+        message = {
+            "job": job,
+            "model": str(subject.copy),
+            "clean": str(self.settings.clean) if self.settings.clean else None,
+            **self.settings.job(),
+            **details,
+        }
+        return run_job(
+            message, self.display.progress, self.display.log, self.settings.timeout, payload
+        )
+
+    def document(self, path: Path, work: Callable[[Document], None]) -> Document:
+        """One document for one model; a refusal becomes its sentence, never a traceback."""
+        document = documents.begin(self.command, sys.argv[1:], path, self.settings.seed)
+        started = time.monotonic()
+        try:
+            work(document)
+        except (FormatError, Problem) as error:
+            documents.refuse(document, error)
+            document["exit_code"] = int(
+                documents.spare(ExitCode(document["exit_code"]), self.settings.exit_zero)
+            )
+        document["timing"]["total"] = round(time.monotonic() - started, 3)
+        return document
+
+
+def require_clean(settings: Settings) -> None:
+    """The clean folder is needed and looked at before anything heavy starts."""
+    if settings.clean is None:
+        raise Problem("A folder of clean images is needed: --clean DIR.")
+    if not settings.clean.exists():
+        raise Problem(f"The clean folder {settings.clean} does not exist.")
+    if not settings.clean.is_dir():
+        raise Problem(f"{settings.clean} is not a folder.")
+    if not os.access(settings.clean, os.R_OK | os.X_OK):
+        raise Problem(f"The clean folder {settings.clean} cannot be read.")
+
+
+def merge(document: Document, result: Mapping[str, Any]) -> None:
+    """Takes what the child found into the document; the gate's facts about the file stay."""
+    document["model"].update(result.get("model", {}))
+    document["timing"].update(result.get("timing", {}))
+    document["not_done"].extend(result.get("not_done", []))
+    for key in (
+        "clean", "preprocessing", "findings", "salience", "detection",
+        "verification", "purification", "environment", "verdict", "sentence",
+    ):  # fmt: skip
+        if key in result:
+            document[key] = result[key]
+
+
+def finish(run: Run, reports: Sequence[Document]) -> ExitCode:
+    """Writes every requested output, says the verdicts on stderr, and returns the exit code."""
+    deliver(run.settings.output_formats, reports)
+    for report in reports:
+        run.display.say(f"{report['model']['path']}: {report['sentence']}")
+    return combine(report["exit_code"] for report in reports)
+
+
+def deliver(requested: Sequence[str], reports: Sequence[Document]) -> None:
+    """Renders each ``FORMAT[=FILE]``; files are written whole or not at all. The default is text on stdout."""
+    from wiper_cli import reports as formats_of_reports
+
+    for name, target in [formats_of_reports.parse(item) for item in requested or ("text",)]:
+        rendered = formats_of_reports.render(name, reports, colour=target is None and _colour())
+        if target is None:
+            click.echo(rendered, nl=not rendered.endswith("\n"))
+        else:
+            write_whole(Path(target), rendered.encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a temporary file beside ``path`` and renames it, so that nobody sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Problem(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def check_requested(requested: Sequence[str]) -> None:
+    """Refuses a mistyped format or an unwritable place before any work is done."""
+    from wiper_cli import reports as formats_of_reports
+
+    places = []
+    for item in requested:
+        _, target = formats_of_reports.parse(item)
+        places.append(target)
+        if target is not None and not Path(target).resolve().parent.is_dir():
+            raise Problem(f"The folder of {target} does not exist.")
+    if places.count(None) > 1:
+        raise Problem("Only one report can go to stdout; give the others a file, as in -f json=report.json.")
+
+
+def _colour() -> bool:
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()

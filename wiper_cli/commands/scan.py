@@ -1,0 +1,47 @@
+"""``wiper scan MODEL… --clean DIR``: look for a backdoor that nobody described."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wiper_cli import document as documents
+from wiper_cli.commands.running import Run, check_requested, finish, merge, require_clean
+from wiper_cli.document import Document
+from wiper_cli.settings import MODEL, Settings, option, shared_options
+from wiper_cli.terminal import Display
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL…")
+@shared_options
+@option(
+    "--detectors", default="all", metavar="all|none|NAME[,NAME…]",
+    help="Which detectors look; 'wiper doctor' lists them.",
+)  # fmt: skip
+@click.pass_context
+def scan(context: click.Context, models: tuple[Path, ...], detectors: str, **_: Any) -> None:
+    """Score the units of the output layer and look for a backdoor.
+
+    The exit code is 0 when nothing at or above --fail-on was found, 1 on a finding, 2 for a wrong call or an
+    unreadable file, 3 when there is no verdict.
+    """
+    settings = Settings.of(context)
+    require_clean(settings)
+    check_requested(settings.output_formats)
+    with Display(settings.quiet, settings.verbose) as display:
+        run = Run("scan", settings, display)
+
+        def examine(document: Document) -> None:
+            path = Path(document["model"]["path"])
+            if len(models) > 1:
+                display.subject(path.name)
+            with run.subject(path, document) as subject:
+                answer = run.child("scan", subject, detectors=detectors)
+                merge(document, answer.result)
+            documents.conclude(document, settings.fail_on, settings.exit_zero)
+
+        reports = [run.document(path, examine) for path in models]
+    context.exit(finish(run, reports))

@@ -1,0 +1,40 @@
+"""``wiper triggers [NAME]``: the trigger families that verification can stamp."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+
+import click
+
+from wiper_cli.verdict import Problem
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--preview", type=click.Path(path_type=Path), metavar="FILE", help="Write a PNG of the trigger.")
+def triggers(name: str | None, preview: Path | None) -> None:
+    """List the built-in trigger families, or describe one."""
+    from triggers import FAMILIES
+    from triggers import preview as picture
+
+    if name is None:
+        if preview is not None:
+            raise Problem("--preview needs the name of a family.")
+        for key, family in FAMILIES.items():
+            click.echo(f"{key:<12} {family.title}")
+        return
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, list(FAMILIES), 1)
+        raise Problem(f"There is no trigger family {name!r}{f'; the nearest is {near[0]!r}' if near else ''}.")
+    family = FAMILIES[name]
+    click.echo(f"{name}: {family.title}\nsource: {family.source}\nATLAS: {', '.join(family.atlas)}\nparameters:")
+    for field in dataclasses.fields(family):
+        default = field.default if field.default is not dataclasses.MISSING else "…"
+        click.echo(f"  {field.name} = {default!r}  {field.metadata.get('help', '')}".rstrip())
+    if preview is not None:
+        from wiper_cli.commands.running import write_whole
+
+        write_whole(preview, picture(family()))
+        click.echo(f"wrote {preview}", err=True)

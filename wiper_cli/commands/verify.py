@@ -1,0 +1,88 @@
+"""``wiper verify MODEL [OUT] --clean DIR``: accuracy, attack success and recovery, before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wiper_cli import document as documents
+from wiper_cli.commands.running import Run, check_requested, finish, merge, require_clean
+from wiper_cli.document import Document
+from wiper_cli.settings import MODEL, Settings, option, shared_options
+from wiper_cli.terminal import Display
+from wiper_cli.verdict import Problem
+
+
+class _Position(click.ParamType):
+    name = "X,Y"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        try:
+            x, y = (int(part) for part in (value if isinstance(value, (list, tuple)) else str(value).split(",")))
+        except ValueError:
+            self.fail(f"{value!r} is not a position such as 29,29 (from the left, from the top).", param, ctx)
+        return x, y
+
+
+@click.command()
+@click.argument("model", type=MODEL)
+@click.argument("purified", type=MODEL, required=False, metavar="[OUT]")
+@option(
+    "--triggers", default="all", metavar="all|none|NAME[,NAME…]",
+    help="Built-in trigger families to stamp; 'wiper triggers' lists them.",
+)
+@option("--trigger-image", type=click.Path(path_type=Path), metavar="PNG", help="A known trigger.")
+@option("--mask", type=click.Path(path_type=Path), metavar="PNG", help="Where the known trigger covers (white).")
+@option("--alpha", type=click.FloatRange(0, 1), default=1.0, help="Opacity of the known trigger.")
+@option("--position", type=_Position(), help="Top left corner of the known trigger.")
+@option("--poisoned", type=click.Path(path_type=Path), metavar="DIR", help="Folder of triggered images.")
+@option("--target", type=click.IntRange(min=0), metavar="CLASS", help="The class the trigger aims at, by number.")
+@option(
+    "--max-asr", type=click.FloatRange(0, 100), default=20.0, metavar="PERCENT",
+    help="Attack success, above the base rate, from which a trigger counts as working.",
+)
+@shared_options
+@click.pass_context
+def verify(context: click.Context, model: Path, purified: Path | None, **_: Any) -> None:
+    """Measure accuracy (ACC), attack success rate (ASR) and recovery (RA) against triggers.
+
+    With OUT, the purified file is measured on the same images and set beside the original.
+    """  # fmt: skip
+    settings = Settings.of(context)
+    details = context.params
+    require_clean(settings)
+    check_requested(settings.output_formats)
+    if details["trigger_image"] is None and (details["mask"] or details["position"]):
+        raise Problem("--mask and --position describe a --trigger-image, which is missing.")
+    if details["poisoned"] is not None and details["target"] is None:
+        raise Problem("--poisoned needs --target: the class that its images are meant to reach.")
+    with Display(settings.quiet, settings.verbose) as display:
+        run = Run("verify", settings, display)
+
+        def work(document: Document) -> None:
+            with run.subject(model, document) as before:
+                asked = {
+                    "triggers": details["triggers"],
+                    "known": None
+                    if details["trigger_image"] is None
+                    else {
+                        "image": str(details["trigger_image"]),
+                        "mask": str(details["mask"]) if details["mask"] else None,
+                        "alpha": details["alpha"],
+                        "position": details["position"],
+                    },
+                    "poisoned": str(details["poisoned"]) if details["poisoned"] else None,
+                    "target": details["target"],
+                    "max_asr": details["max_asr"] / 100,
+                }
+                if purified is None:
+                    merge(document, run.child("verify", before, **asked).result)
+                else:
+                    with run.subject(purified) as after:
+                        merge(document, run.child("verify", before, purified=str(after.copy), **asked).result)
+            documents.conclude(document, settings.fail_on, settings.exit_zero)
+
+        report = run.document(model, work)
+    context.exit(finish(run, [report]))

@@ -1,0 +1,102 @@
+"""The result mapping of one run over one model: begun, refused, concluded. No torch.
+
+Its keys are those of ``wiper_cli/reports/schema.json``; the child fills the middle, the parent both ends.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from formats import FormatError, Hostile, Manifest, Source, Unreadable
+from wiper_cli import __version__
+from wiper_cli.verdict import SCHEMA, ExitCode, Finding, Problem, Severity, Verdict
+
+Document = dict[str, Any]
+
+
+def begin(command: str, arguments: Sequence[str], path: Path, seed: int) -> Document:
+    """A document that knows what was asked and nothing yet."""
+    return {
+        "schema": SCHEMA,
+        "tool": {"name": "wiper", "version": __version__},
+        "command": command,
+        "arguments": list(arguments),
+        "verdict": Verdict.INCOMPLETE.value,
+        "sentence": "",
+        "exit_code": int(ExitCode.NO_VERDICT),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "model": {"path": str(path), "kind": None, "sha256": None, "size": None, "opened": "not opened"},
+        "clean": None,
+        "preprocessing": None,
+        "findings": [],
+        "salience": None,
+        "detection": None,
+        "verification": None,
+        "purification": None,
+        "isolation": {
+            "process": "child",
+            "confined": False,
+            "note": "The model was opened in a process of its own, which this version does not confine further.",
+        },
+        "not_done": [],
+        "environment": {},
+        "timing": {},
+    }
+
+
+def describe(document: Document, source: Source, manifest: Manifest) -> None:
+    """What the gate learned from the bytes."""
+    document["model"].update(
+        kind=manifest.kind,
+        sha256=source.sha256,
+        size=source.size,
+        opened="static",
+        notes=list(manifest.notes),
+        tensors=len(manifest.tensors),
+    )
+
+
+def refuse(document: Document, error: FormatError | Problem) -> None:
+    """Ends the document with the sentence of a refusal and its exit code."""
+    document["sentence"] = str(error)
+    document["verdict"] = Verdict.INCOMPLETE.value
+    if isinstance(error, Hostile):
+        document["verdict"] = Verdict.MALICIOUS.value
+        document["exit_code"] = int(ExitCode.FINDING)
+        finding = Finding(error.rule, Severity.CRITICAL, str(error), place={"member": error.place})
+        document["findings"] = [finding.as_dict()]
+        document["not_done"].append({"what": "everything else", "why": "The file was not loaded."})
+        return
+    if isinstance(error, Problem):
+        document["exit_code"] = int(error.exit_code)
+    elif isinstance(error, Unreadable):
+        document["exit_code"] = int(ExitCode.USAGE)
+    else:
+        document["exit_code"] = int(ExitCode.NO_VERDICT)
+    document["not_done"].append({"what": "the examination", "why": str(error)})
+
+
+def conclude(document: Document, fail_on: str, exit_zero: bool) -> None:
+    """Sets the exit code from the findings and the verdict."""
+    if failing(document["findings"], fail_on) or document["verdict"] == Verdict.MALICIOUS:
+        code = ExitCode.FINDING
+    elif document["verdict"] == Verdict.INCOMPLETE:
+        code = ExitCode.NO_VERDICT
+    else:
+        code = ExitCode.OK
+    document["exit_code"] = int(spare(code, exit_zero))
+
+
+def failing(findings: Sequence[Mapping[str, Any]], fail_on: str) -> bool:
+    """Whether any finding is at or above the bar."""
+    bar = Severity[fail_on.upper()]
+    return any(Severity[str(finding["severity"]).upper()] >= bar for finding in findings)
+
+
+def spare(code: ExitCode, exit_zero: bool) -> ExitCode:
+    """``--exit-zero`` spares 1 and nothing else."""
+    return ExitCode.OK if exit_zero and code == ExitCode.FINDING else code

@@ -1,0 +1,79 @@
+"""The command ``wiper``: a click group whose commands load what is heavy only when they run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from formats import FormatError
+from wiper_cli import __version__
+from wiper_cli.commands.demo import demo
+from wiper_cli.commands.doctor import doctor
+from wiper_cli.commands.inspect import inspect
+from wiper_cli.commands.purify import purify
+from wiper_cli.commands.report import report
+from wiper_cli.commands.rules import rules
+from wiper_cli.commands.scan import scan
+from wiper_cli.commands.triggers import triggers
+from wiper_cli.commands.verify import verify
+from wiper_cli.terminal import plain
+from wiper_cli.verdict import ExitCode, Problem
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    commands=[scan, purify, verify, inspect, triggers, report, rules, demo, doctor],
+)
+@click.version_option(__version__, prog_name="wiper")
+def cli() -> None:
+    """Audit, purify and verify a deployed image classifier against backdoors.
+
+    MODEL is a safetensors, TorchScript or ONNX file. Try 'wiper demo' first.
+    """
+
+
+def main() -> NoReturn:
+    """Runs the command; every failure is one sentence on stderr and an exit code of :class:`ExitCode`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(prog_name="wiper", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = _say("Interrupted; nothing was written.", ExitCode.NO_VERDICT)
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.USAGE
+    except Problem as problem:
+        code = _say(str(problem), problem.exit_code)
+    except FormatError as error:
+        code = _say(str(error), ExitCode.USAGE)
+    except BrokenPipeError:
+        # The reader of stdout went away; it has what it wanted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.OK
+    except Exception as error:
+        if os.environ.get("WIPER_DEBUG"):
+            raise
+        code = _say(
+            f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where.",
+            ExitCode.USAGE,
+        )
+    sys.exit(int(code or 0))
+
+
+def _say(sentence: str, code: ExitCode) -> ExitCode:
+    print(f"wiper: {plain(sentence)}", file=sys.stderr)
+    return code
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""What a run was asked to do: flags, then ``WIPER_*`` variables, then ``wiper.toml``, then defaults.
+
+click merges the four; this module declares the options once, reads the file, and freezes the outcome with the
+origin of each value. Configuration is read from the working directory or ``--config`` alone, never from the
+model's folder: the model is the untrusted party.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from wiper_cli.verdict import ExitCode, Problem, Severity
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Model file names are taken as text: whether they can be read is the gate's to say.
+MODEL = click.Path(path_type=Path)
+SEVERITIES = [severity.word for severity in Severity if severity > Severity.INFO]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that scan, purify and verify share; field names are option names."""
+
+    clean: Path | None
+    output_formats: tuple[str, ...]
+    arch: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    input_size: tuple[int, int] | None
+    resize: str | None
+    max_images: int
+    device: str
+    seed: int
+    timeout: float | None
+    isolation: str
+    fail_on: str
+    exit_zero: bool
+    quiet: bool
+    verbose: bool
+    #: Option name → "command line", "environment", "file" or "default".
+    origins: Mapping[str, str]
+
+    @classmethod
+    def of(cls, context: click.Context) -> Settings:
+        """Takes the shared options out of ``context.params``; the command keeps the rest."""
+        if context.params.pop("show_settings", False):
+            click.echo(shown(context))
+            context.exit(ExitCode.OK)
+        names = [field.name for field in fields(cls) if field.name != "origins"]
+        values = {name: context.params.pop(name) for name in names}
+        if values["isolation"] == "require":
+            raise Problem(
+                "--isolation require cannot be met: this version runs the model in a process of its own "
+                "but does not confine it yet.",
+                ExitCode.NO_VERDICT,
+            )
+        return cls(**values, origins={name: origin(context, name) for name in names})
+
+    def job(self) -> dict[str, Any]:
+        """The part that the child needs, as plain data."""
+        return {
+            "arch": self.arch,
+            "mean": self.mean,
+            "std": self.std,
+            "input_size": self.input_size,
+            "resize": self.resize,
+            "max_images": self.max_images,
+            "device": self.device,
+            "seed": self.seed,
+        }
+
+
+def origin(context: click.Context, name: str) -> str:
+    """Where the value of an option came from."""
+    source = context.get_parameter_source(name)
+    words = {"COMMANDLINE": "command line", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
+    return words.get(source.name if source else "", "default")
+
+
+def shown(context: click.Context) -> str:
+    """Every option of the command with its value and origin, one a line."""
+    rows = [
+        f"{name} = {value!r}  ({origin(context, name)})"
+        for name, value in sorted(context.params.items())
+        if name != "models"
+    ]
+    return "\n".join(rows)
+
+
+class _Numbers(click.ParamType):
+    """``0.5`` or ``0.485,0.456,0.406``."""
+
+    name = "N[,N…]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+        try:
+            return tuple(float(part) for part in parts)
+        except ValueError:
+            self.fail(f"{value!r} is not a number or a list of numbers with commas between.", param, ctx)
+
+
+class _Size(click.ParamType):
+    """``224`` or ``224x160`` (height x width)."""
+
+    name = "H[xW]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        parts = value if isinstance(value, (list, tuple)) else str(value).lower().split("x")
+        try:
+            height, width = (int(parts[0]), int(parts[-1]))
+        except ValueError:
+            self.fail(f"{value!r} is not a size such as 224 or 224x160.", param, ctx)
+        if len(parts) > 2 or not (1 <= height <= 8192 and 1 <= width <= 8192):
+            self.fail(f"{value!r} is not a size between 1 and 8192 pixels.", param, ctx)
+        return height, width
+
+
+def option(*names: str, **details: Any) -> Callable[[F], F]:
+    """``click.option`` with a ``WIPER_NAME`` variable beside the flag."""
+    long = next(name for name in names if name.startswith("--")).split("/")[0]
+    details.setdefault("envvar", "WIPER_" + long[2:].replace("-", "_").upper())
+    details.setdefault("show_default", details.get("default") is not None and not details.get("is_flag"))
+    return click.option(*names, **details)
+
+
+CLEAN = option("--clean", type=click.Path(path_type=Path), metavar="DIR", help="Folder of clean images.")
+
+#: In the order in which ``--help`` shows them.
+SHARED: Sequence[Callable[[Any], Any]] = (
+    CLEAN,
+    option(
+        "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]", envvar="WIPER_FORMAT",
+        help="Report format (text, json, html, sarif, markdown), to stdout or to FILE; repeatable.",
+    ),
+    option("--arch", metavar="NAME|FILE.py:FACTORY", help="Architecture of a safetensors file; FILE.py is run."),
+    option("--mean", type=_Numbers(), help="Mean that the model expects to be subtracted (images in 0..1)."),
+    option("--std", type=_Numbers(), help="Standard deviation that the model expects to be divided by."),
+    option("--input-size", type=_Size(), help="Size of the model's input in pixels."),
+    option(
+        "--resize", metavar="squash|crop",
+        type=click.Choice(["squash", "crop"]),
+        help="Fit images by stretching them, or by resizing the short side and cutting the centre.",
+    ),
+    option("--max-images", type=click.IntRange(min=1), default=5000, help="Most images held for searches."),
+    option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where the model runs."),
+    option("--seed", type=int, default=0, help="Seed of everything that is random."),
+    option("--timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="Give up after this long."),
+    option(
+        "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto",
+        help="Confinement of the process that opens the model.",
+    ),
+    option(
+        "--fail-on", type=click.Choice(SEVERITIES), default="high",
+        help="Lowest severity that makes the exit code 1.",
+    ),
+    option("--exit-zero", is_flag=True, help="Exit with 0 where findings would give 1."),
+    option("-q", "--quiet", is_flag=True, help="No progress; the verdict alone on stderr."),
+    option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
+    click.option("--show-settings", is_flag=True, help="Print every setting with its origin and stop."),
+    click.option(
+        "--config", type=click.Path(path_type=Path, dir_okay=False), is_eager=True, expose_value=False,
+        metavar="FILE", envvar="WIPER_CONFIG", callback=lambda ctx, param, value: load(ctx, value),
+        help="TOML file; else ./wiper.toml, else [tool.wiper] of ./pyproject.toml.",
+    ),
+)  # fmt: skip
+
+
+def shared_options(command: F) -> F:
+    """Adds :data:`SHARED` to a command."""
+    for decorate in reversed(SHARED):
+        command = decorate(command)
+    return command
+
+
+def load(context: click.Context, path: Path | None) -> None:
+    """Reads the configuration file into click's default map.
+
+    Top-level keys hold for every command, a table named for a command for that one. Unknown keys are an error
+    that shows the nearest name.
+    """
+    table, where = _table(path)
+    command = context.command
+    names = {
+        (parameter.opts[-1] if parameter.opts else "").lstrip("-").replace("-", "_"): parameter.name or ""
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    }
+    commands = {"scan", "purify", "verify", "inspect"}
+    defaults: dict[str, Any] = {}
+    own = table.get(command.name or "", {})
+    if not isinstance(own, dict):
+        raise Problem(f"{where}: [{command.name}] must be a table.")
+    for key, value in {**table, **own}.items():
+        if key in commands:
+            continue
+        name = key.replace("-", "_")
+        if name not in names:
+            if key in own or not _known_elsewhere(context, name):
+                near = difflib.get_close_matches(name, [*names, *commands], 1)
+                hint = f"; the nearest is {near[0].replace('_', '-')!r}" if near else ""
+                raise Problem(f"{where}: unknown key {key!r}{hint}.")
+            continue
+        defaults[names[name]] = value
+    context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def _known_elsewhere(context: click.Context, name: str) -> bool:
+    """Whether another command has this option, so that a top-level key may be meant for it."""
+    root = context.find_root().command
+    if not isinstance(root, click.Group):
+        return False
+    return any(
+        parameter.name == name or f"--{name.replace('_', '-')}" in parameter.opts
+        for other in root.commands.values()
+        for parameter in other.params
+    )
+
+
+def _table(path: Path | None) -> tuple[dict[str, Any], str]:
+    for candidate, keys in (
+        [(path, ())] if path else [(Path("wiper.toml"), ()), (Path("pyproject.toml"), ("tool", "wiper"))]
+    ):
+        if path is None and not candidate.is_file():
+            continue
+        try:
+            table: Any = tomllib.loads(candidate.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise Problem(f"{candidate} cannot be read: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Problem(f"{candidate} is not valid TOML: {error}.") from error
+        for key in keys:
+            table = table.get(key, {})
+        if table:
+            return table, str(candidate)
+    return {}, ""

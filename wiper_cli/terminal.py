@@ -1,0 +1,87 @@
+"""What a person sees while waiting, on stderr: bars with the time left on a terminal, else a line a stage."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+
+class Display:
+    """Progress of one run; use as a context manager and pass :meth:`progress` and :meth:`log` on."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+        self._bars: Any = None
+        self._task: Any = None
+        self._stage = ""
+        self._began = time.monotonic()
+        self._prefix = ""
+
+    def __enter__(self) -> Self:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            self._bars = Progress(
+                TextColumn("{task.description:<44}"),
+                BarColumn(bar_width=28),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(compact=True),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish_stage()
+        if self._bars is not None:
+            self._bars.stop()
+
+    def subject(self, name: str) -> None:
+        """Names the file that the next stages are about."""
+        self._prefix = f"{name}: "
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """A :class:`wiper_cli.progress.Progress`."""
+        if stage != self._stage:
+            self._finish_stage()
+            self._stage, self._began = stage, time.monotonic()
+            if self._bars is not None:
+                self._task = self._bars.add_task(plain(self._prefix + stage), total=total or None)
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=done, total=total or None)
+
+    def _finish_stage(self) -> None:
+        if self._stage and self._bars is None and not self.quiet:
+            seconds = time.monotonic() - self._began
+            print(f"{plain(self._prefix + self._stage)} ({seconds:.1f} s)", file=sys.stderr)
+        if self._bars is not None and self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+        self._stage = ""
+
+    def log(self, sentence: str) -> None:
+        """A remark, shown with ``--verbose``."""
+        if self.verbose:
+            self.say(sentence)
+
+    def say(self, sentence: str) -> None:
+        """A line on stderr that is always shown."""
+        if self._bars is not None:
+            self._bars.console.print(plain(sentence), markup=False, highlight=False)
+        else:
+            print(plain(sentence), file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """``text`` without control and bidirectional characters: names in a model are hostile input."""
+    from wiper_cli.reports.plain import clean
+
+    return clean(text)

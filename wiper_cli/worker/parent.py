@@ -1,0 +1,173 @@
+"""The parent's side: a private copy of the file, one child per job, its answer or one sentence why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from formats import Source
+from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker.protocol import ProtocolError, receive, send_json, send_tensors
+
+#: What is kept of a dying child's stderr.
+_STDERR_TAIL = 4000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``result``: what the job returned. ``tensors``: safetensors containers that came with it, in order."""
+
+    result: dict[str, Any]
+    tensors: tuple[bytes, ...] = ()
+
+
+@contextmanager
+def private_copy(source: Source) -> Iterator[Path]:
+    """A folder of our own (mode 0700) with the bytes that the gate saw; yields the model's path in it.
+
+    No later step opens the user's path again, so nothing can change between the check and the use.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="wiper-"))
+    try:
+        yield lay_out(source, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def lay_out(source: Source, folder: Path) -> Path:
+    """Writes model, external files and sidecars into ``folder``; returns the model's path."""
+    name = Path(source.name).name
+    try:
+        for location, data in {**source.sidecars, **source.files, name: source.data}.items():
+            (folder / location).write_bytes(data)
+    except OSError as error:
+        raise Problem(f"No room for a private copy of {name}: {error.strerror}.") from error
+    return folder / name
+
+
+def run_job(
+    job: dict[str, Any],
+    progress: Callable[[str, int, int], None],
+    log: Callable[[str], None],
+    timeout: float | None = None,
+    payload: bytes = b"",
+) -> Answer:
+    """Runs one job in a fresh child; ``payload``: tensors that go with the job, as a safetensors container.
+
+    Raises Problem: with the child's own sentence, or ``NO_VERDICT`` when it died or ran out of time.
+    """
+    with tempfile.TemporaryFile() as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "wiper_cli.worker.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=_environment(),
+            # Ctrl-C reaches the parent alone, which then ends the child in good order.
+            start_new_session=True,
+        )
+        timed_out = threading.Event()
+
+        def expire() -> None:
+            timed_out.set()
+            child.kill()
+
+        timer = threading.Timer(timeout, expire) if timeout else None
+        if timer:
+            timer.daemon = True
+            timer.start()
+        try:
+            answer = _converse(child, job, payload, progress, log)
+            child.wait(timeout=30)
+        except ProtocolError:
+            answer = None
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if timer:
+                timer.cancel()
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe:
+                    # The child may be gone with our last words unread.
+                    with suppress(OSError):
+                        pipe.close()
+        if answer is not None:
+            return answer
+        if timed_out.is_set():
+            raise Problem(
+                f"The time of {timeout:g} s is spent without a result; allow more with --timeout.",
+                ExitCode.NO_VERDICT,
+            )
+        raise Problem(_epitaph(child.returncode, _tail(stderr)), ExitCode.NO_VERDICT)
+
+
+def _converse(
+    child: subprocess.Popen[bytes],
+    job: dict[str, Any],
+    payload: bytes,
+    progress: Callable[[str, int, int], None],
+    log: Callable[[str], None],
+) -> Answer | None:
+    """Sends the job, hears progress, returns the answer; ``None`` when the child ended without one."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        send_json(child.stdin, job)
+        send_tensors(child.stdin, payload)
+    except BrokenPipeError:
+        return None
+    tensors: list[bytes] = []
+    while (frame := receive(child.stdout)) is not None:
+        kind, content = frame
+        if kind == "T":
+            tensors.append(content)
+        elif "progress" in content:
+            stage, done, total = content["progress"]
+            progress(str(stage), int(done), int(total))
+        elif "log" in content:
+            log(str(content["log"]))
+        elif "problem" in content:
+            raise Problem(str(content["problem"]), ExitCode(content["exit_code"]))
+        elif "result" in content:
+            return Answer(content["result"], tuple(tensors))
+    return None
+
+
+def _environment() -> dict[str, str]:
+    """The child's environment: ours, with the folder that holds our packages on its path."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PYTHONPATH": root if not path else root + os.pathsep + path,
+        "PYTHONUNBUFFERED": "1",
+        "ORT_LOGGING_LEVEL": "3",
+    }
+
+
+def _tail(stderr: Any) -> str:
+    stderr.seek(0, os.SEEK_END)
+    stderr.seek(max(0, stderr.tell() - _STDERR_TAIL))
+    return bytes(stderr.read()).decode(errors="replace").strip()
+
+
+def _epitaph(returncode: int | None, tail: str) -> str:
+    if returncode is not None and returncode < 0:
+        reason = f"was killed by signal {-returncode}"
+        if returncode == -9:
+            reason += " (often: out of memory)"
+    else:
+        reason = f"ended with code {returncode}"
+    last = tail.splitlines()[-1] if tail else ""
+    return f"The worker process {reason} before it had a result{': ' + last if last else ''}."
