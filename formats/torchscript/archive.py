@@ -1,0 +1,192 @@
+"""A TorchScript archive from its bytes alone: layout, tensors, and the checks before torch may see it.
+
+Standard library only; nothing is executed. Layout of the members below the archive's folder: ``data.pkl``
+(module tree) with records ``data/N``, ``constants.pkl`` with ``constants/N``, ``code/**.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from formats.errors import Hostile, Unsupported
+from formats.model import ITEM_SIZE, Address, Manifest, Source
+from formats.torchscript.central import STORED, Archive, Entry, read_archive
+from formats.torchscript.pickles import Instance, Stored, named_tensors, read_pickle
+
+__all__ = ["Archive", "Entry", "looks_like_torchscript", "read_archive", "read_layout", "read_manifest"]
+
+_MEMBER = re.compile(
+    r"data\.pkl|constants\.pkl|traced_inputs\.pkl|(data|constants|traced_inputs)/\d{1,9}"
+    r"|code/[\w./-]+\.py(\.debug_pkl)?|version|byteorder|\.format_version|\.storage_alignment"
+    r"|\.data/[a-z_]+|extra/.+"
+)
+_MOBILE = ("bytecode.pkl", "mobile_debug_handles.pkl", "model.json")
+_MAX_CODE = 1 << 20
+_VERSIONS = range(1, 11)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checked archive: its members, where its tensors lie, and what can be said of the network.
+
+    ``root_class``: class of the saved module (``__torch__.torchvision.models.resnet.ResNet``).
+    ``example``: shape of the first input that was traced, ``None`` for scripted and frozen networks.
+    """
+
+    archive: Archive
+    tensors: Mapping[str, Address]
+    root_class: str
+    example: tuple[int, ...] | None
+    notes: tuple[str, ...]
+
+
+def looks_like_torchscript(names: Iterable[str]) -> bool:
+    """Whether the member names of a ZIP file, folder included, are those of a TorchScript archive."""
+    below = {name.partition("/")[2] for name in names}
+    code = any(name.startswith("code/") for name in below)
+    return code and {"data.pkl", "constants.pkl"} <= below
+
+
+def read_manifest(source: Source) -> Manifest:
+    """The tensors of a TorchScript file by their dotted names, constants as ``constants.cN``.
+
+    Raises:
+        Unreadable: truncated. Unsupported: quantised, mobile, big-endian, compressed tensors, newer format.
+        Hostile: any of :data:`formats.torchscript.rules.RULES`.
+    """
+    layout = read_layout(source.data)
+    metadata = {"root_class": layout.root_class}
+    if layout.example:
+        metadata["example_shape"] = ",".join(map(str, layout.example))
+    return Manifest("torchscript", layout.tensors, metadata, layout.notes)
+
+
+def read_layout(data: bytes) -> Layout:
+    """Check the bytes of an archive and find its tensors; raises what :func:`read_manifest` raises."""
+    archive = read_archive(data)
+    _check_members(archive)
+    defined = _scan_code(archive)
+    root = read_pickle(archive.read("data.pkl"), "data.pkl", defined)
+    constants = read_pickle(archive.read("constants.pkl"), "constants.pkl", defined)
+    if not isinstance(root, Instance) or not isinstance(constants, tuple):
+        raise Hostile("data.pkl holds no module.", "WIPER-TS-010", "data.pkl")
+    named = dict(named_tensors(root))
+    lifted = {f"constants.c{name}": tensor for name, tensor in named_tensors(constants)}
+    if not named.keys().isdisjoint(lifted):
+        raise Unsupported("An attribute of the network is called like a constant; rename it and save again.")
+    addresses = {name: _address(archive, "data", name, tensor) for name, tensor in named.items()}
+    addresses |= {name: _address(archive, "constants", name, tensor) for name, tensor in lifted.items()}
+    _check_records(archive, [*named.values()], [*lifted.values()])
+    tensors, notes = _tie(addresses)
+    return Layout(archive, tensors, root.name, _example(archive, defined), notes)
+
+
+def _check_members(archive: Archive) -> None:
+    names = archive.entries.keys()
+    for name in _MOBILE:
+        if name in names:
+            raise Unsupported(f"The archive is for the mobile runtime ({name}); save it with torch.jit.save.")
+    if not looks_like_torchscript(f"{archive.root}/{name}" for name in names):
+        raise Unsupported("The archive holds no TorchScript code; save the network with torch.jit.save.")
+    for name, entry in archive.entries.items():
+        if not _MEMBER.fullmatch(name):
+            raise Hostile(f"TorchScript knows no member {name!r}.", "WIPER-TS-009", name)
+        if entry.method != STORED and name.startswith(("data/", "constants/")):
+            raise Unsupported(
+                f"Tensor record {name!r} is compressed; save the file again with torch.jit.save."
+            )
+    if "byteorder" in names and archive.read("byteorder") != b"little":
+        raise Unsupported("The archive was saved on a big-endian machine.")
+    version = next((archive.read(name) for name in ("version", ".data/version") if name in names), b"")
+    if not version.strip().isdigit() or int(version) not in _VERSIONS:
+        raise Unsupported(
+            f"The archive has format version {version[:20]!r}; 1 to {_VERSIONS[-1]} can be read."
+        )
+
+
+def _scan_code(archive: Archive) -> Callable[[str], bool]:
+    """Refuse code that runs on loading; returns whether the code defines a class (``__torch__.m.Net``)."""
+    classes = set()
+    for name, entry in archive.entries.items():
+        if not name.startswith("code/") or not name.endswith(".py"):
+            continue
+        if entry.size > _MAX_CODE:
+            raise Hostile(f"{name} is larger than {_MAX_CODE} bytes.", "WIPER-TS-008", name)
+        text = archive.read(name)
+        if re.search(rb"__[sg]etstate__", text):
+            raise Hostile(
+                f"{name} defines code that runs while the file is being loaded (__setstate__).",
+                "WIPER-TS-014", name,
+            )  # fmt: skip
+        module = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
+        classes |= {
+            f"{module}.{found.decode()}" for found in re.findall(rb"^class (\w+)\(", text, re.MULTILINE)
+        }
+    return classes.__contains__
+
+
+def _address(archive: Archive, folder: str, name: str, tensor: Stored) -> Address:
+    """Hold one tensor against its record: torch 2.13 believes the counts in the pickle, and reads past it."""
+    member = f"{folder}/{tensor.key}"
+    width = ITEM_SIZE[tensor.dtype]
+    entry = archive.entries.get(member)
+    if entry is None or entry.size != tensor.count * width:
+        size = "is missing" if entry is None else f"has {entry.size} bytes, not {tensor.count * width}"
+        raise Hostile(f"Record {member} of tensor {name!r} {size}.", "WIPER-TS-012", member)
+    if tensor.last >= tensor.count or tensor.offset > tensor.count:
+        raise Hostile(f"Tensor {name!r} reaches outside its record {member}.", "WIPER-TS-013", member)
+    length = (tensor.last + 1 - tensor.offset) * width
+    dense = tensor.stride == _contiguous(tensor.size)
+    repeats = any(n > 1 and s == 0 for n, s in zip(tensor.size, tensor.stride, strict=True))
+    return Address(
+        name, member, tensor.offset * width, length, tensor.dtype, tensor.size,
+        stride=None if dense else tensor.stride, writable=not repeats,
+    )  # fmt: skip
+
+
+def _contiguous(size: tuple[int, ...]) -> tuple[int, ...]:
+    stride, step = [], 1
+    for n in reversed(size):
+        stride.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(stride))
+
+
+def _check_records(archive: Archive, *groups: list[Stored]) -> None:
+    """Tensors of one record agree on it, and no record lies there unused."""
+    for folder, tensors in zip(("data", "constants"), groups, strict=True):
+        facts: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        for tensor in tensors:
+            facts[tensor.key].add((tensor.dtype, tensor.count))
+        for key, seen in facts.items():
+            if len(seen) > 1:
+                raise Hostile(
+                    f"Tensors disagree on record {folder}/{key}.", "WIPER-TS-016", f"{folder}/{key}"
+                )
+        for name in archive.entries:
+            if name.startswith(f"{folder}/") and name.removeprefix(f"{folder}/") not in facts:
+                raise Hostile(f"Record {name} belongs to no tensor.", "WIPER-TS-015", name)
+
+
+def _tie(addresses: Mapping[str, Address]) -> tuple[dict[str, Address], tuple[str, ...]]:
+    """Give names of the same elements each other as aliases."""
+    groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for name, a in addresses.items():
+        groups[a.member, a.offset, a.dtype, a.shape, a.stride].append(name)
+    tied = [names for names in groups.values() if len(names) > 1]
+    aliases = {name: tuple(other for other in names if other != name) for names in tied for name in names}
+    tensors = {name: replace(a, aliases=aliases.get(name, ())) for name, a in addresses.items()}
+    notes = tuple(f"{' and '.join(names[:4])} are one stored tensor and change together." for names in tied)
+    return tensors, notes
+
+
+def _example(archive: Archive, defined: Callable[[str], bool]) -> tuple[int, ...] | None:
+    """Shape of the first tensor that the network was traced with."""
+    if "traced_inputs.pkl" not in archive.entries:
+        return None
+    recorded = read_pickle(archive.read("traced_inputs.pkl"), "traced_inputs.pkl", defined)
+    return next((tensor.size for _, tensor in named_tensors(recorded)), None)
