@@ -157,6 +157,7 @@ class Head:
     classes: int
     layout: Literal["out_in", "in_out", "conv"] = "out_in"
     linear: bool = True
+    scale: float = 1.0
     #: All weights found at the frontier when there is more than one head.
     frontier: tuple[str, ...] = ()
 

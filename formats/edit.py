@@ -1,0 +1,145 @@
+"""Edits: what a trained copy of a network changed, in the dtype and layout of the file; and back again.
+
+Packing and unpacking need no torch: an edit crosses from the process that computes to the one that writes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from formats.errors import EditError
+from formats.model import Address, Edit, Model, NewTensor
+from formats.safetensors.header import read_header
+from formats.write import stored_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+
+def edit_of(model: Model, network: torch.nn.Module) -> Edit:
+    """What ``network``, a trained deepcopy of ``model.network``, holds differently from the file.
+
+    Values are rounded to the file's dtype first: a change that the rounding swallows is no change. Tensors
+    that share storage enter once. Raises :class:`EditError` when a changed tensor cannot be stored.
+    """
+    parameters = model.named(network)
+    original = model.named()
+    changed: dict[str, NewTensor] = {}
+    for name, parameter in parameters.items():
+        address = model.manifest.tensors[name]
+        if any(alias in changed for alias in address.aliases):
+            continue
+        if parameter is original[name] or _same(parameter, original[name]):
+            continue
+        new = _to_file(address, parameter)
+        if new.data != stored_bytes(model.source, address):
+            changed[name] = new
+    return Edit(changed)
+
+
+def head_edit(model: Model, weight: torch.Tensor, bias: torch.Tensor | None) -> Edit:
+    """New values of the head: ``weight`` [K,D], ``bias`` [K] (dropped when the file has none).
+
+    Raises :class:`EditError` when the model has no linear head or the shapes do not fit.
+    """
+    head = model.head
+    if head is None or not head.linear:
+        raise EditError("The model has no linear head that could be replaced alone.")
+    if tuple(weight.shape) != (head.classes, head.units):
+        raise EditError(f"The head takes weights of {head.classes} x {head.units}, not {list(weight.shape)}.")
+    runtime: Any = model.runtime
+    if model.network is None and hasattr(runtime, "head_edit"):
+        edit: Edit = runtime.head_edit(weight, bias)
+        return edit
+    weight = weight.detach().double() / head.scale
+    values = {head.weight: weight.T if head.layout == "in_out" else weight}
+    if bias is not None and head.bias is not None:
+        values[head.bias] = bias.detach().double() / head.scale
+    changed = {}
+    for name, value in values.items():
+        address = model.manifest.tensors[name]
+        new = _to_file(address, value.reshape(address.shape))
+        if new.data != stored_bytes(model.source, address):
+            changed[name] = new
+    return Edit(changed)
+
+
+def apply_edit(model: Model, edit: Edit) -> Model:
+    """The model with the edit's values in a deepcopy of its network; the given one stays as it is."""
+    import torch
+
+    if model.network is None:
+        runtime: Any = model.runtime
+        return dataclasses.replace(model, runtime=runtime.with_edit(edit))
+    network = copy.deepcopy(model.network)
+    parameters = model.named(network)
+    for name, new in edit.tensors.items():
+        if name not in parameters:
+            raise EditError(f"The network has no weight {name!r}.")
+        parameter = parameters[name]
+        values = torch.frombuffer(bytearray(new.data), dtype=_dtypes()[new.dtype])
+        with torch.no_grad():
+            parameter.copy_(values.reshape(new.shape).reshape(parameter.shape))
+    return dataclasses.replace(model, network=network)
+
+
+def pack_edit(edit: Edit) -> bytes:
+    """An edit as a safetensors file with entries ``t0``, ``t1``, …; their names stand in the metadata."""
+    header: dict[str, Any] = {"__metadata__": {f"t{i}": name for i, name in enumerate(edit.tensors)}}
+    position = 0
+    for i, new in enumerate(edit.tensors.values()):
+        end = position + len(new.data)
+        header[f"t{i}"] = {"dtype": new.dtype, "shape": list(new.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(new.data for new in edit.tensors.values())
+
+
+def unpack_edit(data: bytes) -> Edit:
+    """The edit that :func:`pack_edit` wrote. Raises :class:`FormatError` for anything else."""
+    addresses, names = read_header(data)
+    if {a.name for a in addresses} != set(names) or len(set(names.values())) != len(names):
+        raise EditError("The packed edit does not name its tensors.")
+    order = sorted(addresses, key=lambda a: list(names).index(a.name))
+    return Edit(
+        {names[a.name]: NewTensor(a.dtype, a.shape, data[a.offset : a.offset + a.length]) for a in order}
+    )
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    import torch
+
+    return torch.equal(a.detach().cpu(), b.detach().cpu())
+
+
+def _to_file(address: Address, value: torch.Tensor) -> NewTensor:
+    """A tensor's values as the file stores them: rounded to its dtype, C-contiguous, little-endian."""
+    import torch
+
+    if address.dtype not in _dtypes():
+        raise EditError(f"Tensor {address.name!r} is stored as {address.dtype}, which cannot be edited.")
+    value = value.detach().cpu()
+    if tuple(size for size in value.shape if size != 1) != tuple(s for s in address.shape if s != 1):
+        raise EditError(
+            f"Tensor {address.name!r} has shape {list(address.shape)}, the new values {list(value.shape)}."
+        )
+    rounded = value.contiguous().reshape(-1).to(_dtypes()[address.dtype])
+    if rounded.is_floating_point() and not bool(rounded.float().isfinite().all()):
+        raise EditError(f"The new values of {address.name!r} are not finite in {address.dtype}.")
+    return NewTensor(address.dtype, address.shape, rounded.view(torch.uint8).numpy().tobytes())
+
+
+def _dtypes() -> Mapping[str, torch.dtype]:
+    import torch
+
+    return {
+        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+        "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    }  # fmt: skip
