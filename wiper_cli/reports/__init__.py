@@ -1,0 +1,108 @@
+"""Reports: one result mapping, rendered as people or machines want it. No torch, no model, no network."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+from wiper_cli.reports.plain import Report, Style, finite
+from wiper_cli.verdict import Problem, combine
+
+__all__ = ["FORMATS", "Output", "Style", "as_document", "outputs", "read", "render", "style_of"]
+
+#: Format → module with ``render(reports, style) -> str``; imported on use.
+FORMATS: Mapping[str, str] = {
+    "text": "wiper_cli.reports.text",
+    "json": "wiper_cli.reports.json",
+    "html": "wiper_cli.reports.html",
+    "markdown": "wiper_cli.reports.markdown",
+    "sarif": "wiper_cli.reports.sarif",
+    "junit": "wiper_cli.reports.junit",
+}
+
+#: Of a document over several models.
+LIST_SCHEMA = "wiper-reports/1"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One ``-f FORMAT[=FILE]``; ``path`` ``None`` is standard output."""
+
+    format: str
+    path: Path | None = None
+
+
+def outputs(values: Sequence[str]) -> tuple[Output, ...]:
+    """What ``-f`` said, in order; nothing said is text on standard output.
+
+    Raises :class:`Problem` for an unknown format, an empty file name, or two reports for one place.
+    """
+    found: list[Output] = []
+    for value in values or ("text",):
+        name, equals, path = value.partition("=")
+        if name not in FORMATS:
+            near = difflib.get_close_matches(name, FORMATS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(FORMATS)}."
+            raise Problem(f"There is no report format {name!r}: {hint}")
+        if equals and not path:
+            raise Problem(f"-f {name}= needs a file name; leave out the equals sign for standard output.")
+        output = Output(name, Path(path) if path else None)
+        if any(other.path == output.path for other in found):
+            where = output.path or "standard output"
+            raise Problem(f"Two reports cannot both go to {where}; give one of them a file: -f {name}=FILE.")
+        found.append(output)
+    return tuple(found)
+
+
+def render(name: str, reports: Sequence[Report], style: Style | None = None) -> str:
+    """``reports`` in format ``name`` (key of :data:`FORMATS`), ending in one newline.
+
+    NaN and infinities become "not measured"; the reports themselves are trusted in shape (see
+    :func:`read`) and in nothing else: every string may come from a hostile file.
+    """
+    module = import_module(FORMATS[name])
+    text: str = module.render([finite(report) for report in reports], style or Style())
+    return text.rstrip("\n") + "\n"
+
+
+def as_document(reports: Sequence[Report]) -> Report:
+    """The JSON document: the report itself, or a list document when there are several (or none)."""
+    if len(reports) == 1:
+        return reports[0]
+    code = int(combine(int(report["exit_code"]) for report in reports))
+    return {"schema": LIST_SCHEMA, "reports": list(reports), "exit_code": code}
+
+
+def read(text: str | bytes) -> list[dict[str, Any]]:
+    """The reports of a JSON document, checked against the schema.
+
+    Raises :class:`Problem` with the first thing that is wrong.
+    """
+    from wiper_cli.reports.schema import problem
+
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Problem("This is not JSON; give the file that `wiper … -f json=FILE` wrote.") from None
+    wrong = problem(document)
+    if wrong:
+        raise Problem(f"This is not a wiper report: {wrong}.")
+    reports = document["reports"] if document["schema"] == LIST_SCHEMA else [document]
+    return [dict(report) for report in reports]
+
+
+def style_of(stream: TextIO, environ: Mapping[str, str]) -> Style:
+    """Width and colour for a stream: ``NO_COLOR`` wins, then ``FORCE_COLOR``, then being a terminal."""
+    import shutil
+
+    terminal = stream.isatty()
+    colour = not environ.get("NO_COLOR") and (bool(environ.get("FORCE_COLOR")) or terminal)
+    if colour and environ.get("TERM") == "dumb" and not environ.get("FORCE_COLOR"):
+        colour = False
+    columns = shutil.get_terminal_size((Style.width, 24)).columns if terminal else Style.width
+    return Style(width=max(40, min(columns, 120)), colour=colour)

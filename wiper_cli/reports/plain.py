@@ -1,0 +1,100 @@
+"""Words and numbers for people: hostile strings made harmless, numbers written one way everywhere."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: Control, format (bidi, zero width), surrogate, private, unassigned; line and paragraph separators.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a report may look: ``width`` in columns, ``colour`` whether ANSI colours are wanted (text only)."""
+
+    width: int = 100
+    colour: bool = False
+
+
+def plain(value: object, limit: int = 2000) -> str:
+    """One line without control, bidi or invisible characters, at most ``limit`` characters of the original.
+
+    White space becomes single spaces; anything else that cannot be seen becomes U+FFFD, so that a name that
+    hides something does not look like one that does not.
+    """
+    text = str(value)
+    total = len(text)
+    shown = " ".join(text[:limit].split())
+    shown = "".join(_REPLACEMENT if unicodedata.category(c) in _INVISIBLE else c for c in shown)
+    return shown if total <= limit else f"{shown}… ({total:,} characters)"
+
+
+def finite(value: Any) -> Any:
+    """The same JSON-able value with NaN and infinities as ``None`` (JSON has no word for them)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def percent(value: float | None) -> str:
+    """0.9312 → ``93.1%``; ``None`` → ``not measured``."""
+    return "not measured" if value is None else f"{100 * value:.1f}%"
+
+
+def number(value: float | None) -> str:
+    """At most four significant digits, thousands separated; ``None`` → ``not measured``."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def size(count: float | None) -> str:
+    """Bytes → ``44.7 MB`` (decimal)."""
+    if count is None:
+        return "not known"
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count = count / 1000
+    return f"{count:.1f} GB"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds → ``0.4 s``, ``3 min 05 s``."""
+    if value is None:
+        return "not measured"
+    return f"{value:.1f} s" if value < 100 else f"{int(value) // 60} min {int(value) % 60:02d} s"
+
+
+def words(value: object, limit: int = 300) -> str:
+    """Any JSON value as a short phrase: numbers, yes or no, lists cut after eight, mappings flattened."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return number(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{label(key)} {words(item, 80)}" for key, item in list(value.items())[:8])
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        shown = ", ".join(words(item, 80) for item in value[:8])
+        return shown if len(value) <= 8 else f"{shown}, … ({len(value)} in all)"
+    return plain(value, limit)
+
+
+def label(key: object) -> str:
+    """``rank_correlation`` → ``rank correlation``."""
+    return plain(key, 80).replace("_", " ")

@@ -1,0 +1,152 @@
+"""The checked-in schema: whether a document keeps it, and its page ``docs/report-format.md``.
+
+Reads the part of JSON Schema 2020-12 that ``schema.json`` uses: an installed wiper needs no validator.
+``python -m wiper_cli.reports.schema`` prints the page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+_TYPES: Mapping[str, Callable[[Any], bool]] = {
+    "null": lambda v: v is None,
+    "boolean": lambda v: isinstance(v, bool),
+    "integer": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "number": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+    "string": lambda v: isinstance(v, str),
+    "array": lambda v: isinstance(v, list),
+    "object": lambda v: isinstance(v, dict),
+}
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The whole of ``schema.json``."""
+    loaded: dict[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_text("utf-8"))
+    return loaded
+
+
+def problem(document: Any) -> str:
+    """The first thing in which ``document`` departs from the schema, or an empty string."""
+    by_name = {"wiper-report/1": "report", "wiper-reports/1": "reports"}
+    name = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(name, str) or name not in by_name:
+        return f"its schema is not one of {', '.join(by_name)}"
+    return _problem(document, schema()["$defs"][by_name[name]], "the document")
+
+
+def _types(rule: Schema) -> list[str]:
+    declared = rule.get("type", [])
+    return [declared] if isinstance(declared, str) else list(declared)
+
+
+def _problem(value: Any, rule: Schema, where: str) -> str:
+    if "$ref" in rule:
+        return _problem(value, _named(rule["$ref"]), where)
+    types = _types(rule)
+    if types and not any(_TYPES[name](value) for name in types):
+        return f"{where} is not {' or '.join(types)}"
+    if "const" in rule and value != rule["const"]:
+        return f"{where} is not {rule['const']!r}"
+    if "enum" in rule and (value not in rule["enum"] or isinstance(value, bool)):
+        return f"{where} is none of {', '.join(map(str, rule['enum']))}"
+    if isinstance(value, str):
+        return "" if re.search(rule.get("pattern", ""), value) else f"{where} has the wrong form"
+    if isinstance(value, (int, float)):
+        low, high = rule.get("minimum", value), rule.get("maximum", value)
+        return "" if low <= value <= high else f"{where} is outside {low}..{high}"
+    if isinstance(value, list):
+        return _list_problem(value, rule, where)
+    return _object_problem(value, rule, where) if isinstance(value, dict) else ""
+
+
+def _list_problem(value: list[Any], rule: Schema, where: str) -> str:
+    if not rule.get("minItems", 0) <= len(value) <= rule.get("maxItems", len(value)):
+        return f"{where} has {len(value)} entries"
+    for index, item in enumerate(value):
+        if wrong := _problem(item, rule.get("items", {}), f"{where}[{index}]"):
+            return wrong
+    return ""
+
+
+def _object_problem(value: dict[str, Any], rule: Schema, where: str) -> str:
+    properties, others = rule.get("properties", {}), rule.get("additionalProperties", True)
+    for name in rule.get("required", ()):
+        if name not in value:
+            return f"{where} has no {name!r}"
+    for name, item in value.items():
+        if name not in properties and others is False:
+            return f"{where} has an unknown field {name[:60]!r}"
+        kept = properties.get(name, others if isinstance(others, dict) else {})
+        if wrong := _problem(item, kept, f"{where}, {name[:60]}"):
+            return wrong
+    return ""
+
+
+def _named(reference: str) -> dict[str, Any]:
+    found: dict[str, Any] = schema()["$defs"][reference.removeprefix("#/$defs/")]
+    return found
+
+
+def _kind(rule: Schema) -> str:
+    """``rule`` in a few words for a table."""
+    if "const" in rule:
+        return f"`{rule['const']}`"
+    if "enum" in rule:
+        return ", ".join(f"`{choice}`" for choice in rule["enum"])
+    if "$ref" in rule and rule["$ref"].endswith("/fraction"):
+        return "fraction or null"
+    if "$ref" in rule:
+        return _kind(_named(rule["$ref"]))
+    names = [name for name in _types(rule) if name != "array" or "items" not in rule]
+    if "items" in rule:
+        names.insert(0, f"array of {_kind(rule['items'])}".replace(" or ", "/"))
+    return " or ".join(names)
+
+
+def _rows(rule: Schema, prefix: str) -> list[str]:
+    rows = []
+    for name, entry in rule.get("properties", {}).items():
+        target = _named(entry["$ref"]) if "$ref" in entry else entry
+        item = target.get("items", {})
+        inner = _named(item["$ref"]) if "$ref" in item else item
+        about = entry.get("description", target.get("description", ""))
+        rows.append(f"| `{prefix}{name}` | {_kind(entry)} | {about} |")
+        rows += _rows(target, f"{prefix}{name}.") + _rows(inner, f"{prefix}{name}[].")
+    return rows
+
+
+_INTRODUCTION = """# Report format
+
+`-f json` writes one document a run; every other format is rendered from it, also later and without torch:
+`wiper report RESULT.json -f html=page.html`. The schema is `wiper_cli/reports/schema.json` (JSON Schema
+2020-12). This page is generated from it: `python -m wiper_cli.reports.schema > docs/report-format.md`.
+
+- A run over one model is a *report* (`wiper-report/1`); over several, a list document (`wiper-reports/1`)
+  with `reports` and one `exit_code`: 1 before 2 before 3 before 0.
+- Fractions are in 0..1. `null` is "not measured"; a part that a command does not have is absent or `null`.
+- NaN and infinities do not occur. Text is ASCII with JSON escapes: nothing in a name can steer a terminal.
+- Classes are given by index into `model.classes`. Names, paths and class names come from the examined files:
+  treat them as hostile.
+- Fields are added within version 1 only together with the schema; a field never changes its meaning.
+- SARIF is 2.1.0, one run for all models; findings sit at line 1 of the file and name tensor, node or archive
+  member as logical locations. Fingerprints are made of rule, digest of the file and place.
+
+"""
+
+
+def markdown() -> str:
+    """The page ``docs/report-format.md``."""
+    rows = _rows(_named("#/$defs/report"), "")
+    return _INTRODUCTION + "\n".join(["| field | type | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,308 @@
+"""What every human report tells: verdict, numbers, findings, what was not done, how to repeat it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wiper_cli.reports.plain import Report, label, number, percent, plain, seconds, size, words
+
+#: Verdict → word and sign; the sign's shape alone tells them apart.
+VERDICTS: Mapping[str, tuple[str, str]] = {
+    "no_finding": ("No finding", "○"),
+    "suspicious": ("Suspicious", "▲"),
+    "malicious": ("Malicious", "■"),
+    "incomplete": ("Incomplete", "◇"),
+}
+
+#: Severity → sign.
+SEVERITIES: Mapping[str, str] = {"critical": "■", "high": "▲", "medium": "◆", "low": "●", "info": "○"}
+
+_RANK = tuple(SEVERITIES)
+
+#: Said under every report.
+LIMIT = "No finding does not show that a model has no backdoor; no test of a trained network can."
+
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share with its interval, as measured on ``n`` images; what was not measured is ``None``."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+    @property
+    def text(self) -> str:
+        """``93.1% [90.5–95.0], n = 500``."""
+        interval = f" {self.interval}" if self.interval else ""
+        return percent(self.value) + interval + ("" if self.n is None else f", n = {self.n:,}")
+
+    @property
+    def interval(self) -> str:
+        """``[90.5–95.0]`` in percent; empty when there is none."""
+        return (
+            "" if self.low is None or self.high is None else f"[{100 * self.low:.1f}–{100 * self.high:.1f}]"
+        )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One of the three numbers. ``base``: what a model without the backdoor would show, where measured."""
+
+    name: str
+    before: Rate | None
+    after: Rate | None = None
+    base: Rate | None = None
+    note: str = ""
+
+
+def rate(value: Mapping[str, Any] | None) -> Rate | None:
+    """From the report's ``{value, n, interval}``; ``None`` when it was not measured."""
+    if not value or value["value"] is None:
+        return None
+    low, high = value.get("interval") or (None, None)
+    return Rate(value["value"], low, high, value.get("n"))
+
+
+def class_name(report: Report, index: int | None) -> str:
+    """``class 0 (airplane)``; only the number where the name says no more."""
+    if index is None:
+        return "no class"
+    names = (report.get("model") or {}).get("classes") or []
+    name = plain(names[index], 40) if index < len(names) else ""
+    return f"class {index} ({name})" if name and name != str(index) else f"class {index}"
+
+
+def measures(report: Report) -> tuple[Measure, ...]:
+    """The three numbers: from the verification where there is one, else what a scan knows."""
+    verification = report.get("verification") or {}
+    before, after = verification.get("before"), verification.get("after")
+    if not before:
+        return tuple(_scanned(report))
+    found = [Measure("Clean accuracy", rate(before["acc"]), rate(after["acc"]) if after else None)]
+    chosen = headline_trigger(before)
+    if chosen:
+        index, trigger = chosen
+        twin = _twin(trigger, index, after)
+        target = class_name(report, trigger.get("target"))
+        about = f"{trigger['origin']} {plain(trigger['family'], 40)} → {target}"
+        base = rate(trigger.get("base_rate"))
+        found.append(Measure("Trigger's success", rate(trigger["asr"]), rate(twin.get("asr")), base, about))
+        found.append(
+            Measure("Accuracy under the trigger", rate(trigger.get("ra")), rate(twin.get("ra")), None, about)
+        )
+    return tuple(measure for measure in found if measure.before or measure.after)
+
+
+def headline_trigger(before: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]] | None:
+    """(index, trigger) with the greatest success on the original file."""
+    measured = [(index, trigger) for index, trigger in enumerate(before["triggers"]) if rate(trigger["asr"])]
+    return max(measured, key=lambda pair: pair[1]["asr"]["value"], default=None)
+
+
+def pairs(report: Report) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Every trigger measured before, with its twin after (empty when there is none)."""
+    verification = report.get("verification") or {}
+    before, after = verification.get("before") or {"triggers": []}, verification.get("after")
+    return [(trigger, _twin(trigger, index, after)) for index, trigger in enumerate(before["triggers"])]
+
+
+def _twin(trigger: Mapping[str, Any], index: int, after: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The same trigger among those measured after: all that names it agrees, else family and position do."""
+
+    def key(entry: Mapping[str, Any]) -> str:
+        named = [entry["family"], entry["origin"], entry.get("target"), entry.get("parameters")]
+        return json.dumps(named, sort_keys=True)
+
+    others = after["triggers"] if after else []
+    same = [other for other in others if key(other) == key(trigger)]
+    at_index = [other for other in others[index : index + 1] if other["family"] == trigger["family"]]
+    none: Mapping[str, Any] = {}
+    return next(iter(same + at_index), none)
+
+
+def _scanned(report: Report) -> Iterator[Measure]:
+    accuracy = (report.get("clean") or {}).get("accuracy")
+    if accuracy is not None:
+        yield Measure("Clean accuracy", Rate(accuracy))
+    best: Measure | None = None
+    for detector in all_detectors(report):
+        trigger = detector.get("trigger") or {}
+        success = (trigger.get("facts") or {}).get("success")
+        if isinstance(success, (int, float)) and 0 <= success <= 1:
+            about = f"recovered {plain(trigger['family'], 40)} → {class_name(report, trigger.get('target'))}"
+            if best is None or best.before is None or success > best.before.value:
+                best = Measure("Recovered trigger's success", Rate(success), note=about)
+    if best:
+        yield best
+
+
+def all_detectors(report: Report) -> Sequence[Mapping[str, Any]]:
+    """The detectors of the scan; none when there was no detection."""
+    found: Sequence[Mapping[str, Any]] = (report.get("detection") or {}).get("detectors", ())
+    return found
+
+
+def detector_state(detector: Mapping[str, Any]) -> str:
+    """``fired``, ``silent`` or ``not run``."""
+    return "not run" if not detector["ran"] else "fired" if detector.get("fired") else "silent"
+
+
+def detector_rows(report: Report, detector: Mapping[str, Any]) -> list[Row]:
+    """What it measured, against what, and where that comes from."""
+    if not detector["ran"]:
+        return [("reason", plain(detector.get("reason") or "not said"))]
+    rows = [("measured", number(detector.get("statistic"))), ("threshold", number(detector.get("threshold")))]
+    if detector.get("threshold_origin"):
+        rows.append(("threshold from", plain(detector["threshold_origin"], 400)))
+    rows.append(("false alarms on clean models", percent(detector.get("false_alarm_rate"))))
+    if detector.get("target") is not None:
+        rows.append(("suspected target", class_name(report, detector["target"])))
+    if detector.get("p_value") is not None:
+        rows.append(("p value", number(detector["p_value"])))
+    rows += [(label(key), words(value)) for key, value in list((detector.get("facts") or {}).items())[:20]]
+    if detector.get("seconds") is not None:
+        rows.append(("took", seconds(detector["seconds"])))
+    return rows
+
+
+def findings(report: Report) -> list[Mapping[str, Any]]:
+    """Gravest first; otherwise in the order of the report."""
+    return sorted(report["findings"], key=lambda finding: _RANK.index(finding["severity"]))
+
+
+def evidence(finding: Mapping[str, Any]) -> list[Row]:
+    """What was measured, the threshold and its origin first; then the rest, then the place."""
+    facts = finding.get("evidence") or {}
+    first = [
+        key for key in ("statistic", "threshold", "threshold_origin", "false_alarm_rate") if key in facts
+    ]
+    order = first + [key for key in facts if key not in first]
+    rows = [(label(key), words(facts[key])) for key in order[:20]]
+    return rows + [
+        (label(key), words(value)) for key, value in list((finding.get("place") or {}).items())[:8]
+    ]
+
+
+def undone(report: Report) -> list[Row]:
+    """(what, why) of everything that did not happen, detectors that could not run included."""
+    rows = [(plain(entry["what"], 300), plain(entry["why"], 600)) for entry in report["not_done"]]
+    said = {what for what, _ in rows}
+    for detector in all_detectors(report):
+        title = plain(detector["title"], 300)
+        if not detector["ran"] and title not in said and plain(detector["name"], 300) not in said:
+            rows.append((title, plain(detector.get("reason") or "not said", 600)))
+    return rows
+
+
+def model_rows(report: Report) -> list[Row]:
+    """The file and the network in it."""
+    model = report.get("model") or {}
+    if not model:
+        return []
+    architecture, given, head = (model.get(part) or {} for part in ("architecture", "input", "head"))
+    rows = [("file", plain(model["path"], 300)), ("kind", plain(model.get("kind") or "not recognised", 80))]
+    if model.get("size") is not None:
+        rows.append(("size", size(model["size"])))
+    rows.append(("opened", plain(model["opened"], 80)))
+    if architecture.get("name"):
+        how = f" ({plain(architecture['how'], 200)})" if architecture.get("how") else ""
+        rows.append(("architecture", plain(architecture["name"], 200) + how))
+    if architecture.get("candidates"):
+        rows.append(("also possible", words(architecture["candidates"])))
+    if model.get("parameters") is not None:
+        rows.append(("parameters", number(model["parameters"])))
+    if given:
+        shape = [str(given.get(part) or "any") for part in ("channels", "height", "width")]
+        batch = f", batch {given['batch']}" if given.get("batch") else ""
+        rows.append(("input", " × ".join(shape) + batch))
+    if head.get("units") is not None:
+        rows.append(("head", f"{number(head['units'])} units → {words(head.get('classes'))} classes"))
+    return rows + [("note", plain(note, 400)) for note in model.get("notes") or ()]
+
+
+def clean_rows(report: Report) -> list[Row]:
+    """The clean set: how many, in which parts, what was left out."""
+    clean = report.get("clean") or {}
+    if not clean:
+        return []
+    rows = [("folder", plain(clean.get("path", ""), 300)), ("images", words(clean.get("images")))]
+    if clean.get("used"):
+        rows.append(("parts", ", ".join(f"{label(part)} {words(n)}" for part, n in clean["used"].items())))
+    if clean.get("labels"):
+        rows.append(("labels", plain(clean["labels"], 300)))
+    if clean.get("accuracy") is not None:
+        rows.append(("accuracy of the original", percent(clean["accuracy"])))
+    for entry in clean.get("skipped") or ():
+        examples = f": {words(entry['examples'][:3])}" if entry.get("examples") else ""
+        rows.append(("skipped", f"{words(entry['count'])} × {plain(entry['reason'], 200)}{examples}"))
+    return rows + [
+        ("converted", f"{words(entry['count'])} × {plain(entry['what'], 200)}")
+        for entry in clean.get("converted") or ()
+    ]
+
+
+def preprocessing_rows(report: Report) -> list[Row]:
+    """From a picture to the network's input, and who said so."""
+    used = report.get("preprocessing") or {}
+    keys = ("size", "resize", "crop", "interpolation", "mean", "std", "origin", "margin")
+    rows = [(key, words(used[key])) for key in keys if used.get(key) is not None]
+    return rows + [
+        (f"tried {plain(entry['name'], 80)}", percent(entry["accuracy"]))
+        for entry in used.get("candidates") or ()
+    ]
+
+
+def purification_rows(report: Report) -> list[Row]:
+    """What the purifier did, what was written, with its settings."""
+    done = report.get("purification") or {}
+    if not done:
+        return []
+    rows = [("method", plain(done["method"], 80)), ("accepted", words(done["accepted"]))]
+    if done.get("reason"):
+        rows.append(("reason", plain(done["reason"], 600)))
+    changed = done.get("changed") or ()
+    if changed:
+        elements = sum(entry.get("elements") or 0 for entry in changed)
+        rows.append(("changed", f"{len(changed)} tensors, {number(elements)} values"))
+    written = done.get("output") or {}
+    if written:
+        rows += [("written", plain(written["path"], 300)), ("its sha256", words(written["sha256"]))]
+    if written.get("largest_logit_difference") is not None:
+        rows.append(("largest logit difference in its runtime", number(written["largest_logit_difference"])))
+    rows += [("note", plain(note, 400)) for note in done.get("notes") or ()]
+    return rows + [
+        (f"setting {label(key)}", words(value)) for key, value in (done.get("settings") or {}).items()
+    ]
+
+
+def command_line(report: Report) -> str:
+    """The command as a shell would take it, made harmless to look at."""
+    return "wiper " + plain(shlex.join(report["arguments"]), 1000)
+
+
+def reproduce(report: Report) -> list[Row]:
+    """Command, digests, seed, versions."""
+    rows = [("command", command_line(report))]
+    model = report.get("model") or {}
+    if model.get("sha256"):
+        rows.append(("sha256", model["sha256"]))
+    rows.append(("seed", "none" if report.get("seed") is None else str(report["seed"])))
+    rows.append(("wiper", plain(report["tool"]["version"], 40)))
+    rows += [(label(key), words(value)) for key, value in (report.get("environment") or {}).items()]
+    isolation = report.get("isolation") or {}
+    if isolation:
+        confined = "confined" if isolation.get("confined") else "not confined"
+        note = f": {plain(isolation['note'], 300)}" if isolation.get("note") else ""
+        rows.append(("isolation", f"{words(isolation.get('process', 'none'))}, {confined}{note}"))
+    timing = report.get("timing") or {}
+    if timing:
+        rows.append(("time", ", ".join(f"{label(key)} {seconds(value)}" for key, value in timing.items())))
+    return [*rows, ("made", plain(report["created"], 40)), ("exit code", str(report["exit_code"]))]

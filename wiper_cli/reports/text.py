@@ -1,0 +1,157 @@
+"""The report on a terminal: rich, as wide as asked, coloured only when asked."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from wiper_cli.reports import story
+from wiper_cli.reports.plain import Report, Style, percent, plain
+from wiper_cli.rules import known
+
+_COLOURS = {"no_finding": "green", "suspicious": "yellow", "malicious": "red", "incomplete": "magenta"}
+_SEVERITY = {"critical": "red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
+_STATE = {"fired": ("▲", "yellow"), "silent": ("○", "green"), "not run": ("◇", "magenta")}
+
+
+def render(reports: Sequence[Report], style: Style) -> str:
+    console = Console(
+        file=io.StringIO(),
+        width=style.width,
+        force_terminal=style.colour,
+        color_system="standard" if style.colour else None,
+        no_color=not style.colour,
+        legacy_windows=False,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        _environ={},
+    )
+    for position, report in enumerate(reports):
+        if position:
+            console.print()
+            console.rule(style="dim")
+        _report(console, report)
+    if len(reports) > 1:
+        console.rule(style="dim")
+        _overview(console, reports)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _report(console: Console, report: Report) -> None:
+    word, sign = story.VERDICTS[report["verdict"]]
+    path = plain((report.get("model") or {}).get("path", ""), 200)
+    console.print(
+        Text.assemble((f"{sign} {word.upper()}", f"bold {_COLOURS[report['verdict']]}"), "  ", (path, "bold"))
+    )
+    console.print(Padding(Text(plain(report["sentence"], 800)), (0, 0, 0, 2)))
+    _numbers(console, report)
+    _findings(console, report)
+    _detectors(console, report)
+    _rows(console, "Purification", story.purification_rows(report))
+    undone = story.undone(report)
+    _rows(console, "Not done", undone)
+    _rows(console, "Model", story.model_rows(report))
+    _rows(console, "Clean set", story.clean_rows(report))
+    _rows(console, "Reproduce", story.reproduce(report))
+    console.print()
+    console.print(Text(story.LIMIT, style="dim"))
+
+
+def _heading(console: Console, title: str) -> None:
+    console.print()
+    console.print(Text(title, style="bold"))
+
+
+def _grid() -> Table:
+    grid = Table.grid(padding=(0, 2), pad_edge=False)
+    grid.add_column(style="dim", max_width=30, overflow="fold")
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def _rows(console: Console, title: str, rows: Sequence[story.Row]) -> None:
+    if not rows:
+        return
+    _heading(console, title)
+    grid = _grid()
+    for name, value in rows:
+        grid.add_row(Text(name), Text(value))
+    console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+def _numbers(console: Console, report: Report) -> None:
+    measures = story.measures(report)
+    if not measures:
+        return
+    console.print()
+    table = Table.grid(padding=(0, 2), pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
+    for measure in measures:
+        values = [rate for rate in (measure.before, measure.after) if rate]
+        change = Text(" → ".join(percent(rate.value) for rate in values), style="bold")
+        details = [rate.interval for rate in values if rate.interval]
+        detail = " → ".join(details) + (f", n = {values[-1].n:,}" if values[-1].n else "")
+        if measure.base:
+            detail += f"; base rate {percent(measure.base.value)}"
+        table.add_row(Text(measure.name), change, Text(detail))
+    console.print(Padding(table, (0, 0, 0, 2)))
+    for note in dict.fromkeys(measure.note for measure in measures if measure.note):
+        console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
+
+
+def _findings(console: Console, report: Report) -> None:
+    found = story.findings(report)
+    _heading(console, f"Findings ({len(found)})" if found else "Findings: none")
+    for finding in found:
+        severity = finding["severity"]
+        head = (f"{story.SEVERITIES[severity]} {severity}", _SEVERITY[severity])
+        console.print(
+            Padding(Text.assemble(head, f"  {finding['rule']}  ", known(finding["rule"]).title), (0, 0, 0, 2))
+        )
+        console.print(Padding(Text(plain(finding["message"], 800)), (0, 0, 0, 4)))
+        grid = _grid()
+        for name, value in story.evidence(finding):
+            grid.add_row(Text(name), Text(value))
+        if grid.row_count:
+            console.print(Padding(grid, (0, 0, 0, 4)))
+
+
+def _detectors(console: Console, report: Report) -> None:
+    detectors = story.all_detectors(report)
+    if not detectors:
+        return
+    calibrated = (report.get("detection") or {}).get("calibrated")
+    _heading(console, "Detectors" if calibrated else "Detectors (thresholds are not calibrated)")
+    for detector in detectors:
+        state = story.detector_state(detector)
+        sign, colour = _STATE[state]
+        head = Text.assemble((f"{sign} {state}", colour), "  ", plain(detector["title"], 200))
+        console.print(Padding(head, (0, 0, 0, 2)))
+        rows = dict(story.detector_rows(report, detector)[:4])
+        if state == "not run":
+            line = rows["reason"]
+        else:
+            line = f"measured {rows['measured']}, threshold {rows['threshold']}"
+            line += f" ({rows['threshold from']})" if "threshold from" in rows else ""
+        console.print(Padding(Text(line, style="dim"), (0, 0, 0, 4)))
+
+
+def _overview(console: Console, reports: Sequence[Report]) -> None:
+    table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for report in reports:
+        word, sign = story.VERDICTS[report["verdict"]]
+        path = plain((report.get("model") or {}).get("path", ""), 200)
+        table.add_row(Text(f"{sign} {word}", style=_COLOURS[report["verdict"]]), Text(path))
+    console.print(table)

@@ -1,0 +1,232 @@
+"""Every rule a finding can name: what it means and what to do. Standard library only.
+
+``python -m wiper_cli.rules`` prints ``docs/rules.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from wiper_cli.verdict import Severity
+
+#: Ids move between releases, so the one they were read from is part of every report.
+ATLAS_VERSION = "5.6.0"
+
+#: MITRE ATLAS techniques that a rule can name.
+ATLAS: Mapping[str, str] = {
+    "AML.T0010.003": "AI Supply Chain Compromise: Model",
+    "AML.T0011.000": "User Execution: Unsafe AI Artifacts",
+    "AML.T0018.000": "Manipulate AI Model: Poison AI Model",
+    "AML.T0018.001": "Manipulate AI Model: Modify AI Model Architecture",
+    "AML.T0018.002": "Manipulate AI Model: Embed Malware",
+    "AML.T0020": "Poison Training Data",
+    "AML.T0029": "Denial of AI Service",
+    "AML.T0043.004": "Craft Adversarial Data: Insert Backdoor Trigger",
+}
+
+#: Weakness classes that a rule can name.
+CWE: Mapping[int, str] = {
+    22: "Improper Limitation of a Pathname to a Restricted Directory ('Path Traversal')",
+    59: "Improper Link Resolution Before File Access ('Link Following')",
+    125: "Out-of-bounds Read",
+    400: "Uncontrolled Resource Consumption",
+    436: "Interpretation Conflict",
+    502: "Deserialization of Untrusted Data",
+    506: "Embedded Malicious Code",
+    912: "Hidden Functionality",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``severity``: the usual one; a finding carries its own. ``cwe``, ``atlas``: keys of the tables above."""
+
+    id: str
+    title: str
+    means: str
+    do: str
+    severity: Severity
+    cwe: tuple[int, ...] = ()
+    atlas: tuple[str, ...] = ()
+
+    def help(self) -> str:
+        """Markdown: what it means, what to do, where it belongs."""
+        lines = [f"**What it means.** {self.means}", "", f"**What to do.** {self.do}"]
+        if self.cwe or self.atlas:
+            lines += ["", f"**See.** {'; '.join(self.references())}."]
+        return "\n".join(lines)
+
+    def references(self) -> list[str]:
+        """``CWE-912 Hidden Functionality``, ``ATLAS AML.T0020 Poison Training Data``, …"""
+        weaknesses = [f"CWE-{number} {CWE[number]}" for number in self.cwe]
+        return weaknesses + [f"ATLAS {technique} {ATLAS[technique]}" for technique in self.atlas]
+
+
+_PLANTED = ("AML.T0018.000", "AML.T0020", "AML.T0043.004")
+
+_TABLE = (
+    Rule(
+        id="WIPER-B01",
+        title="One class reaches an outlying margin",
+        means="Some input, found by gradient ascent and unlike any image, lifts one class above the runner- "
+        "up much further than any other class can be lifted. A backdoor leaves such a shortcut to its "
+        "target; so, sometimes, does an unbalanced training set.",
+        do="Read the class named as target and ask whether an attacker would want it. Run `wiper purify`, "
+        "or retrain from data that you trust. Alone, this statistic is a suspicion.",
+        severity=Severity.MEDIUM,
+        cwe=(912,),
+        atlas=_PLANTED,
+    ),
+    Rule(
+        id="WIPER-B02",
+        title="One small warp sends every image to one class",
+        means="A single smooth displacement of about a pixel, the same for all images, changes the "
+        "predictions of held-out clean images to one class far more often than it can on a model "
+        "without a backdoor.",
+        do="Look at the pictures in the report: the two images hardly differ to the eye. Do not deploy the "
+        "model; run `wiper purify`, or retrain from data that you trust.",
+        severity=Severity.HIGH,
+        cwe=(912,),
+        atlas=_PLANTED,
+    ),
+    Rule(
+        id="WIPER-B03",
+        title="One small square sends held-out images to one class",
+        means="The same small square, at the same place, overrides the content of clean images that took no "
+        "part in finding it, and the model answers with one class.",
+        do="Look at the recovered square and try it on images of your own. Do not deploy the model; run "
+        "`wiper purify`, or retrain from data that you trust.",
+        severity=Severity.HIGH,
+        cwe=(912,),
+        atlas=_PLANTED,
+    ),
+    Rule(
+        id="WIPER-B04",
+        title="A trigger succeeds above the bar",
+        means="A trigger that was given, built in or recovered sends images of other classes to its target "
+        "more often than the bar allows, measured on clean images that nothing was chosen on.",
+        do="Treat the model as backdoored. After a purification this means that the purification failed: "
+        "try another method or more clean images, or retrain.",
+        severity=Severity.CRITICAL,
+        cwe=(912,),
+        atlas=_PLANTED,
+    ),
+    Rule(
+        id="WIPER-P01",
+        title="The purification was not accepted",
+        means="The purified weights lost too much accuracy, left a recovered trigger working, or set off a "
+        "probe that the method had not trained against. Nothing was written.",
+        do="Read the reason in the report. More clean images help most; else another method or more "
+        "epochs. Keep the original out of use meanwhile.",
+        severity=Severity.HIGH,
+        cwe=(912,),
+        atlas=("AML.T0018.000",),
+    ),
+    Rule(
+        id="WIPER-F01",
+        title="Weights are NaN or infinite",
+        means="At least one weight is not a finite number. The model's answers are undefined wherever that "
+        "weight takes part, and no statistic of the file can be trusted.",
+        do="Get the file again and compare digests; if it is as its author made it, it is broken.",
+        severity=Severity.HIGH,
+    ),
+    Rule(
+        id="WIPER-F02",
+        title="The preprocessing was chosen by accuracy",
+        means="Neither flags nor the files beside the model say how images are scaled and normalised, so "
+        "the usual candidates were tried and the most accurate on the select part was kept.",
+        do="If the margin to the next candidate is small, say it yourself with `--mean`, `--std`, "
+        "`--input-size` and `--resize`: a wrong choice lowers every number in the report.",
+        severity=Severity.INFO,
+    ),
+)
+
+RULES: Mapping[str, Rule] = {rule.id: rule for rule in _TABLE}
+
+_HOSTILE = (
+    Rule(
+        id="WIPER-ST",
+        title="The safetensors file breaks the format",
+        means="The header says something that the format forbids or that two readers would understand "
+        "differently (repeated keys, holes or overlaps between tensors, unknown fields, sizes that do "
+        "not add up). No honest exporter writes this. The file was not loaded.",
+        do="Do not load the file anywhere. Get it again from its author and compare digests.",
+        severity=Severity.CRITICAL,
+        cwe=(436, 125, 400),
+        atlas=("AML.T0010.003", "AML.T0011.000"),
+    ),
+    Rule(
+        id="WIPER-TS",
+        title="The TorchScript archive breaks a safety rule",
+        means="The archive holds something that no exporter writes and that could run or be read "
+        "differently on loading (code that runs while loading, unknown pickle opcodes or globals, "
+        "records whose length does not fit, names that collide). It was read as bytes and not loaded.",
+        do="Do not load the file anywhere: loading may already execute it. Get it again from its author, "
+        "or ask for safetensors.",
+        severity=Severity.CRITICAL,
+        cwe=(502, 506, 436),
+        atlas=("AML.T0010.003", "AML.T0011.000", "AML.T0018.002"),
+    ),
+    Rule(
+        id="WIPER-ONNX",
+        title="The ONNX file breaks a safety rule",
+        means="The file refers to data outside its folder or through links, or holds messages that two "
+        "readers would understand differently. It was read as bytes and not loaded.",
+        do="Do not load the file anywhere. Get it again from its author, with its external data as plain "
+        "files beside it.",
+        severity=Severity.CRITICAL,
+        cwe=(22, 59, 436),
+        atlas=("AML.T0010.003", "AML.T0011.000", "AML.T0018.001"),
+    ),
+)
+
+#: Rules about hostile files, by the part of the id before the number; the finding's sentence says which one.
+FAMILIES: Mapping[str, Rule] = {rule.id: rule for rule in _HOSTILE}
+
+
+def rule(identifier: str) -> Rule:
+    """The rule of an id; an id of a family (``WIPER-TS-001``) gets the family's text.
+
+    Raises :class:`KeyError` for an id that neither table knows.
+    """
+    if identifier in RULES:
+        return RULES[identifier]
+    return replace(FAMILIES[identifier.rpartition("-")[0]], id=identifier)
+
+
+def known(identifier: str) -> Rule:
+    """As :func:`rule`, but an unknown id (a report by a later version) gets a text that says so."""
+    try:
+        return rule(identifier)
+    except KeyError:
+        return Rule(
+            id=identifier,
+            title="A rule that this version does not know",
+            means="The report was made by another version of wiper; its sentence stands, this explanation "
+            "does not.",
+            do="Read the finding's own sentence, or render the report with the version that made it.",
+            severity=Severity.MEDIUM,
+        )
+
+
+def markdown() -> str:
+    """The page ``docs/rules.md``."""
+    lines = [
+        "# Rules",
+        "",
+        "Every finding names one of these. Generated: `python -m wiper_cli.rules > docs/rules.md`.",
+        f"ATLAS ids are those of version {ATLAS_VERSION}. Severities are the usual ones; a finding has its own.",
+        "",
+        "| rule | severity | in a sentence |",
+        "|---|---|---|",
+    ]
+    shown = [(entry.id, entry) for entry in _TABLE] + [(f"{entry.id}-*", entry) for entry in _HOSTILE]
+    lines += [f"| {name} | {entry.severity.word} | {entry.title} |" for name, entry in shown]
+    for name, entry in shown:
+        lines += ["", f"## {name}: {entry.title}", "", entry.help()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
