@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from formats import Edit
-from wiper_cli.classifier import Classifier
-from wiper_cli.perturbations import Recovered
-from wiper_cli.progress import Progress
-from wiper_cli.splits import Clean
+
+if TYPE_CHECKING:
+    from wiper_cli.classifier import Classifier
+    from wiper_cli.perturbations import Recovered
+    from wiper_cli.progress import Progress
+    from wiper_cli.splits import Clean
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,16 @@ class Purified:
 
 class Purifier(Protocol):
     """A frozen dataclass of typed settings with defaults; batch norm stays frozen; deterministic under
-    ``seed`` on the CPU. ``needs``: any of "labels", "body" (gradients through the whole network), "head"."""
+    ``seed`` on the CPU. ``presets``: named sets of fields that differ from the defaults."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Any of "labels", "body" (gradients through the whole network), "head"; depends on the settings."""
+        ...
 
     def run(
         self,

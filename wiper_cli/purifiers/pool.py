@@ -1,0 +1,158 @@
+"""The universal perturbations that ``unlearn`` shows its student: random ones, and variants of finds.
+
+Every member attacks the model as found, never the student: it either leads away from the label (target -1)
+or towards a suspected class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wiper_cli.perturbations import FAMILIES, Patch, Pool, Recovered, Shape, relative_size
+
+#: Families that start from noise. A random ``square`` is nothing to optimise: squares come from finds only.
+OPEN_FAMILIES = ("additive", "patch", "sparse", "warp", "smooth")
+UNTARGETED = -1
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Group:
+    """Members of one family; ``targets`` int64 [K], -1 for untargeted; ``share``: of a batch."""
+
+    pool: Pool
+    targets: Tensor
+    share: float
+    find: Recovered | None = None
+
+
+class Perturbations:
+    """All groups; draws for each image a group and a member, and makes the members stronger."""
+
+    def __init__(self, groups: Sequence[Group], device: torch.device, generator: torch.Generator) -> None:
+        self.groups = [Group(g.pool.to(device), g.targets, g.share, g.find) for g in groups]
+        self.device, self.generator = device, generator
+        self._shares = torch.tensor([g.share for g in groups])
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Everything that is optimised."""
+        return [p for group in self.groups for p in group.pool.parameters]
+
+    def stamp(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images in 0..1 [N,C,H,W] → the same perturbed, each by a random member, differentiable in
+        :attr:`parameters`; and the members' targets, int64 [N] on the device."""
+        drawn = torch.multinomial(self._shares, len(images), replacement=True, generator=self.generator)
+        order = drawn.argsort(stable=True)
+        counts = torch.bincount(drawn, minlength=len(self.groups)).tolist()
+        parts, targets = [], []
+        for group, chunk in zip(self.groups, torch.split(images[order.to(self.device)], counts), strict=True):
+            if not len(chunk):
+                continue
+            member = torch.randint(len(group.pool), (len(chunk),), generator=self.generator)
+            parts.append(group.pool.stamp(chunk, member.to(self.device)))
+            targets.append(group.targets[member])
+        back = order.argsort().to(self.device)
+        return torch.cat(parts)[back], torch.cat(targets).to(self.device)[back]
+
+    def strengthen(self, logits: Tensor, labels: Tensor, targets: Tensor) -> None:
+        """One sign step of all members, given what the attacked model says of perturbed images: raises the
+        cross-entropy to the label, or lowers that to the target."""
+        free = targets == UNTARGETED
+        loss = F.cross_entropy(logits, torch.where(free, labels, targets), reduction="none")
+        parameters = self.parameters
+        if not parameters:
+            return
+        torch.autograd.backward(torch.where(free, -loss, loss).sum(), inputs=parameters)
+        for group in self.groups:
+            group.pool.sign_step()
+
+    def vary(self) -> None:
+        """Draws new variants of the finds that have nothing to optimise."""
+        for group in self.groups:
+            if group.find is not None and not group.pool.parameters:
+                kind = FAMILIES[group.find.family]
+                group.pool = kind.from_recovered(group.find, len(group.pool), self.generator).to(self.device)
+
+
+def assemble(
+    shape: Shape,
+    members: int,
+    suspects: Sequence[int],
+    recovered: Sequence[Recovered],
+    recovered_share: float,
+    generator: torch.Generator,
+) -> list[Group]:
+    """Random groups, half untargeted and half aimed at ``suspects`` in turn, and one group for every find."""
+    share = 1 - recovered_share if recovered else 1.0
+    aimed = max(members - members // 2, len(suspects)) if suspects else 0
+    plain = members - members // 2 if suspects else members
+    targets = torch.tensor([UNTARGETED] * plain + [suspects[n % len(suspects)] for n in range(aimed)])
+    groups = []
+    for family in OPEN_FAMILIES:
+        pool = FAMILIES[family].random(len(targets), shape, generator)
+        groups.append(Group(pool, targets, share / len(OPEN_FAMILIES)))
+    for find in recovered:
+        pool = FAMILIES[find.family].from_recovered(find, members, generator)
+        found = torch.full((members,), find.target)
+        groups.append(Group(pool, found, recovered_share / len(recovered), find))
+    return groups
+
+
+def screen_windows(
+    network: Network,
+    images: Tensor,
+    suspects: Sequence[int],
+    keep: int,
+    generator: torch.Generator,
+    images_each: int = 8,
+    steps: int = 8,
+) -> list[Recovered]:
+    """Inverts small windows all over the image and keeps the ``keep`` best for every suspect.
+
+    Windows of 5x5 every 3 pixels at 32x32, in proportion elsewhere, at most 12 x 12 of them; ``images``
+    float32 in 0..1 on the device. Cost: about windows x (steps + 1) x images_each passes a suspect.
+    """
+    _, channels, height, width = images.shape
+    scale = relative_size((channels, height, width))
+    side = max(2, round(5 * scale))
+    tops, lefts = (_places(size, side, max(1, round(3 * scale))) for size in (height, width))
+    boxes = [(top, left) for top in tops for left in lefts]
+    masks = torch.zeros(len(boxes), 1, height, width)
+    for mask, (top, left) in zip(masks, boxes, strict=True):
+        mask[:, top : top + side, left : left + side] = 1
+    finds = []
+    for target in suspects:
+        canvas = torch.rand((len(boxes), channels, height, width), generator=generator)
+        pool = Patch({"canvas": canvas, "mask": masks}).to(images.device)
+        losses = torch.zeros(len(boxes))
+        for step in range(steps + 1):
+            for first in range(0, len(boxes), 16):
+                window = torch.arange(first, min(first + 16, len(boxes)))
+                member = window.repeat_interleave(images_each).to(images.device)
+                drawn = torch.randint(len(images), (len(member),), generator=generator).to(images.device)
+                aim = torch.full_like(member, target)
+                loss = F.cross_entropy(network(pool.stamp(images[drawn], member)), aim, reduction="none")
+                if step < steps:
+                    torch.autograd.backward(loss.sum(), inputs=pool.parameters)
+                else:
+                    losses[window] = loss.detach().view(-1, images_each).mean(dim=1).cpu()
+            if step < steps:
+                pool.sign_step(step=0.25)
+        for i in losses.topk(min(keep, len(boxes)), largest=False).indices.tolist():
+            finds.append(
+                pool.recovered(i, target, {"place": boxes[i], "side": side, "loss": float(losses[i])})
+            )
+    return finds
+
+
+def _places(size: int, side: int, stride: int) -> list[int]:
+    """First pixels of windows over ``size`` pixels, both ends included, at most 12."""
+    count = min(12, max(2, (size - side) // stride + 1)) if size > side else 1
+    return [round(n * (size - side) / max(1, count - 1)) for n in range(count)]

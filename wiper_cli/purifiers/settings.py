@@ -1,0 +1,154 @@
+"""Typed settings of every purifier, and what each needs. Imports no torch: options derive from here.
+
+Each class carries its method in the module of the same name and loads it when it runs. ``presets`` name
+sets of fields that differ from the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from wiper_cli.classifier import Classifier
+    from wiper_cli.perturbations import Recovered
+    from wiper_cli.progress import Progress
+    from wiper_cli.purifiers.contract import Purified
+    from wiper_cli.splits import Clean
+
+BODY, HEAD = frozenset({"labels", "body"}), frozenset({"labels", "head"})
+
+
+def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and, for numbers, the closed range of its values."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Plain fine-tuning on clean images: the baseline that every other method must beat."""
+
+    name: ClassVar[str] = "fine-tuning"
+    title: ClassVar[str] = "Fine-tuning on clean images"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    train: Literal["all", "head"] = option("all", "Which weights to train.")
+    epochs: int = option(10, "Passes over the clean images.", 1)
+    batch: int = option(128, "Images per step.", 1)
+    lr: float = option(0.01, "Initial learning rate of SGD; falls to 0 as a cosine.", 0)
+    momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
+    weight_decay: float = option(5e-4, "Weight decay of SGD.", 0)
+    flip: bool = option(True, "Mirror half of the images left to right; off where direction matters.")
+    crop: float = option(0.125, "Shift images at random by up to this share of their size.", 0, 0.5)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return HEAD if self.train == "head" else BODY
+
+    def run(
+        self,
+        classifier: Classifier,
+        clean: Clean,
+        suspects: Sequence[int],
+        recovered: Sequence[Recovered],
+        progress: Progress,
+        seed: int,
+    ) -> Purified:
+        from wiper_cli.purifiers.fine_tuning import purify
+
+        return purify(self, classifier, clean, progress, seed)
+
+
+@dataclass(frozen=True)
+class Wiper:
+    """WIPER, Algorithm 1: penalise the units of least benign salience while fine-tuning.
+
+    The defaults are the paper's numbers; ``strong`` raises the penalty and adds momentum.
+    """
+
+    name: ClassVar[str] = "wiper"
+    title: ClassVar[str] = "WIPER: benign salience and adaptive regularisation"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {},
+        "strong": {"alpha": 1.0, "momentum": 0.9},
+    }
+
+    train: Literal["all", "head"] = option(
+        "all", "Which weights cross-entropy trains; the penalty falls on chosen units only."
+    )
+    alpha: float = option(0.01, "Weight of the penalty.", 0)
+    beta: float = option(0.5, "Share of units penalised at first; falls to 0 over the epochs (Eq. 4).", 0, 1)
+    eta: float = option(0.9, "Momentum of salience over its updates (Eq. 3); 0 takes the latest only.", 0, 1)
+    regulariser: Literal["ar", "l1", "l2"] = option(
+        "ar", "Penalty on a weight (Eq. 6, or Eq. 5 with k = 1, 2)."
+    )
+    granularity: Literal["unit", "weight"] = option(
+        "unit", "Choose whole units (columns of the head, channels of a convolution) or single weights."
+    )
+    update: Literal["batch", "epoch"] = option("batch", "How often salience is renewed.")
+    reduction: Literal["mean", "sum"] = option(
+        "mean", "Cross-entropy over a batch: its mean, or its sum as printed."
+    )
+    last_layers: int = option(1, "How many of the last weight layers are penalised; 1 is the head.", 1)
+    epochs: int = option(10, "Passes over the clean images.", 1)
+    batch: int = option(128, "Images per step.", 1)
+    lr: float = option(0.01, "Constant learning rate of SGD.", 0)
+    momentum: float = option(0.0, "Momentum of SGD.", 0, 1)
+    flip: bool = option(False, "Mirror half of the images left to right.")
+    crop: float = option(0.0, "Shift images at random by up to this share of their size.", 0, 0.5)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return HEAD if self.train == "head" else BODY
+
+    def run(
+        self,
+        classifier: Classifier,
+        clean: Clean,
+        suspects: Sequence[int],
+        recovered: Sequence[Recovered],
+        progress: Progress,
+        seed: int,
+    ) -> Purified:
+        from wiper_cli.purifiers.wiper import purify
+
+        return purify(self, classifier, clean, progress, seed)
+
+
+@dataclass(frozen=True)
+class Unlearn:
+    """Universal adversarial unlearning with feature distillation: the default method."""
+
+    name: ClassVar[str] = "unlearn"
+    title: ClassVar[str] = "Unlearning of universal perturbations, with feature distillation"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    needs: ClassVar[frozenset[str]] = BODY
+
+    epochs: int = option(8, "Passes over the clean images, at least.", 1)
+    min_steps: int = option(150, "Steps at least: a small clean set is passed more often.", 1)
+    batch: int = option(128, "Images per step.", 2)
+    lr: float = option(1e-3, "Peak learning rate of Adam; a tenth warms up, then a cosine to 0.", 0)
+    members: int = option(8, "Perturbations per family; half of them aim at a suspected class.", 2)
+    warmup: int = option(40, "Steps of the perturbations alone, before training.", 0)
+    clean_weight: float = option(1.0, "Weight of the terms that keep the clean behaviour.", 0)
+    push: float = option(0.85, "Share of the unlearning term that pushes away from the class reached.", 0, 1)
+    recovered_share: float = option(0.5, "Share of each batch that shows recovered triggers, if any.", 0, 1)
+    windows: int = option(0, "Small windows inverted for each suspect that join the recovered; 0: none.", 0)
+    alpha: float = option(0.0, "Weight of WIPER's penalty on units of low salience; 0: off.", 0)
+    beta: float = option(0.1, "Share of the head's units under that penalty.", 0, 1)
+    flip: bool = option(True, "Mirror half of the images left to right; off where direction matters.")
+    crop: float = option(0.125, "Shift images at random by up to this share of their size.", 0, 0.5)
+
+    def run(
+        self,
+        classifier: Classifier,
+        clean: Clean,
+        suspects: Sequence[int],
+        recovered: Sequence[Recovered],
+        progress: Progress,
+        seed: int,
+    ) -> Purified:
+        from wiper_cli.purifiers.unlearn import purify
+
+        return purify(self, classifier, clean, suspects, recovered, progress, seed)

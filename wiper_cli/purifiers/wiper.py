@@ -1,0 +1,171 @@
+"""WIPER, Algorithm 1: cross-entropy on clean images, and a penalty on the units of least benign salience.
+
+Source: "WIPER", sections 4.1 and 4.2, Eq. 1 to 7. What the paper leaves open is a setting; by default
+
+* a unit of the head is one of its D inputs (a column), of a convolution an output channel; the printed
+  "50 % of neurons" of a head with 10 outputs would be 5 classes;
+* AR is even (Eq. 6 has a sign wrong, see :mod:`wiper_cli.purifiers.regularisation`);
+* salience is renewed with every batch (Protocol 1, line 10; Eq. 3 says epoch) from the backward pass that
+  trains, so it is that of the weights before the step;
+* cross-entropy is the batch mean. Eq. 7 prints a sum, for which the rate of 0.01 is 128 times larger.
+
+With the paper's numbers the penalty moves a weight by lr alpha = 1e-4 a step: at most 0.02 over 200 steps.
+Batch norm stays frozen. Needs labels. Cost for each image: 1 forward pass for the first salience, then 1
+forward and 1 backward pass an epoch; with ``train`` = "head" one forward pass altogether.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.progress import Progress
+from wiper_cli.purifiers.contract import Purified
+from wiper_cli.purifiers.regularisation import REGULARISERS, lowest, unit_dimension
+from wiper_cli.purifiers.settings import Wiper
+from wiper_cli.purifiers.training import Batches, HeadStudent, NetworkStudent, student_of, train
+from wiper_cli.salience.bs import Momentum
+from wiper_cli.splits import Clean
+from wiper_cli.verdict import Problem
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A penalised weight; ``within``: its dimensions that lie inside one unit (none: single weights)."""
+
+    name: str
+    weight: Tensor
+    within: tuple[int, ...]
+
+    def salience(self, gradient: Tensor) -> Tensor:
+        """Eq. 2: gradient of the mean loss, of the weight's shape → float64, 1 in the dimensions within."""
+        product = -(gradient.double() * self.weight.detach().double())
+        return product.sum(dim=self.within, keepdim=True) if self.within else product
+
+
+def purify(settings: Wiper, classifier: Classifier, clean: Clean, progress: Progress, seed: int) -> Purified:
+    """Trains on ``clean.fit``; ``clean.select`` is only measured."""
+    student = student_of(classifier, settings.train)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = student.inputs(clean.fit)
+    batches = Batches(
+        inputs,
+        clean.fit.labels,
+        settings.batch,
+        student.device,
+        generator,
+        flip=settings.flip,
+        crop=settings.crop,
+    )
+    layers = penalised(student, batches, settings)
+    penalty, slope = REGULARISERS[settings.regulariser]
+    momenta = [Momentum(settings.eta) for _ in layers]
+    scores = [m.update(s) for m, s in zip(momenta, first_salience(student, layers, batches), strict=True)]
+    chosen = [lowest(score, settings.beta) for score in scores]
+    initial, size_before = chosen, sum_of_chosen(layers, chosen)
+    optimiser = torch.optim.SGD(student.weights.values(), lr=settings.lr, momentum=settings.momentum)
+    gathered = [torch.zeros_like(score) for score in scores]
+
+    def step(i: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        nonlocal chosen
+        epoch, place = divmod(i, len(batches))
+        share = settings.beta * (1 - epoch / settings.epochs)  # Eq. 4
+        if place == 0:
+            chosen = [lowest(score, share) for score in scores]
+        loss = F.cross_entropy(student.logits(x), y, reduction=settings.reduction)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        per_image = 1.0 if settings.reduction == "mean" else 1 / len(y)
+        size = loss.new_zeros(())
+        for layer, mask, total in zip(layers, chosen, gathered, strict=True):
+            assert layer.weight.grad is not None
+            total += layer.salience(layer.weight.grad * per_image)
+            weight = layer.weight.detach()
+            layer.weight.grad += settings.alpha * mask * slope(weight)  # Eq. 7
+            size = size + (mask * penalty(weight)).sum()
+        optimiser.step()
+        last = place == len(batches) - 1
+        if settings.update == "batch" or last:
+            count = 1 if settings.update == "batch" else len(batches)
+            for n, (momentum, total) in enumerate(zip(momenta, gathered, strict=True)):
+                scores[n] = momentum.update(total / count)  # Eq. 3
+                total.zero_()
+            chosen = [lowest(score, share) for score in scores]
+        return {"cross_entropy": loss * per_image, "penalty": settings.alpha * size}
+
+    history = train(student, batches, settings.epochs, step, clean.select, progress)
+    note = (
+        f"Sum of |w| over the units chosen first: {size_before:.4g} before, "
+        f"{sum_of_chosen(layers, initial):.4g} after."
+    )
+    return Purified(student.edit(), history, (note,))
+
+
+def penalised(student: NetworkStudent | HeadStudent, batches: Batches, settings: Wiper) -> list[Layer]:
+    """The last ``settings.last_layers`` weights, head first."""
+    by_weight = settings.granularity == "weight"
+    if isinstance(student, HeadStudent):
+        if settings.last_layers > 1:
+            raise Problem("More than one layer can be penalised only with --train all.")
+        return [Layer(student.head.weight, student.weight, () if by_weight else (0,))]
+    names = backward_order(student, batches)
+    head = student.classifier.model.head
+    if head is not None and head.weight in names:
+        names.remove(head.weight)
+        names.insert(0, head.weight)
+    layers = []
+    for name in names[: settings.last_layers]:
+        weight = student.weights[name]
+        channel = unit_dimension(head) if head is not None and name == head.weight else 0
+        within = tuple(d for d in range(weight.dim()) if d != channel)
+        layers.append(Layer(name, weight, () if by_weight else within))
+    return layers
+
+
+def backward_order(student: NetworkStudent, batches: Batches) -> list[str]:
+    """Names of all weights of two or more dimensions, in the order in which a backward pass reaches them:
+    from the output to the input, whatever the file calls them."""
+    arrived: list[str] = []
+
+    def arrive(name: str, _: Tensor) -> None:
+        arrived.append(name)
+
+    hooks = [
+        weight.register_post_accumulate_grad_hook(partial(arrive, name))  # type: ignore[no-untyped-call]
+        for name, weight in student.weights.items()
+        if weight.dim() >= 2
+    ]
+    x = batches.inputs[:2].float() / 255
+    torch.autograd.backward(student.logits(x).sum())
+    for hook in hooks:
+        hook.remove()
+    for weight in student.weights.values():
+        weight.grad = None
+    return arrived
+
+
+def first_salience(
+    student: NetworkStudent | HeadStudent, layers: list[Layer], batches: Batches
+) -> list[Tensor]:
+    """Eq. 2 over all of the fit part, without augmentation: float64, one a layer."""
+    weights = [layer.weight for layer in layers]
+    sums = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
+    for x, y in zip(torch.split(batches.inputs, 256), torch.split(batches.labels, 256), strict=True):
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        loss = F.cross_entropy(student.logits(x), y, reduction="sum")
+        for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient
+    count = len(batches.labels)
+    return [layer.salience(total / count) for layer, total in zip(layers, sums, strict=True)]
+
+
+def sum_of_chosen(layers: list[Layer], masks: list[Tensor]) -> float:
+    """Sum of |w| over the chosen units."""
+    return sum(
+        float((mask * layer.weight.detach().abs()).sum()) for layer, mask in zip(layers, masks, strict=True)
+    )
