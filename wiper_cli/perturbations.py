@@ -413,7 +413,7 @@ def square(shape: Shape, top: int, left: int, side: int, fill: str) -> tuple[Ten
 def filling(fill: str, shape: Shape, side: int) -> Tensor:
     """The inside of a square, float32 [C,side,side]. Checker cells grow with the image: 1 pixel at 32x32."""
     values = FILLS[fill]
-    if len(values) == 2:
+    if is_checker(fill):
         cell = max(1, round(relative_size(shape)))
         index = torch.arange(side) // cell
         odd = (index[:, None] + index[None, :]) % 2
@@ -422,10 +422,15 @@ def filling(fill: str, shape: Shape, side: int) -> Tensor:
     return colour.reshape(-1, 1, 1).expand(shape[0], side, side).clone()
 
 
+def is_checker(fill: str) -> bool:
+    """Whether a fill alternates between two values."""
+    return len(FILLS[fill]) == 2
+
+
 def usable_fills(channels: int, names: Sequence[str] | None = None) -> list[str]:
     """``names`` (default: all of :data:`FILLS`) without the colours that need three channels."""
     chosen = list(FILLS if names is None else names)
-    return [name for name in chosen if channels == 3 or len(set(FILLS[name])) == 1 or len(FILLS[name]) == 2]
+    return [name for name in chosen if channels == 3 or len(set(FILLS[name])) == 1 or is_checker(name)]
 
 
 def relative_size(shape: Sequence[int]) -> float:

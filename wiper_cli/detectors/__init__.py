@@ -1,0 +1,66 @@
+"""Detectors: does the network behave as if it had a backdoor, towards which class, by what transform?
+
+The table is text so that a command can list it without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wiper_cli.detectors.evidence import Detector
+
+#: Name → module and class. Those of a scan, in the order in which they run.
+DETECTORS: Mapping[str, str] = {
+    "max-margin": "wiper_cli.detectors.max_margin:MaxMargin",
+    "warp-inversion": "wiper_cli.detectors.warp_inversion:WarpInversion",
+    "square-probe": "wiper_cli.detectors.square_probe:SquareProbe",
+}
+
+#: Name → module and class, and the settings in which a probe differs from the scan. A purifier trains
+#: against what the scan found, so what judges it looks elsewhere: other sizes, places, fills, grids, starts.
+#: ``targets`` is filled in with the suspects where a detector has it.
+PROBES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "squares elsewhere": (
+        "wiper_cli.detectors.square_probe:SquareProbe",
+        {
+            "sides": (2, 3, 4, 6),
+            "fills": ("white", "grey", "green", "blue", "magenta", "checker"),
+            "step": 5,
+            "offset": 2,
+            "border": 2,
+        },
+    ),
+    "margins from other starts": ("wiper_cli.detectors.max_margin:MaxMargin", {"starts": 8, "steps": 80}),
+    "coarser warp": ("wiper_cli.detectors.warp_inversion:WarpInversion", {"grid": 4, "bound": 1.5}),
+    "additive pattern": ("wiper_cli.detectors.additive_inversion:AdditiveInversion", {}),
+}
+
+#: Added to a run's seed for probes, so that no start is shared with the scan.
+PROBE_SEED_OFFSET = 7919
+
+
+def load(place: str) -> type[Detector]:
+    """``module:Class`` → the class; imports torch."""
+    module, name = place.split(":")
+    found: type[Detector] = getattr(import_module(module), name)
+    return found
+
+
+def detector(name: str, **settings: Any) -> Detector:
+    """One detector of :data:`DETECTORS` with ``settings`` over its defaults; KeyError if there is none."""
+    return load(DETECTORS[name])(**settings)
+
+
+def probes(suspects: Sequence[int], **settings: Any) -> dict[str, Detector]:
+    """Detectors that the purifier has not trained against, by name, looking for ``suspects`` where they can
+    be told to. ``settings`` go to every probe (``time_limit``). Run them with the seed plus
+    :data:`PROBE_SEED_OFFSET`."""
+    found = {}
+    for name, (place, changes) in PROBES.items():
+        probe = load(place)
+        aim = {"targets": tuple(suspects)} if hasattr(probe, "targets") else {}
+        found[name] = probe(**changes, **aim, **settings)
+    return found

@@ -18,8 +18,8 @@ class Evidence:
 
     ``ran``: False with a ``reason`` when it could not look. ``statistic`` against ``threshold`` (``fired`` is
     their comparison); ``threshold_origin``: where that number comes from; ``false_alarm_rate``: measured on
-    clean models, ``None`` while nobody has. ``per_class``: the statistic of every class. ``suspects``: classes
-    worth unlearning, most suspicious first, also when nothing fired. ``recovered``: what was found.
+    clean models, ``None`` while nobody has. ``per_class``: the statistic of every class. ``suspects``:
+    classes worth unlearning, most suspicious first, also when nothing fired. ``recovered``: what was found.
     """
 
     name: str

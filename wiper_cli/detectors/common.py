@@ -1,0 +1,279 @@
+"""What the detectors share: when one cannot look, how long it may, and universal inversion by gradients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.perturbations import Pool, Shape
+from wiper_cli.progress import Progress, silent
+from wiper_cli.splits import Clean
+
+#: Where every threshold of this package comes from until somebody calibrates it.
+ORIGIN = "chosen on eight small CIFAR-10 networks, three of them clean; not calibrated on other models"
+
+#: Images in both parts together, and in each, below which no detector that needs data looks.
+FEWEST_IMAGES, FEWEST_IN_PART = 20, 8
+
+
+class CannotLookError(Exception):
+    """Ends a detector with one sentence instead of a statistic."""
+
+
+class Clock:
+    """Stops work that would outlast ``limit`` seconds as soon as that can be foreseen (0: no limit)."""
+
+    def __init__(self, stage: str, limit: float, progress: Progress) -> None:
+        self.stage, self.limit, self.progress = stage, limit, progress
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self.start
+
+    def tick(self, done: int, total: int) -> None:
+        """Report ``done`` of ``total`` equal pieces; raises when the whole would take too long."""
+        self.progress(self.stage, done, total)
+        spent = self.seconds
+        expected = spent * total / max(done, 1)
+        if self.limit and spent > 0.05 * self.limit and expected > self.limit and done < total:
+            raise CannotLookError(
+                f"it would take about {expected:.0f} s on this device and the limit is {self.limit:.0f} s; "
+                "raise time_limit, or lower the detector's effort"
+            )
+
+
+def cannot(name: str, reason: str, clock: Clock) -> Evidence:
+    """Evidence of a detector that could not look."""
+    return Evidence(name=name, ran=False, reason=reason, seconds=clock.seconds)
+
+
+def require(classifier: Classifier, clean: Clean, gradients: bool, images: bool = True) -> None:
+    """Raise :class:`CannotLookError` where the model or the clean set is not enough."""
+    if gradients and classifier.network is None:
+        raise CannotLookError("it needs gradients through the network, and this file was opened head-only")
+    if classifier.classes < 2:
+        raise CannotLookError("the network has fewer than 2 classes")
+    fit, select = len(clean.fit), len(clean.select)
+    if images and (fit + select < FEWEST_IMAGES or min(fit, select) < FEWEST_IN_PART):
+        raise CannotLookError(
+            f"it needs {FEWEST_IMAGES} clean images, at least {FEWEST_IN_PART} in each part, "
+            f"and there are {fit} to search on and {select} to score on"
+        )
+    if images and len(torch.unique(clean.fit.labels)) < 2:
+        raise CannotLookError("all clean images to search on belong to one class")
+
+
+def image_shape(images: Tensor) -> Shape:
+    """(C, H, W) of [N,C,H,W]."""
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def sample(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` (or all, if fewer) of ``images``, drawn without replacement, in random order."""
+    order = torch.randperm(len(images), generator=generator)[:count]
+    return images[order]
+
+
+def predictions(classifier: Classifier, images: Tensor) -> Tensor:
+    """The network's own classes, int64 [N]; raises :class:`CannotLookError` on values that are not finite."""
+    logits = classifier.logits(images)
+    if not torch.isfinite(logits).all():
+        raise CannotLookError("the network gives values that are not finite on clean images")
+    return logits.argmax(1)
+
+
+def margins(logits: Tensor, target: Tensor) -> Tensor:
+    """Logit of ``target`` [N] minus the largest other; [N,K] → [N]."""
+    own = logits.gather(1, target[:, None]).squeeze(1)
+    return own - logits.scatter(1, target[:, None], -torch.inf).amax(1)
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Of ``count`` images that the network does not already give the class, the ``share`` sent to it."""
+
+    share: float
+    count: int
+
+
+def flips(classifier: Classifier, images: Tensor, before: Tensor, pool: Pool, member: int, to: int) -> Flips:
+    """Success of one transform on ``images`` (uint8 [N,C,H,W]); ``before``: their predictions."""
+    others = images[(before != to).to(images.device)]
+    if not len(others):
+        return Flips(0.0, 0)
+    hits = 0
+    with torch.no_grad():
+        for chunk in others.split(256):
+            x = classifier.as_float(chunk)
+            index = torch.full((len(x),), member, dtype=torch.long, device=x.device)
+            hits += int((classifier.logits(pool.stamp(x, index)).argmax(1) == to).sum())
+    return Flips(hits / len(others), len(others))
+
+
+def invert(
+    classifier: Classifier,
+    images: Tensor,
+    before: Tensor,
+    pool: Pool,
+    targets: Sequence[int],
+    per_target: int,
+    steps: int,
+    clock: Clock,
+    generator: torch.Generator,
+) -> list[float]:
+    """Move member i of ``pool`` so that images of other classes go to ``targets[i]``.
+
+    Sign steps down the cross-entropy, step 0.15 of the bound falling to 0.03, momentum 0.7, on ``per_target``
+    images each (uint8 [N,C,H,W]; ``before``: their predictions). After a third of the steps the half of the
+    targets with the larger loss stays as it is, after two thirds three quarters of them: a class that gives
+    way to a real trigger is far ahead by then. Returns the last loss of every target.
+    """
+    assert classifier.network is not None
+    device, before = classifier.device, before.cpu()
+    batches: list[Tensor] = []
+    for target in targets:
+        others = (before != target).nonzero().flatten()
+        order = others[torch.randperm(len(others), generator=generator)]
+        batches.append(order[torch.arange(per_target) % len(order)] if len(order) else order)
+    alive = [i for i, batch in enumerate(batches) if len(batch)]
+    loss = [float("inf")] * len(targets)
+    for step in range(steps):
+        if step in (steps // 3, 2 * steps // 3) and len(alive) > 3:
+            alive = sorted(sorted(alive, key=lambda i: loss[i])[: max(3, (len(alive) + 1) // 2)])
+        clock.tick(step, steps)
+        for some in _chunks(alive, max(1, 256 // per_target)):
+            rows = torch.cat([batches[i] for i in some])
+            member = torch.tensor(some, device=device).repeat_interleave(per_target)
+            goal = torch.tensor([targets[i] for i in some], device=device).repeat_interleave(per_target)
+            z = classifier.network(pool.stamp(classifier.as_float(images[rows]), member)).float()
+            each = F.cross_entropy(z, goal, reduction="none").reshape(len(some), per_target).mean(1)
+            each.sum().backward()
+            for i, value in zip(some, each.detach().tolist(), strict=True):
+                loss[i] = value if value == value else float("inf")
+        pool.sign_step(0.15 - 0.12 * step / max(steps - 1, 1))
+    clock.tick(steps, steps)
+    return loss
+
+
+def _chunks(values: Sequence[int], size: int) -> list[list[int]]:
+    return [list(values[i : i + size]) for i in range(0, len(values), size)]
+
+
+class Inversion(Protocol):
+    """The settings that :func:`invert_and_score` reads; see ``warp_inversion.py`` for their meaning."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def per_target(self) -> int: ...
+    @property
+    def targets(self) -> tuple[int, ...]: ...
+    @property
+    def most_targets(self) -> int: ...
+
+
+def invert_and_score(
+    classifier: Classifier,
+    clean: Clean,
+    family: type[Pool],
+    bounds: Mapping[str, Any],
+    settings: Inversion,
+    clock: Clock,
+    seed: int,
+) -> Evidence:
+    """One transform of ``family`` for every target, searched on fit, scored on up to 200 images of select."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = image_shape(clean.fit.images)
+    fit = sample(clean.fit.images, 512, generator)
+    held = sample(clean.select.images, 200, generator)
+    before, held_before = predictions(classifier, fit), predictions(classifier, held)
+    targets = list(settings.targets) or list(range(classifier.classes))
+    facts: dict[str, Any] = {}
+    if len(targets) > settings.most_targets:
+        facts["screened_from"] = len(targets)
+        targets = screened(classifier, fit, before, family, bounds, targets, settings.most_targets, generator)
+        facts["screened"] = targets
+    pool = family.random(len(targets), shape, generator, **bounds).to(classifier.device)
+    loss = invert(
+        classifier, fit, before, pool, targets, settings.per_target, settings.steps, clock, generator
+    )
+    share = {t: flips(classifier, held, held_before, pool, i, t) for i, t in enumerate(targets)}
+    order = sorted(range(len(targets)), key=lambda i: (-share[targets[i]].share, loss[i]))
+    best = order[0]
+    target, found = targets[best], share[targets[best]]
+    fired = found.share > settings.threshold
+    facts |= {"scored_images": found.count, "bounds": dict(bounds)}
+    return Evidence(
+        name=settings.name,
+        ran=True,
+        statistic=found.share,
+        threshold=settings.threshold,
+        threshold_origin=ORIGIN,
+        fired=fired,
+        target=target if fired else None,
+        per_class=[share[k].share if k in share else 0.0 for k in range(classifier.classes)],
+        suspects=[targets[i] for i in order if share[targets[i]].share > settings.threshold][:3] or [target],
+        recovered=[
+            pool.recovered(
+                i,
+                targets[i],
+                {
+                    "success": share[targets[i]].share,
+                    "images": share[targets[i]].count,
+                    "detector": settings.name,
+                },
+            )
+            for i in order[:2]
+        ],
+        facts=facts,
+        seconds=clock.seconds,
+    )
+
+
+def screened(
+    classifier: Classifier,
+    images: Tensor,
+    before: Tensor,
+    family: type[Pool],
+    bounds: Mapping[str, Any],
+    targets: Sequence[int],
+    count: int,
+    generator: torch.Generator,
+) -> list[int]:
+    """The ``count`` targets most worth an inversion. First, where there are more than ``4 * count``: those
+    whose log-probability random members raise most (forward passes only); then a search of 10 steps on 8
+    images each. Cheap, so it can lose a class: whoever uses it must say that it was done."""
+    shape = image_shape(images)
+    chosen = list(targets)
+    if len(chosen) > 4 * count:
+        few = images[:16]
+        clear = F.log_softmax(classifier.logits(few), 1)
+        pool = family.random(16, shape, generator, **bounds).to(classifier.device)
+        gain = torch.zeros(classifier.classes, device=classifier.device)
+        with torch.no_grad():
+            for member in range(16):
+                index = torch.full((len(few),), member, dtype=torch.long, device=classifier.device)
+                raised = (
+                    F.log_softmax(classifier.logits(pool.stamp(classifier.as_float(few), index)), 1) - clear
+                )
+                gain = torch.maximum(gain, raised.mean(0))
+        chosen = sorted(chosen, key=lambda t: -float(gain[t]))[: 4 * count]
+    pool = family.random(len(chosen), shape, generator, **bounds).to(classifier.device)
+    quiet = Clock("screening", 0.0, silent)
+    loss = invert(classifier, images, before, pool, chosen, 8, 10, quiet, generator)
+    return sorted(chosen[i] for i in sorted(range(len(chosen)), key=lambda i: loss[i])[:count])

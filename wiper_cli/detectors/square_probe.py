@@ -1,0 +1,240 @@
+"""Squares at many places, in a few sizes and fills: forward passes only, all classes at once.
+
+It needs no gradient, so it also sees a trigger that unlearning has hidden from inversion by gradients, and
+it runs on a file that was opened head-only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors import common
+from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.perturbations import (
+    FILLS,
+    Recovered,
+    Shape,
+    Square,
+    is_checker,
+    relative_size,
+    square,
+    usable_fills,
+)
+from wiper_cli.progress import Progress
+from wiper_cli.splits import Clean
+
+#: Columns of the table of squares: int64 [S,4].
+TOP, LEFT, SIDE, FILL = range(4)
+
+
+@dataclass(frozen=True)
+class SquareProbe:
+    """Statistic: the largest share, over classes, of held-out images that one square sends to the class,
+    less an allowance for squares that cover more of the image than a fiftieth."""
+
+    name: ClassVar[str] = "square-probe"
+    title: ClassVar[str] = "small squares at many places, forward passes only"
+    needs_gradients: ClassVar[bool] = False
+
+    threshold: float = field(default=0.75, metadata={"help": "share of held-out images sent to the class"})
+    sides: tuple[int, ...] = field(default=(3, 4, 5), metadata={"help": "sides in pixels of a 32x32 image"})
+    fills: tuple[str, ...] = field(
+        default=("white", "black", "red", "yellow", "checker", "inverse checker"),
+        metadata={"help": "constant colours and checkers"},
+    )
+    step: int = field(default=4, metadata={"help": "distance of neighbouring places, pixels of 32x32"})
+    border: int = field(default=3, metadata={"help": "every place so near to a corner is tried as well"})
+    offset: int = field(default=0, metadata={"help": "where the grid of places begins"})
+    coarse_images: int = field(default=8, metadata={"help": "images for the first pass over all squares"})
+    images: int = field(default=48, metadata={"help": "images for the second pass around the best"})
+    finalists: int = field(default=24, metadata={"help": "squares of the first pass that are refined"})
+    time_limit: float = field(default=900.0, metadata={"help": "seconds after which it gives up; 0: none"})
+
+    def run(self, classifier: Classifier, clean: Clean, progress: Progress, seed: int) -> Evidence:
+        """Chooses on the fit part, scores the best square of every class on up to 200 images of select."""
+        clock = common.Clock(self.name, self.time_limit, progress)
+        try:
+            common.require(classifier, clean, gradients=False)
+            return self._look(classifier, clean, clock, seed)
+        except common.CannotLookError as error:
+            return common.cannot(self.name, str(error), clock)
+
+    def _look(self, classifier: Classifier, clean: Clean, clock: common.Clock, seed: int) -> Evidence:
+        generator = torch.Generator().manual_seed(seed)
+        shape = common.image_shape(clean.fit.images)
+        fit = common.sample(clean.fit.images, self.images, generator)
+        held = common.sample(clean.select.images, 200, generator)
+        before, held_before = common.predictions(classifier, fit), common.predictions(classifier, held)
+        fills = usable_fills(shape[0], self.fills)
+        table = self.table(shape, len(fills))
+        few = fit[: self.coarse_images]
+        _, soft = self._pass(classifier, few, before[: len(few)], table, fills, clock)
+        refined = self._around(table, soft, shape, len(fills))
+        hard, soft = self._pass(classifier, fit, before, refined, fills, None)
+        less = allowance(refined[:, SIDE].double() ** 2 / (shape[1] * shape[2]))
+        best = (hard + 0.1 * soft - less[:, None]).argmax(0)  # one square for every class
+        candidates = refined[best]
+        held_hard, _ = self._pass(classifier, held, held_before, candidates, fills, None)
+        success = held_hard.diagonal()
+        score = success - less[best]
+        order = score.argsort(descending=True, stable=True).tolist()
+        top = order[0]
+        fired = float(score[top]) > self.threshold
+        recovered = [
+            self._recovered(k, candidates[k], fills, shape, float(success[k]), len(held)) for k in order[:3]
+        ]
+        return Evidence(
+            name=self.name,
+            ran=True,
+            statistic=float(score[top]),
+            threshold=self.threshold,
+            threshold_origin=common.ORIGIN,
+            fired=fired,
+            target=top if fired else None,
+            per_class=[float(value) for value in score],
+            suspects=[k for k in order if float(score[k]) > self.threshold][:3] or order[:1],
+            recovered=recovered,
+            facts={
+                "squares": len(table) + len(refined),
+                "success": [float(value) for value in success],
+                "second_statistic": float(score[order[1]]),
+                **recovered[0].facts,
+            },
+            seconds=clock.seconds,
+        )
+
+    def table(self, shape: Shape, fills: int) -> Tensor:
+        """Every square of the first pass, int64 [S,4]: top, left, side, index of the fill."""
+        unit = relative_size(shape)
+        rows = []
+        for side in dict.fromkeys(_pixels(s, unit, min(shape[1:])) for s in self.sides):
+            vertical, horizontal = shape[1] - side, shape[2] - side
+            places = set()
+            grid = [self._axis(last, unit) for last in (vertical, horizontal)]
+            places |= {(top, left) for top in grid[0] for left in grid[1]}
+            near = [_corner(last, self.border, unit) for last in (vertical, horizontal)]
+            places |= {(top, left) for top in near[0] for left in near[1]}
+            rows += [(*place, side, fill) for place in sorted(places) for fill in range(fills)]
+        return torch.tensor(rows, dtype=torch.long)
+
+    def _axis(self, last: int, unit: float) -> list[int]:
+        step = max(1, round(self.step * unit))
+        start = min(round(self.offset * unit), last)
+        return sorted({*range(start, last + 1, step), last})
+
+    def _around(self, table: Tensor, soft: Tensor, shape: Shape, fills: int) -> Tensor:
+        """The finalists and their neighbours: half a step and a pixel aside, a side more or less, all fills.
+        Finalists: the best of every class in turn, classes with the largest value first."""
+        order = soft.argsort(dim=0, descending=True, stable=True)
+        ranked = soft.amax(0).argsort(descending=True, stable=True)
+        finalists: dict[int, None] = {}
+        for rank in range(len(table)):
+            for k in ranked.tolist():
+                if len(finalists) < self.finalists:
+                    finalists[int(order[rank, k])] = None
+            if len(finalists) >= self.finalists:
+                break
+        unit = relative_size(shape)
+        pixel, half = max(1, round(unit)), max(1, round(self.step * unit / 2))
+        moves = sorted({(a, b) for d in (pixel, half) for a in (-d, 0, d) for b in (-d, 0, d)})
+        found: dict[tuple[int, int, int, int], None] = {}
+        for top, left, side, fill in table[list(finalists)].tolist():
+            for other in (side, side - pixel, side + pixel):
+                if not 0 < other <= min(shape[1:]):
+                    continue
+                for down, right in moves if other == side else [(0, 0), (side - other, side - other)]:
+                    row = min(max(top + down, 0), shape[1] - other)
+                    column = min(max(left + right, 0), shape[2] - other)
+                    found[row, column, other, fill] = None
+            for other_fill in range(fills):
+                found[top, left, side, other_fill] = None
+        return torch.tensor(list(found), dtype=torch.long)
+
+    def _pass(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        before: Tensor,
+        table: Tensor,
+        fills: list[str],
+        clock: common.Clock | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Share of flips and mean probability, float64 [S,K], over the images that are not of the class."""
+        shape = common.image_shape(images)
+        x = classifier.as_float(images)
+        others = F.one_hot(before, classifier.classes).to(x.device) == 0
+        count = others.sum(0).clamp_min(1).double()
+        chunks = table.split(max(1, 512 // len(images)))
+        hard, soft = [], []
+        with torch.no_grad():
+            for number, chunk in enumerate(chunks):
+                if clock is not None and number % 8 == 0:
+                    clock.tick(number, len(chunks))
+                stamped = stamp_table(x, chunk, fills, shape)
+                logits = classifier.logits(stamped, batch=512).reshape(len(chunk), len(images), -1)
+                hit = F.one_hot(logits.argmax(2), classifier.classes).bool() & others
+                hard.append((hit.sum(1) / count).cpu())
+                probability = torch.nan_to_num(logits.softmax(2)).double()
+                soft.append(((probability * others).sum(1) / count).cpu())
+        return torch.cat(hard), torch.cat(soft)
+
+    def _recovered(
+        self, target: int, row: Tensor, fills: list[str], shape: Shape, success: float, count: int
+    ) -> Recovered:
+        top, left, side, fill = (int(value) for value in row)
+        canvas, mask = square(shape, top, left, side, fills[fill])
+        facts = {
+            "success": success,
+            "images": count,
+            "top": top,
+            "left": left,
+            "side": side,
+            "fill": fills[fill],
+            "detector": self.name,
+        }
+        return Recovered(Square.family, target, {"canvas": canvas, "mask": mask}, facts)
+
+
+def allowance(area: Tensor) -> Tensor:
+    """What a square of this share of the image may move in an honest network: nothing up to a hundredth,
+    then 0.1 for every further hundredth."""
+    return 10 * (area - 0.01).clamp_min(0)
+
+
+def stamp_table(images: Tensor, table: Tensor, fills: list[str], shape: Shape) -> Tensor:
+    """``images`` float32 [N,C,H,W] under each of S squares → [S*N,C,H,W], squares outermost."""
+    device = images.device
+    rows = torch.arange(shape[1], device=device)[None, :] - table[:, TOP, None].to(device)
+    columns = torch.arange(shape[2], device=device)[None, :] - table[:, LEFT, None].to(device)
+    side = table[:, SIDE, None].to(device)
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    cell = max(1, round(relative_size(shape)))
+    odd = (rows[:, :, None] // cell + columns[:, None, :] // cell) % 2 == 1
+    pair = torch.stack([_two_colours(name, shape[0]) for name in fills]).to(device)[table[:, FILL].to(device)]
+    colour = torch.where(odd[:, None], pair[:, 1, :, None, None], pair[:, 0, :, None, None])
+    stamped = torch.where(inside[:, None, None], colour[:, None], images[None])
+    return stamped.flatten(0, 1)
+
+
+def _two_colours(name: str, channels: int) -> Tensor:
+    """Colours of even and odd cells, float32 [2,C]; equal where the fill is constant."""
+    values = FILLS[name]
+    if is_checker(name):
+        return torch.tensor(values)[:, None].expand(2, channels)
+    return torch.tensor(values if channels == 3 else values[:1]).expand(channels).expand(2, channels)
+
+
+def _pixels(side: int, unit: float, limit: int) -> int:
+    return min(max(1, round(side * unit)), limit)
+
+
+def _corner(last: int, border: int, unit: float) -> list[int]:
+    step = max(1, round(unit))
+    near = {min(i * step, last) for i in range(border)}
+    return sorted(near | {last - value for value in near})
