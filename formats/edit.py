@@ -36,6 +36,8 @@ def edit_of(model: Model, network: torch.nn.Module) -> Edit:
             continue
         if parameter is original[name] or _same(parameter, original[name]):
             continue
+        if not address.writable:
+            raise EditError(f"Tensor {name!r} is stored without a fixed place and cannot be replaced.")
         new = _to_file(address, parameter)
         if new.data != stored_bytes(model.source, address):
             changed[name] = new

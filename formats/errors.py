@@ -1,11 +1,11 @@
 """The refusals of this package, each one sentence that a user can act on.
 
-    FormatError
-    ├── Unreadable            not a whole model file: empty, truncated, random bytes, a folder, an LFS pointer
-    ├── Unsupported           a real file of a kind, version or content that cannot be opened here
-    │   └── UnknownArchitecture   tensors without a network: the names of likely ones are in ``candidates``
-    ├── Hostile               the file breaks a rule that no honest exporter breaks; ``rule`` names it
-    └── EditError             an edit that does not fit the file it is meant for
+FormatError
+├── Unreadable            not a whole model file: empty, truncated, random bytes, a folder, an LFS pointer
+├── Unsupported           a real file of a kind, version or content that cannot be opened here
+│   └── UnknownArchitecture   tensors without a network: the names of likely ones are in ``candidates``
+├── Hostile               the file breaks a rule that no honest exporter breaks; ``rule`` names it
+└── EditError             an edit that does not fit the file it is meant for
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ def write_edit(source: Source, manifest: Manifest, edit: Edit) -> dict[str, byte
         from formats.onnx import patch as onnx
 
         written = onnx.patch(source, manifest, edit)
+    written = {"": source.data, **written}
     _prove(source, manifest, edit, written)
     return written
 
@@ -80,6 +81,8 @@ def _slices(address: Address, size: int) -> Iterator[tuple[slice, slice]]:
         _check_inside(address, address.offset + length, size)
         yield slice(address.offset, address.offset + length), slice(0, length)
         return
+    if any(n > 1 and s <= 0 for n, s in zip(shape, stride, strict=True)):
+        raise EditError(f"Tensor {address.name!r} repeats stored elements.")
     last = sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
     _check_inside(address, address.offset + (last + 1) * item, size)
     long = max(range(len(shape)), key=lambda axis: shape[axis])
@@ -105,7 +108,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_inside(address: Address, end: int, size: int) -> None:
-    if address.offset < 0 or end > size or (address.stride and min(address.stride) <= 0):
+    if address.offset < 0 or end > size:
         raise EditError(f"Tensor {address.name!r} does not lie inside its part of the file.")
 
 
@@ -139,7 +142,7 @@ def _patch_ranges(source: Source, manifest: Manifest, edit: Edit) -> dict[str, b
 
 def _prove(source: Source, manifest: Manifest, edit: Edit, written: Mapping[str, bytes]) -> None:
     """Every member of the result is the original one with exactly the edited tensors laid over it."""
-    if "" not in written or not set(written) - {""} <= set(source.files):
+    if not set(written) - {""} <= set(source.files):
         raise EditError("The edit would write other files than the model's own.")
     result = replace(
         source, data=written[""], files={name: written.get(name, old) for name, old in source.files.items()}
@@ -163,13 +166,15 @@ def _prove(source: Source, manifest: Manifest, edit: Edit, written: Mapping[str,
             part = f"part {member!r} of the file" if member else "the file"
             raise EditError(f"Writing changed more or less of {part} than the edit says; nothing was kept.")
     for name, address in manifest.tensors.items():
-        if address.member not in edited:
+        if address.member not in edited or not address.writable:
             continue
         now = _gather(new[address.member], address)
         named = next((n for n in (name, *address.aliases) if n in edit.tensors), None)
         before = edit.tensors[named].data if named else _gather(old[address.member], address)
         if now != before:
-            raise EditError(f"Tensor {name!r} shares storage with an edited tensor and cannot keep its values.")
+            raise EditError(
+                f"Tensor {name!r} shares storage with an edited tensor and cannot keep its values."
+            )
 
 
 def _members(source: Source) -> dict[str, bytes]:

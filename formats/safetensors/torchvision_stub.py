@@ -39,9 +39,9 @@ def import_torchvision() -> ModuleType:
 
     for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    make: Any = torch.library.Library
+    library = make("torchvision", "FRAGMENT")
     for operator in _OPERATORS:
-        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        library.define(schema)  # type: ignore[no-untyped-call]
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _keep.append(library)
     return importlib.import_module("torchvision")

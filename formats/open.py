@@ -1,0 +1,220 @@
+"""Open a model file as a differentiable network, and find its classes, its head and its input by trying.
+
+The opener of each kind builds the network; what is common to all kinds is decided here, on that network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from formats.errors import Unsupported
+from formats.head import find_head, reaching
+from formats.identify import identify, inspect
+from formats.model import InputSpec, Manifest, Model, Opened, Preprocessing, Source
+from formats.sidecar import class_names_hint, preprocessing_hint
+
+#: Side lengths tried, in this order, when neither the file nor a description tells one.
+SIZES = (32, 224, 28, 64, 96, 128, 160, 299, 192, 240, 256, 288, 336, 384, 448, 512)
+#: How much larger a second image is that shows whether the size is free.
+_STEP = 32
+
+
+def open_model(source: Source, arch: str | None = None, manifest: Manifest | None = None) -> Model:
+    """Open a file; ``arch`` names the architecture of a safetensors file (see DESIGN section 5).
+
+    Raises the errors of the file's kind, and :class:`Unsupported` for weights that are not finite or a
+    network that is no image classifier.
+    """
+    manifest = manifest or inspect(source)
+    opener: Any = import_module(f"formats.{manifest.kind}.opener")
+    opened: Opened = opener.open_file(source, manifest, arch)
+    preprocessing = _preprocessing(opened, source, manifest)
+    if opened.network is None:
+        return _head_only(source, manifest, opened, preprocessing)
+    network = _Classifier(opened.network).eval()
+    tensors = {name: f"network.{inner}" for name, inner in opened.tensors.items()}
+    _check_finite(network, tensors, manifest)
+    sizes = [size for size in (preprocessing.size if preprocessing else None,) if size]
+    spec, example = _find_input(network, opened.input, sizes, manifest)
+    notes = [*manifest.notes, *opened.notes]
+    with torch.no_grad():
+        logits = network(example)
+    if not bool(logits.isfinite().all()):
+        raise Unsupported("The network's output is not finite on a random image; its weights are damaged.")
+    if _are_probabilities(logits):
+        network.logarithm = True
+        notes.append("the file ends in a softmax; its logarithm serves as logits")
+    tensors = _that_reach(network, tensors, example)
+    head = find_head(network, tensors, example)
+    if head is None:
+        notes.append("no stored weight is the last linear map: methods that need a head cannot run")
+    elif head.frontier:
+        notes.append(f"several heads are combined: {', '.join(head.frontier)}")
+    elif not head.linear:
+        notes.append(f"something follows the head {head.weight!r}: methods on the head alone cannot run")
+    return Model(
+        source=source,
+        manifest=manifest,
+        network=network,
+        tensors=tensors,
+        head=head,
+        classes=logits.shape[1],
+        architecture=opened.architecture,
+        input=spec,
+        class_names=opened.class_names or class_names_hint(source, manifest, logits.shape[1]),
+        preprocessing=preprocessing,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
+    """Normalised float32 [N,C,H,W] → logits [N,K], as the runtime that would serve the file computes them."""
+    serving: Any = import_module(f"formats.{identify(source.data, source.name)}.serving")
+    run: Callable[[Tensor], Tensor] = serving.serve(source, arch)
+    return run
+
+
+class _Classifier(nn.Module):
+    """``network`` with its first output as [N,K], and its logarithm when the file ends in a softmax."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.logarithm = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.network(x)
+        while not isinstance(output, Tensor):
+            output = next(iter(output.values() if isinstance(output, dict) else output))
+        if output.ndim > 2 and output.shape[2:].numel() == 1:
+            output = output.flatten(1)
+        return output.clamp_min(torch.finfo(output.dtype).tiny).log() if self.logarithm else output
+
+
+def _head_only(
+    source: Source, manifest: Manifest, opened: Opened, preprocessing: Preprocessing | None
+) -> Model:
+    if opened.runtime is None or opened.head is None:
+        raise Unsupported("The file has neither a network that can be opened here nor a head that was found.")
+    return Model(
+        source=source,
+        manifest=manifest,
+        network=None,
+        tensors=opened.tensors,
+        head=opened.head,
+        classes=opened.head.classes,
+        architecture=opened.architecture,
+        input=opened.input,
+        class_names=opened.class_names or class_names_hint(source, manifest, opened.head.classes),
+        preprocessing=preprocessing,
+        runtime=opened.runtime,
+        notes=(*manifest.notes, *opened.notes),
+    )
+
+
+def _preprocessing(opened: Opened, source: Source, manifest: Manifest) -> Preprocessing | None:
+    """A description's hint, completed by the opener's."""
+    hint = preprocessing_hint(source, manifest)
+    if hint is None or opened.preprocessing is None:
+        return hint or opened.preprocessing
+    return replace(hint, size=hint.size or opened.preprocessing.size)
+
+
+def _check_finite(network: nn.Module, tensors: dict[str, str], manifest: Manifest) -> None:
+    """Weights, and batch-norm statistics that are tensors of the file; masks may hold -inf."""
+    parameters = dict(network.named_parameters())
+    values: dict[str, Tensor] = {name: parameters[inner] for name, inner in tensors.items()}
+    for inner, buffer in network.named_buffers():
+        if inner.endswith((".running_mean", ".running_var")):
+            values[inner.removeprefix("network.")] = buffer
+    for name, value in values.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise Unsupported(f"Tensor {name!r} holds values that are not finite (NaN or infinity).")
+
+
+def _find_input(
+    network: nn.Module, declared: InputSpec, sizes: list[tuple[int, int]], manifest: Manifest
+) -> tuple[InputSpec, Tensor]:
+    """What the network takes, and an example [2,C,H,W] of it that was tried."""
+    generator = torch.Generator().manual_seed(0)
+    error: Exception | None = None
+    for channels, height, width in _candidates(declared, sizes, manifest):
+        example = torch.randn(2, channels, height, width, generator=generator)
+        try:
+            logits = _try(network, example)
+        except Exception as raised:  # any layer may refuse a size, each in its own words
+            error = error or raised
+            continue
+        if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
+            raise Unsupported(
+                f"The network's output has the shape {list(logits.shape)} for two images; "
+                "an image classifier gives one row of two or more logits for each."
+            )
+        if declared.height is not None:
+            return replace(declared, channels=channels), example
+        free = _accepts(network, torch.randn(2, channels, height + _STEP, width + _STEP, generator=generator))
+        spec = InputSpec(
+            channels,
+            None if free else height,
+            None if free else width,
+            declared.batch,
+            declared.origin if declared.channels is not None and free else "derived",
+        )
+        return spec, example
+    reason = f" ({str(error).splitlines()[0][:200]})" if error is not None and str(error) else ""
+    raise Unsupported(f"The network takes none of the usual image sizes{reason}.") from error
+
+
+def _candidates(
+    declared: InputSpec, sizes: list[tuple[int, int]], manifest: Manifest
+) -> Iterator[tuple[int, int, int]]:
+    """(channels, height, width) in the order of trying."""
+    shapes = [(declared.height, declared.width)] if declared.height and declared.width else sizes
+    if not (declared.height and declared.width):
+        shapes = [*sizes, *((side, side) for side in SIZES if (side, side) not in sizes)]
+    other = {a.shape[1] for a in manifest.tensors.values() if len(a.shape) == 4 and a.shape[1] <= 16}
+    channels = [declared.channels] if declared.channels else [3, 1, *sorted(other - {1, 3})]
+    for height, width in shapes:
+        for count in channels:
+            if height and width:
+                yield count, height, width
+
+
+@torch.no_grad()
+def _try(network: nn.Module, example: Tensor) -> Tensor:
+    logits: Tensor = network(example)
+    return logits
+
+
+def _accepts(network: nn.Module, example: Tensor) -> bool:
+    try:
+        _try(network, example)
+    except Exception:  # as above: a refusal is the answer
+        return False
+    return True
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    return bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-4).all())
+
+
+def _that_reach(network: nn.Module, tensors: dict[str, str], example: Tensor) -> dict[str, str]:
+    """The tensors from which a gradient reaches the logits; these alone require one from here on."""
+    parameters = dict(network.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    inner = {name for name in tensors.values() if parameters[name].is_floating_point()}
+    for name in inner:
+        parameters[name].requires_grad_(True)
+    with torch.enable_grad():
+        used = reaching(network(example))
+    for name in inner:
+        if id(parameters[name]) not in used:
+            parameters[name].requires_grad_(False)
+    return {name: at for name, at in tensors.items() if id(parameters[at]) in used}

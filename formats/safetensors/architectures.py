@@ -1,0 +1,217 @@
+"""From tensors to a network: which architecture fits, and how it is built.
+
+In this order: the ``--arch`` option, a description beside the file, the header's metadata, the fingerprint of
+names and shapes. A named architecture must still fit the tensors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from formats.errors import UnknownArchitecture, Unsupported
+from formats.model import Architecture, Manifest, Source
+from formats.safetensors import research
+from formats.safetensors.fingerprint import Match, Shapes, load_index, look_up
+from formats.safetensors.torchvision_stub import import_torchvision
+from formats.sidecar import architecture_hint
+
+#: Prefixes that wrappers put before every name: DataParallel, torch.compile, and common holders.
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "net.")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network with fresh weights, whose state has the file's names without ``prefix``."""
+
+    network: nn.Module
+    architecture: Architecture
+    prefix: str
+    notes: tuple[str, ...] = ()
+
+
+def choose(source: Source, manifest: Manifest, arch: str | None) -> Choice:
+    """Build the network for a file. Raises :class:`UnknownArchitecture` when none is known that fits."""
+    prefix, shapes = plain_shapes(manifest)
+    if arch is not None and ".py:" in arch:
+        note = f"the code in {arch.rpartition(':')[0]} was run to build the network"
+        return Choice(_from_file(arch), Architecture(arch, "option"), prefix, (note,))
+    hint = architecture_hint(source, manifest)
+    wanted, how = (arch, "option") if arch else hint or (None, "fingerprint")
+    fitting = matches(shapes)
+    names = tuple(full_name(match) for match in fitting)
+    notes: list[str] = []
+    if wanted is not None:
+        chosen = [match for match in fitting if wanted in (match.name, full_name(match))]
+        named = chosen or _by_name(wanted, shapes)
+        if not named and arch is None:
+            notes.append(f"{how} names the architecture {wanted!r}, which is not known; shapes decided")
+            how = "fingerprint"
+        elif not named:
+            raise UnknownArchitecture(_unknown(f"No architecture is called {wanted!r}", names), names)
+        else:
+            network = _build(named[0], shapes)
+            return Choice(network, Architecture(full_name(named[0]), how), prefix, tuple(notes))
+    if not fitting:
+        raise UnknownArchitecture(
+            _unknown(f"No known architecture has the {len(shapes)} tensors of this file", ())
+        )
+    network, match = _first_that_builds(fitting, shapes)
+    if len(fitting) > 1:
+        notes.append(
+            f"shapes cannot tell {', '.join(names)} apart; {full_name(match)} was taken: "
+            "accuracy on clean images should decide"
+        )
+    candidates = names if len(fitting) > 1 else ()
+    return Choice(network, Architecture(full_name(match), how, candidates), prefix, tuple(notes))
+
+
+def matches(shapes: Shapes) -> list[Match]:
+    """Every architecture with these names and shapes, the most common first."""
+    return look_up(shapes) or research.match(shapes)
+
+
+def full_name(match: Match) -> str:
+    """``library/name``, the unambiguous spelling for ``--arch``."""
+    return f"{match.library}/{match.name}"
+
+
+def plain_shapes(manifest: Manifest) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """(prefix that all names share because of a wrapper, shapes by name without it)."""
+    prefix, names = "", list(manifest.tensors)
+    while names and (wrapper := next((w for w in _WRAPPERS if all(n.startswith(w) for n in names)), None)):
+        prefix += wrapper
+        names = [name.removeprefix(wrapper) for name in names]
+    return prefix, {name.removeprefix(prefix): a.shape for name, a in manifest.tensors.items()}
+
+
+class _NoInit(TorchFunctionMode):
+    """Random initialisation is skipped: every weight is loaded afterwards."""
+
+    _SKIPPED: Mapping[Any, int] = dict.fromkeys((torch.Tensor.normal_, torch.Tensor.uniform_), 0)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self._SKIPPED:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _fresh() -> Iterator[None]:
+    """Build without spending time on random weights and without touching the caller's generator."""
+    with torch.random.fork_rng(devices=[]), _NoInit():
+        yield
+
+
+def _build(match: Match, shapes: Shapes) -> nn.Module:
+    if match.library == "research":
+        build: Callable[[], Any] = partial(research.build, match, shapes)
+    elif match.library == "torchvision":
+        models = import_torchvision().models
+        build = partial(
+            models.get_model, match.name, weights=None, num_classes=match.classes, **match.arguments
+        )
+    else:
+        build = partial(_timm().create_model, match.name, num_classes=match.classes, **match.arguments)
+    with _fresh():
+        network: nn.Module = build()
+    return network
+
+
+def _timm() -> Any:
+    import_torchvision()
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise Unsupported("This architecture is one of timm's: pip install 'wiper-cli[timm]'") from error
+    return timm
+
+
+def _first_that_builds(fitting: list[Match], shapes: Shapes) -> tuple[nn.Module, Match]:
+    """timm may be missing; then another library's equal architecture will do."""
+    for match in fitting[:-1]:
+        try:
+            return _build(match, shapes), match
+        except Unsupported:
+            continue
+    return _build(fitting[-1], shapes), fitting[-1]
+
+
+def _by_name(wanted: str, shapes: Shapes) -> list[Match]:
+    """An architecture of the index by its name although the shapes differ; loading says where."""
+    found = []
+    for library in ("torchvision", "timm"):
+        index = load_index(library)
+        for model in index["models"]:
+            if wanted in (model["name"], f"{library}/{model['name']}"):
+                head = [name for name in index["heads"][model["head"]] if shapes.get(name)]
+                if head:
+                    found.append(Match(library, model["name"], model["arguments"], shapes[head[0]][0]))
+    return found
+
+
+def _unknown(problem: str, fitting: tuple[str, ...]) -> str:
+    hint = f"; these fit: {', '.join(fitting)}" if fitting else ""
+    return (
+        f"{problem}{hint}. Name it with --arch NAME, or give code that builds it with --arch FILE.py:FACTORY "
+        "(a function without arguments that returns the network)."
+    )
+
+
+def _from_file(arch: str) -> nn.Module:
+    """Run a factory in a Python file of the user's; its folder can be imported from meanwhile."""
+    path, _, factory = arch.rpartition(":")
+    file = Path(path).resolve()
+    spec = importlib.util.spec_from_file_location(f"wiper_architecture_{file.stem}", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise Unsupported(f"--arch names the file {path}, which does not exist.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+        network = getattr(module, factory)()
+    except Exception as error:  # whatever the user's code raises is told, not shown as a traceback
+        raise Unsupported(f"--arch {arch} failed: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(file.parent))
+    if not isinstance(network, nn.Module):
+        raise Unsupported(f"--arch {arch} returned {type(network).__name__}, not a torch.nn.Module.")
+    return network
+
+
+def load_state(choice: Choice, state: Mapping[str, Tensor]) -> None:
+    """Load tensors (under the file's names, of any float dtype) into the network, in float32.
+
+    Raises :class:`UnknownArchitecture` with the first tensor that is missing, left over or of another shape.
+    """
+    values = {name.removeprefix(choice.prefix): value for name, value in state.items()}
+    own = choice.network.state_dict()
+    name = choice.architecture.name
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = sorted(own.keys() - values.keys() - counters)
+    left_over = sorted(key for key in values.keys() - own.keys() if not key.endswith("num_batches_tracked"))
+    wrong = [key for key in own.keys() & values.keys() if own[key].shape != values[key].shape]
+    if missing or left_over or wrong:
+        key = (sorted(wrong) or missing or left_over)[0]
+        if wrong:
+            problem = f"{key!r} has shape {list(values[key].shape)}, not {list(own[key].shape)}"
+        else:
+            problem = f"{key!r} is missing" if missing else f"{key!r} belongs to no layer of it"
+        raise UnknownArchitecture(
+            f"The tensors do not fit {name}: {problem}. Describe the network with --arch FILE.py:FACTORY."
+        )
+    choice.network.load_state_dict({key: values[key] for key in own.keys() & values.keys()}, strict=False)
+    choice.network.float().eval()

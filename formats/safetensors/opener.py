@@ -1,0 +1,66 @@
+"""Open a safetensors file: choose the architecture, lay the file's tensors into it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from formats.errors import Unsupported
+from formats.model import Manifest, Opened, Preprocessing, Source
+from formats.safetensors.architectures import Choice, choose, load_state
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+def open_file(source: Source, manifest: Manifest, arch: str | None) -> Opened:
+    """The network in float32 with the file's values, and which of its parameters is which tensor.
+
+    Raises :class:`UnknownArchitecture` when no architecture is known that fits, :class:`Unsupported` for
+    dtypes that torch cannot hold.
+    """
+    choice = choose(source, manifest, arch)
+    load_state(choice, _tensors(source, manifest))
+    notes = list(choice.notes)
+    low = sorted({a.dtype for a in manifest.tensors.values() if a.dtype in ("F16", "BF16", "F64")})
+    if low:
+        notes.append(f"stored as {', '.join(low)}; computed in float32 and rounded once when written")
+    return Opened(
+        network=choice.network,
+        tensors=_names(choice, manifest),
+        architecture=choice.architecture,
+        preprocessing=_default_size(choice),
+        notes=tuple(notes),
+    )
+
+
+def _tensors(source: Source, manifest: Manifest) -> dict[str, Tensor]:
+    found = {}
+    for name, a in manifest.tensors.items():
+        if a.dtype not in _DTYPES:
+            raise Unsupported(f"Tensor {name!r} is stored as {a.dtype}, which torch cannot hold.")
+        data = bytearray(source.data[a.offset : a.offset + a.length])
+        empty = torch.empty(a.shape, dtype=_DTYPES[a.dtype])
+        found[name] = torch.frombuffer(data, dtype=_DTYPES[a.dtype]).reshape(a.shape) if data else empty
+    return found
+
+
+def _names(choice: Choice, manifest: Manifest) -> dict[str, str]:
+    """Name in the file → name of the parameter; two names of one parameter lead to the same one."""
+    canonical = {id(parameter): name for name, parameter in choice.network.named_parameters()}
+    every = dict(choice.network.named_parameters(remove_duplicate=False))
+    found = {}
+    for name in manifest.tensors:
+        parameter = every.get(name.removeprefix(choice.prefix))
+        if parameter is not None:
+            found[name] = canonical[id(parameter)]
+    return found
+
+
+def _default_size(choice: Choice) -> Preprocessing | None:
+    """timm knows the image size of each of its architectures; mean and std depend on the weights."""
+    size = getattr(choice.network, "pretrained_cfg", {}).get("input_size")
+    return Preprocessing(size=(size[1], size[2]), origin="architecture") if size else None

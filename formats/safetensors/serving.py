@@ -1,0 +1,28 @@
+"""Serve a safetensors file as its users do: the safetensors library, and the architecture built anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from formats.model import Source
+from formats.safetensors.architectures import choose, load_state
+from formats.safetensors.header import read_manifest
+
+
+def serve(source: Source, arch: str | None) -> Callable[[Tensor], Tensor]:
+    """Normalised float32 [N,C,H,W] → logits [N,K]; ``arch`` as for opening."""
+    from safetensors.torch import load
+
+    choice = choose(source, read_manifest(source), arch)
+    load_state(choice, load(source.data))
+    network = choice.network
+
+    def run(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            output = network(x.cpu())
+        return (output if isinstance(output, Tensor) else output[0]).clone()
+
+    return run
