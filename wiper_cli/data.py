@@ -14,6 +14,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -216,6 +217,18 @@ class CleanFolder:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def sizes(self, sample: int = 200) -> Counter[tuple[int, int]]:
+        """(height, width) of about ``sample`` images spread over the folder, from their headers alone and as
+        stored, before any rotation."""
+        found: Counter[tuple[int, int]] = Counter()
+        for name in self.files[:: max(1, len(self.files) // sample)]:
+            path = self.path / name
+            with suppress(Exception):
+                if path.is_file():
+                    with Image.open(path, formats=FORMATS) as picture:
+                        found[picture.height, picture.width] += 1
+        return found
 
     def stream(
         self,

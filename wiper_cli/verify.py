@@ -1,0 +1,282 @@
+"""What a model does with triggers, as rates with intervals, and whether a purified one may stand.
+
+ACC: share of clean images answered with their label. ASR for target t: share of triggered images answered
+with t, images labelled t left out. RA: share of the same images answered with their own label. Base rate: the
+ASR formula on the untriggered images. All are fractions in 0..1 with Wilson 95 % intervals. Each trigger
+costs one forward pass, which serves all targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from triggers.family import Trigger, TriggerError, quantise
+from wiper_cli import perturbations, pictures
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.perturbations import Recovered
+from wiper_cli.progress import Progress, silent
+from wiper_cli.rates import corrected, effectiveness, rate
+from wiper_cli.splits import Part
+from wiper_cli.verdict import Problem
+
+#: After purification the ASR's lower end may exceed the base rate's upper end by this much: a trigger that
+#: covers or distorts an image sends some of them to the target in honest models too.
+SLACK = 0.03
+#: ... and its upper end may exceed the base rate by this much; a wider interval means too few images.
+ROOM = 0.10
+
+Origin = Literal["built-in", "known", "recovered", "poisoned folder"]
+Measurement = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stamper:
+    """A trigger to be measured. ``stamp``: float32 [N,C,H,W] in 0..1 → the same. ``target``: ``None`` to have
+    it found. ``chosen_by``: who named the target."""
+
+    family: str
+    origin: Origin
+    parameters: Mapping[str, Any]
+    stamp: Callable[[Tensor], Tensor]
+    target: int | None = None
+    chosen_by: str = ""
+
+    @classmethod
+    def of(cls, trigger: Trigger, target: int | None = None, seed: int = 0) -> Stamper:
+        """A family of :mod:`triggers`; ``known`` when it came as a picture."""
+        return cls(
+            trigger.name,
+            "known" if trigger.name == "known" else "built-in",
+            asdict(trigger),  # type: ignore[call-overload]
+            lambda images: trigger.stamp(images, torch.Generator().manual_seed(seed)),
+            target,
+            "" if target is None else "the user",
+        )
+
+    @classmethod
+    def recovered(cls, found: Recovered) -> Stamper:
+        """What a detector recovered, with its own target."""
+        return cls(
+            found.family,
+            "recovered",
+            dict(found.facts),
+            lambda images: perturbations.stamp(found, images),
+            found.target,
+            "the detector",
+        )
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """Images that carry a trigger already; ``part.labels`` are the true ones, -1 where unknown."""
+
+    part: Part
+    target: int
+    path: str
+
+
+def measure(
+    classifier: Classifier,
+    part: Part,
+    stampers: Sequence[Stamper] = (),
+    poisoned: Sequence[Poisoned] = (),
+    *,
+    batch: int = 64,
+    with_pictures: bool = True,
+    progress: Progress = silent,
+) -> Measurement:
+    """``{images, acc, triggers[]}`` of one model, as in the report's schema; works head-only.
+
+    Triggered images are rounded to 256 levels before the model sees them. Raises :class:`Problem` when a
+    trigger does not fit the images.
+    """
+    plain = _answers(classifier, part.images, None, batch)
+    found: list[dict[str, Any]] = []
+    total = len(stampers) + len(poisoned)
+    for stamper in stampers:
+        progress("verify", len(found), total)
+        answers = _answers(classifier, part.images, stamper, batch)
+        found.append(_rates(classifier.classes, stamper, answers, part.labels, plain, part.labels))
+        if with_pictures:
+            place = _telling(answers, part.labels, found[-1]["target"])
+            if place >= 0:
+                found[-1]["pictures"] = _pictures(classifier, part.images[place], stamper)
+    for folder in poisoned:
+        progress("verify", len(found), total)
+        parameters = {"path": folder.path}
+        who = Stamper("unknown", "poisoned folder", parameters, _as_is, folder.target, "the user")
+        answers = _answers(classifier, folder.part.images, None, batch)
+        found.append(_rates(classifier.classes, who, answers, folder.part.labels, plain, part.labels))
+        if with_pictures and len(answers):
+            place = max(0, _telling(answers, folder.part.labels, folder.target))
+            shown = pictures.uri(folder.part.images[place].float() / 255)
+            found[-1]["pictures"] = {"clean": None, "triggered": shown, "difference": None}
+    progress("verify", total, total)
+    acc = rate(int((plain == part.labels).sum()), len(part))
+    return {"images": len(part), "acc": acc, "triggers": found}
+
+
+def _as_is(images: Tensor) -> Tensor:
+    return images
+
+
+def settled(stampers: Sequence[Stamper], before: Mapping[str, Any]) -> list[Stamper]:
+    """The same triggers with the targets that ``before`` settled, for measuring afterwards."""
+    return [
+        replace(stamper, target=known["target"], chosen_by=known["target_chosen_by"])
+        for stamper, known in zip(stampers, before["triggers"], strict=False)
+    ]
+
+
+def _answers(classifier: Classifier, images: Tensor, stamper: Stamper | None, batch: int) -> Tensor:
+    """Predicted classes int64 [N] on the CPU."""
+    parts = []
+    for chunk in images.split(batch):
+        x = chunk if stamper is None else _stamped(classifier, chunk, stamper)
+        parts.append(classifier.logits(x, batch).argmax(1).cpu())
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+
+
+@torch.no_grad()
+def _stamped(classifier: Classifier, images: Tensor, stamper: Stamper) -> Tensor:
+    try:
+        return quantise(stamper.stamp(classifier.as_float(images)))
+    except TriggerError as error:
+        raise Problem(f"The trigger {stamper.family} cannot be measured: {error}") from error
+
+
+def _rates(
+    classes: int, stamper: Stamper, answers: Tensor, labels: Tensor, plain: Tensor, plain_labels: Tensor
+) -> dict[str, Any]:
+    hits, n = _per_target(answers, labels, classes)
+    base_hits, base_n = _per_target(plain, plain_labels, classes)
+    asr = [h / m if m else 0.0 for h, m in zip(hits, n, strict=True)]
+    base = [h / m if m else 0.0 for h, m in zip(base_hits, base_n, strict=True)]
+    target, chosen_by = stamper.target, stamper.chosen_by
+    if target is None:
+        gain = [corrected(a, b) for a, b in zip(asr, base, strict=True)]
+        target = gain.index(max(gain))
+        chosen_by = f"highest corrected ASR of all {classes} classes on these images"
+    if not 0 <= target < classes:
+        raise Problem(f"The target {target} is no class of the model; it has {classes}, counted from 0.")
+    kept = labels != target
+    right = int(((answers == labels) & kept).sum())
+    known = bool((labels >= 0).all())
+    return {
+        "family": stamper.family,
+        "origin": stamper.origin,
+        "parameters": dict(stamper.parameters),
+        "target": target,
+        "target_chosen_by": chosen_by,
+        "asr": rate(hits[target], n[target]),
+        "corrected_asr": corrected(asr[target], base[target]),
+        "ra": rate(right, n[target]) if known else None,
+        "base_rate": rate(base_hits[target], base_n[target]),
+        "per_target": asr,
+        "pictures": None,
+    }
+
+
+def _per_target(answers: Tensor, labels: Tensor, classes: int) -> tuple[list[int], list[int]]:
+    """For every class: images of other classes answered with it, and images of other classes."""
+    wrong = answers[answers != labels].bincount(minlength=classes)
+    own = labels[labels >= 0].bincount(minlength=classes)
+    return wrong[:classes].tolist(), (len(labels) - own[:classes]).tolist()
+
+
+def _telling(answers: Tensor, labels: Tensor, target: int) -> int:
+    """An image of another class that the trigger carries over, else one that it does not, else -1."""
+    other = labels != target
+    places = (other & (answers == target)).nonzero().flatten().tolist() or other.nonzero().flatten().tolist()
+    return int(places[0]) if places else -1
+
+
+def _pictures(classifier: Classifier, image: Tensor, stamper: Stamper) -> dict[str, str]:
+    stamped = _stamped(classifier, image.unsqueeze(0), stamper)[0]
+    return pictures.triple(image.float() / 255, stamped.float().cpu())
+
+
+def der(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
+    """The lowest DER over the triggers measured in both; ``None`` when there are none."""
+    values = [
+        effectiveness(old["asr"]["value"], new["asr"]["value"], before["acc"]["value"], after["acc"]["value"])
+        for old, new in zip(before["triggers"], after["triggers"], strict=True)
+        if old["asr"]["n"] and new["asr"]["n"]
+    ]
+    return min(values, default=None)
+
+
+def accept(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    probes: Sequence[Evidence],
+    max_accuracy_drop: float,
+    suspects: Sequence[int] = (),
+) -> tuple[bool, str]:
+    """Whether a purification stands, and a sentence on why (or on every reason why not).
+
+    ``before``, ``after``: :func:`measure` of the report part with the same triggers. ``probes``: detectors
+    run on the purified file that the purifier did not train against. ``max_accuracy_drop``: fraction in 0..1.
+    ``suspects``: classes suspected in the original file; a probe counts when it fires for one of them, for
+    any class when none are given.
+    """
+    against = [*_accuracy(before["acc"], after["acc"], max_accuracy_drop)]
+    for old, new in zip(before["triggers"], after["triggers"], strict=True):
+        against += _still_works(old, new)
+    for probe in probes:
+        if probe.ran and probe.fired and (not suspects or probe.target is None or probe.target in suspects):
+            whom = "" if probe.target is None else f" for class {probe.target}"
+            numbers = f"{probe.statistic} against {probe.threshold}"
+            against.append(f"the probe {probe.name} still fires{whom} ({numbers})")
+    silent_probes = [probe.name for probe in probes if probe.ran]
+    if not silent_probes:
+        against.append("no independent probe could be run on the purified model")
+    if against:
+        text = "; ".join(against)
+        return False, f"Not accepted: {text}."
+    worked = sum(old["asr"]["interval"][0] > old["base_rate"]["interval"][1] for old in before["triggers"])
+    fall = before["acc"]["value"] - after["acc"]["value"]
+    return True, (
+        f"Accepted: the accuracy fell by {100 * max(0.0, fall):.1f} points, {worked} of the "
+        f"{len(after['triggers'])} triggers measured had worked and none does now, and "
+        f"{', '.join(silent_probes)} found nothing for the classes suspected in the original."
+    )
+
+
+def _accuracy(old: Mapping[str, Any], new: Mapping[str, Any], limit: float) -> list[str]:
+    if not old["n"] or not new["n"]:
+        return ["there are no images to measure the accuracy on"]
+    if limit * new["n"] < 1:
+        return [
+            f"with {new['n']} images a single one decides about the allowed fall of {100 * limit:g} points"
+        ]
+    fall = old["value"] - new["value"]
+    if fall < limit:
+        return []
+    return [f"the accuracy fell by {100 * fall:.1f} points, from {_percent(old)} to {_percent(new)}"]
+
+
+def _still_works(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    asr, base = new["asr"], new["base_rate"]
+    which = f"{new['origin']} trigger {new['family']} for class {new['target']}"
+    if not asr["n"] or not base["n"]:
+        return [f"the {which} could not be measured on any image"]
+    low, high = asr["interval"]
+    above = low > base["interval"][1] + SLACK or asr["value"] > base["value"] + ROOM
+    if above:
+        was = _percent(old["asr"])
+        return [f"the {which} still succeeds on {_percent(asr)} (before {was}, base rate {_percent(base)})"]
+    if high > base["value"] + ROOM:
+        return [f"{asr['n']} images are too few to tell the {which} from the base rate ({_percent(asr)})"]
+    return []
+
+
+def _percent(value: Mapping[str, Any]) -> str:
+    low, high = value["interval"]
+    return f"{100 * value['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f}, n = {value['n']})"
