@@ -1,0 +1,227 @@
+"""An ONNX file as protobuf objects: parsed, external tensors inlined, its image input and logits chosen."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import onnx
+import onnx.inliner
+
+from formats.errors import Unreadable, Unsupported
+from formats.model import InputSpec, Manifest, Source
+from formats.onnx.operators import KNOWN_VALUES, lookup
+
+_EXTERNAL = onnx.TensorProto.EXTERNAL
+_FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
+#: Monotone maps that deployments put behind the logits.
+_BEHIND_LOGITS = ("Softmax", "LogSoftmax", "Sigmoid", "Identity")
+#: Operators whose function returns all their outputs; of others only the first may be used.
+_ALL_OUTPUTS = ("Split", "TopK")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The image input (``shape``: declared dims, ``None`` where free) and the value that holds the logits."""
+
+    input: str
+    shape: tuple[int | None, ...]
+    elem_type: int
+    output: str
+    notes: tuple[str, ...]
+
+    @property
+    def batch(self) -> int | None:
+        """Fixed batch size of the graph."""
+        return self.shape[0]
+
+    @property
+    def spec(self) -> InputSpec:
+        """The same, as the rest of the program reads it."""
+        batch, channels, height, width = self.shape
+        return InputSpec(channels, height, width, batch, "declared")
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Nodes of one kind that the importer cannot compute."""
+
+    operator: str
+    version: int
+    count: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        where = ", ".join(name or "unnamed" for name in self.names)
+        return f"{self.operator}-{self.version} ({self.count}x: {where})"
+
+
+def load(source: Source, manifest: Manifest) -> onnx.ModelProto:
+    """Parse the file, put external tensors into it, and expand its own functions.
+
+    Raises ``Unreadable`` when protobuf cannot parse it, ``Unsupported`` when the whole exceeds 2 GiB.
+    """
+    if source.size > 2**31 - 2**24:
+        raise Unsupported(
+            "The ONNX file and its external data exceed 2 GiB together, which is not supported."
+        )
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(source.data)
+    except Exception as error:  # protobuf's DecodeError has no typed home
+        raise Unreadable("The ONNX file cannot be parsed; copy or download it again.") from error
+    held = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    held += [
+        (node.output[0], attribute.t)
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.HasField("t")
+    ]
+    for name, tensor in held:
+        if tensor.data_location == _EXTERNAL and name in manifest.tensors:
+            address = manifest.tensors[name]
+            data = source.files[address.member]
+            tensor.raw_data = data[address.offset : address.offset + address.length]
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return model
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Version of the standard operators; files of IR 1 and 2 do not tell and count as 1."""
+    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim
+    )
+
+
+def signature(model: onnx.ModelProto) -> Signature:
+    """Choose the image input and the logits. Raises ``Unsupported`` when the graph has no such."""
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs[:4])
+        raise Unsupported(f"The ONNX graph has {len(inputs)} inputs ({names}); one image input is needed.")
+    entry = inputs[0]
+    shape = _dims(entry) or (None,) * 4
+    elem_type = entry.type.tensor_type.elem_type
+    if len(shape) != 4 or elem_type not in _FLOATS:
+        raise Unsupported(
+            f"The ONNX graph's input {entry.name!r} is {onnx.TensorProto.DataType.Name(elem_type)}"
+            f"{[size or '?' for size in shape]}; images as floats [N,C,H,W] are needed."
+        )
+    if shape[3] in (1, 3) and shape[1] is not None and shape[1] > 4:
+        raise Unsupported("The ONNX graph takes images with channels last; export it with channels first.")
+    notes = []
+    flat = [value for value in graph.output if len(_dims(value) or (0, 0)) == 2]
+    if not flat:
+        raise Unsupported("The ONNX graph has no output of the form [N, classes].")
+    if len(graph.output) > 1:
+        ignored = ", ".join(value.name for value in graph.output if value is not flat[0])
+        notes.append(
+            f"Of {len(graph.output)} outputs {flat[0].name!r} is taken for the logits; ignored: {ignored}."
+        )
+    output = flat[0].name
+    producers = {name: node for node in graph.node for name in node.output}
+    while output in producers and producers[output].op_type in _BEHIND_LOGITS:
+        node = producers[output]
+        if node.op_type != "Identity":
+            notes.append(f"The logits are read before the final {node.op_type}.")
+        output = node.input[0]
+    return Signature(entry.name, shape, elem_type, output, tuple(notes))
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Inputs of a node; "" where it has none or does not look at it (statistics in training mode)."""
+    names = list(node.input)
+    if node.op_type == "BatchNormalization" and any(
+        one.name == "training_mode" and one.i for one in node.attribute
+    ):
+        names[3:5] = ["", ""]
+    return names
+
+
+def live(nodes: Sequence[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
+    """Nodes that ``output`` depends on, in the order of the file."""
+    wanted, kept = {output}, []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(name for name in reads(node) if name)
+    return kept[::-1]
+
+
+@cache
+def _keywords(function: Callable[..., Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """All attributes of an operator's function, and the required ones; torch's own take none."""
+    if (function.__module__ or "torch").startswith("torch"):
+        return frozenset(), frozenset()
+    parameters = [
+        one for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY
+    ]
+    required = frozenset(one.name for one in parameters if one.default is one.empty) - {"outputs"}
+    return frozenset(one.name for one in parameters) - {"outputs"}, required
+
+
+def wants_count(function: Callable[..., Any]) -> bool:
+    """Whether an operator's function is told how many outputs its node has."""
+    return "outputs" in getattr(function, "__annotations__", {})
+
+
+def _known(node: onnx.NodeProto, version: int, used: Mapping[str, int]) -> bool:
+    found = lookup(node.op_type, version)
+    if node.domain not in ("", "ai.onnx") or found is None:
+        return False
+    accepted, required = _keywords(found[1])
+    names = {attribute.name for attribute in node.attribute}
+    if not required <= names <= accepted:
+        return False
+    for attribute in node.attribute:
+        values = KNOWN_VALUES.get((node.op_type, attribute.name))
+        if values is not None and attribute_value(attribute) not in values:
+            return False
+    return node.op_type in _ALL_OUTPUTS or not any(used.get(name) for name in node.output[1:])
+
+
+def attribute_value(attribute: onnx.AttributeProto) -> Any:
+    """Value of an attribute: numbers, text, lists of them, or a TensorProto."""
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (str, int, float, onnx.TensorProto)):
+        return value
+    return [one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in value]
+
+
+def unknown(nodes: Sequence[onnx.NodeProto], version: int) -> list[Unknown]:
+    """The one decision on what cannot be imported: all nodes without a function, by operator."""
+    used: dict[str, int] = {}
+    for node in nodes:
+        for name in node.input:
+            used[name] = used.get(name, 0) + 1
+    groups: dict[str, list[str]] = {}
+    for node in nodes:
+        if not _known(node, version, used):
+            domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}::"
+            groups.setdefault(domain + node.op_type, []).append(node.name)
+    return [
+        Unknown(operator, version, len(names), tuple(names[:3])) for operator, names in sorted(groups.items())
+    ]
