@@ -1,0 +1,194 @@
+"""The written rule that makes a verdict of the detectors' evidence. Imports no torch.
+
+1. A detector *fires* when its statistic exceeds its threshold; the class it names is *accused*.
+2. Every detector that fires is one finding. It is *critical* where the detector recovered a transform that
+   sends held-out clean images to the class and either does so with at least :data:`CERTAIN` of them or
+   another detector accuses the same class; else *high*.
+3. Something fired: ``suspicious``. Nothing fired and a detector could not look, or none was asked:
+   ``incomplete``. Nothing fired and all looked: ``no_finding``. Never ``malicious``: no statistic of a
+   network's behaviour shows an intention.
+4. *Suspects* are the accused, then the classes that came nearest to a threshold: these are weak, and worth
+   a purifier's attention only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from wiper_cli.verdict import Finding, Severity, Verdict
+
+#: Share of held-out images from which one detector alone makes a finding critical.
+CERTAIN = 0.9
+
+#: Most classes handed to a purifier as suspects.
+MOST_SUSPECTS = 4
+
+#: Said with every verdict.
+NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is known."
+
+
+@dataclass(frozen=True)
+class Saying:
+    """How a detector's finding reads. ``share``: the statistic is a share of images, shown in percent."""
+
+    rule: str
+    what: str
+    share: bool
+
+
+SAYINGS: Mapping[str, Saying] = {
+    "max-margin": Saying(
+        "WIPER-B01", "noise can be pushed into it far deeper than into the other classes", False
+    ),
+    "warp-inversion": Saying("WIPER-B02", "one small warp sends clean images of other classes to it", True),
+    "square-probe": Saying("WIPER-B03", "one small square sends clean images of other classes to it", True),
+}
+
+
+class Found(Protocol):
+    """What is read of a recovered transform."""
+
+    @property
+    def target(self) -> int: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+
+
+class Evidence(Protocol):
+    """What is read of :class:`wiper_cli.detectors.evidence.Evidence`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ran(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def statistic(self) -> float | None: ...
+    @property
+    def threshold(self) -> float | None: ...
+    @property
+    def threshold_origin(self) -> str: ...
+    @property
+    def false_alarm_rate(self) -> float | None: ...
+    @property
+    def fired(self) -> bool: ...
+    @property
+    def target(self) -> int | None: ...
+    @property
+    def per_class(self) -> Sequence[float]: ...
+    @property
+    def suspects(self) -> Sequence[int]: ...
+    @property
+    def recovered(self) -> Sequence[Found]: ...
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """``accused``: classes that a detector fired for, strongest first. ``suspects``: these, then ``weak``."""
+
+    verdict: Verdict
+    sentence: str
+    findings: tuple[Finding, ...]
+    accused: tuple[int, ...]
+    weak: tuple[int, ...]
+
+    @property
+    def suspects(self) -> tuple[int, ...]:
+        return self.accused + self.weak
+
+
+def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | None = None) -> Judgement:
+    """The verdict on one model. ``names``: the classes' names, if known (else numbers are used)."""
+    fired = sorted((piece for piece in evidence if piece.ran and piece.fired), key=lambda p: -_excess(p))
+    findings = sorted((_finding(p, fired, names) for p in fired), key=lambda finding: -finding.severity)
+    accused = tuple(dict.fromkeys(piece.target for piece in fired if piece.target is not None))
+    near = {
+        k: max(_nearness(piece, k) for piece in evidence if piece.ran)
+        for piece in evidence
+        if piece.ran
+        for k in piece.suspects
+        if k not in accused and 0 <= k < classes
+    }
+    weak = tuple(sorted(near, key=lambda k: (-near[k], k)))[: max(0, MOST_SUSPECTS - len(accused))]
+    blind = [piece for piece in evidence if not piece.ran]
+    if fired:
+        verdict = Verdict.SUSPICIOUS
+        accusers = {k: [p.name for p in fired if p.target == k] for k in accused}
+        charges = "; ".join(f"{_called(k, names)} ({', '.join(accusers[k])})" for k in accused)
+        sentence = (
+            f"Suspicious: the network behaves as if it had a backdoor towards {charges}. {NOT_CALIBRATED}"
+        )
+    elif blind or not evidence:
+        verdict = Verdict.INCOMPLETE
+        reasons = "; ".join(f"{piece.name} did not run: {piece.reason}" for piece in blind)
+        sentence = f"No verdict: {reasons or 'no detector was asked'}."
+        if len(blind) < len(evidence):
+            sentence += f" What did run found nothing. {NOT_CALIBRATED}"
+    else:
+        verdict = Verdict.NO_FINDING
+        sentence = (
+            f"No finding: {', '.join(piece.name for piece in evidence)} stayed under "
+            f"{'its threshold' if len(evidence) == 1 else 'their thresholds'}. "
+            f"This does not show that the model has no backdoor. {NOT_CALIBRATED}"
+        )
+    return Judgement(verdict, sentence, tuple(findings), accused, weak)
+
+
+def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | None) -> Finding:
+    saying = SAYINGS[piece.name]
+    target, statistic, threshold = piece.target, piece.statistic, piece.threshold
+    assert target is not None
+    assert statistic is not None
+    assert threshold is not None
+    agreeing = [other.name for other in fired if other is not piece and other.target == target]
+    works = [found for found in piece.recovered if found.target == target and "success" in found.facts]
+    success = max((float(found.facts["success"]) for found in works), default=None)
+    images = max((int(found.facts.get("images", 0)) for found in works), default=None)
+    critical = success is not None and success > 0 and (success >= CERTAIN or bool(agreeing))
+    parts = [
+        f"{_called(target, names).capitalize()} may be the target of a backdoor: {saying.what} "
+        f"({piece.name} {_shown(statistic, saying)}, threshold {_shown(threshold, saying)}, "
+        f"{piece.threshold_origin})."
+    ]
+    if success is not None:
+        parts.append(f"It does so with {success:.0%} of {images} held-out clean images.")
+    if agreeing:
+        parts.append(f"The same class was named by {' and '.join(agreeing)}.")
+    parts.append(NOT_CALIBRATED)
+    return Finding(
+        rule=saying.rule,
+        severity=Severity.CRITICAL if critical else Severity.HIGH,
+        message=" ".join(parts),
+        evidence={
+            "detector": piece.name,
+            "statistic": statistic,
+            "threshold": threshold,
+            "threshold_origin": piece.threshold_origin,
+            "false_alarm_rate": piece.false_alarm_rate,
+            "target": target,
+            "success": success,
+            "images": images,
+            "agreeing": agreeing,
+        },
+        place={"class": target, "name": names[target] if names else str(target)},
+    )
+
+
+def _excess(piece: Evidence) -> float:
+    return (piece.statistic or 0.0) / piece.threshold if piece.threshold else 0.0
+
+
+def _nearness(piece: Evidence, k: int) -> float:
+    """The class's statistic in units of the threshold."""
+    return piece.per_class[k] / piece.threshold if piece.threshold and k < len(piece.per_class) else 0.0
+
+
+def _called(k: int, names: Sequence[str] | None) -> str:
+    return f"class {k} ({names[k]})" if names and k < len(names) and names[k] != str(k) else f"class {k}"
+
+
+def _shown(value: float, saying: Saying) -> str:
+    return f"{value:.0%}" if saying.share else f"{value:.1f}"
