@@ -41,10 +41,13 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
     tensors = {name: f"network.{inner}" for name, inner in opened.tensors.items()}
     _check_finite(network, tensors, manifest)
     sizes = [size for size in (preprocessing.size if preprocessing else None,) if size]
-    spec, example = _find_input(network, opened.input, sizes, manifest)
+    spec, example, logits = _find_input(network, opened.input, sizes, manifest)
+    if spec.height is None and example.shape[2] > SIZES[0] and not sizes:
+        smallest = (example.shape[2], example.shape[3])
+        preprocessing = replace(
+            preprocessing or Preprocessing(), size=smallest, origin="smallest size accepted"
+        )
     notes = [*manifest.notes, *opened.notes]
-    with torch.no_grad():
-        logits = network(example)
     if not bool(logits.isfinite().all()):
         raise Unsupported("The network's output is not finite on a random image; its weights are damaged.")
     if _are_probabilities(logits):
@@ -140,8 +143,8 @@ def _check_finite(network: nn.Module, tensors: dict[str, str], manifest: Manifes
 
 def _find_input(
     network: nn.Module, declared: InputSpec, sizes: list[tuple[int, int]], manifest: Manifest
-) -> tuple[InputSpec, Tensor]:
-    """What the network takes, and an example [2,C,H,W] of it that was tried."""
+) -> tuple[InputSpec, Tensor, Tensor]:
+    """What the network takes, an example [2,C,H,W] of it that was tried, and its logits."""
     generator = torch.Generator().manual_seed(0)
     error: Exception | None = None
     for channels, height, width in _candidates(declared, sizes, manifest):
@@ -157,7 +160,7 @@ def _find_input(
                 "an image classifier gives one row of two or more logits for each."
             )
         if declared.height is not None:
-            return replace(declared, channels=channels), example
+            return replace(declared, channels=channels), example, logits
         free = _accepts(network, torch.randn(2, channels, height + _STEP, width + _STEP, generator=generator))
         spec = InputSpec(
             channels,
@@ -166,7 +169,7 @@ def _find_input(
             declared.batch,
             declared.origin if declared.channels is not None and free else "derived",
         )
-        return spec, example
+        return spec, example, logits
     reason = f" ({str(error).splitlines()[0][:200]})" if error is not None and str(error) else ""
     raise Unsupported(f"The network takes none of the usual image sizes{reason}.") from error
 

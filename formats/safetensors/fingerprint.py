@@ -67,5 +67,10 @@ def look_up(shapes: Shapes) -> list[Match]:
             for model in index["models"]
             if model["head"] in digests and digests[model["head"]][0] == model["digest"]
         ]
-        found += sorted(fitting, key=lambda match: (len(match.name), match.name))
+        # Of equal names and shapes, timm's is torchvision's own network.
+        known = {match.name for match in found}
+        found += sorted(
+            (match for match in fitting if match.name not in known),
+            key=lambda match: (len(match.name), match.name),
+        )
     return found
