@@ -40,7 +40,7 @@ CWE: Mapping[int, str] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """``severity``: the usual one; a finding carries its own. ``cwe``, ``atlas``: keys of the tables above."""
+    """``severity``: the usual one; a finding has its own. ``cwe``, ``atlas``: keys of the tables above."""
 
     id: str
     title: str
@@ -69,8 +69,8 @@ _TABLE = (
     Rule(
         id="WIPER-B01",
         title="One class reaches an outlying margin",
-        means="Some input, found by gradient ascent and unlike any image, lifts one class above the runner- "
-        "up much further than any other class can be lifted. A backdoor leaves such a shortcut to its "
+        means="Some input, found by gradient ascent and unlike any image, lifts one class above the "
+        "runner-up much further than any other class can be lifted. A backdoor leaves such a shortcut to its "
         "target; so, sometimes, does an unbalanced training set.",
         do="Read the class named as target and ask whether an attacker would want it. Run `wiper purify`, "
         "or retrain from data that you trust. Alone, this statistic is a suspicion.",
@@ -216,7 +216,7 @@ def markdown() -> str:
         "# Rules",
         "",
         "Every finding names one of these. Generated: `python -m wiper_cli.rules > docs/rules.md`.",
-        f"ATLAS ids are those of version {ATLAS_VERSION}. Severities are the usual ones; a finding has its own.",
+        f"ATLAS ids are those of version {ATLAS_VERSION}. The severity is the usual one.",
         "",
         "| rule | severity | in a sentence |",
         "|---|---|---|",

@@ -42,6 +42,24 @@ def problem(document: Any) -> str:
     return _problem(document, schema()["$defs"][by_name[name]], "the document")
 
 
+def complete(report: Mapping[str, Any]) -> dict[str, Any]:
+    """``report`` with every field of the schema that it lacks as ``None``: a template may ask for any."""
+    filled: dict[str, Any] = _complete(report, _named("#/$defs/report"))
+    return filled
+
+
+def _complete(value: Any, rule: Schema) -> Any:
+    rule = _named(rule["$ref"]) if "$ref" in rule else rule
+    if isinstance(value, Mapping):
+        known = rule.get("properties", {})
+        return {
+            name: _complete(value.get(name), known.get(name, {})) for name in dict.fromkeys([*known, *value])
+        }
+    if isinstance(value, list) and "items" in rule:
+        return [_complete(item, rule["items"]) for item in value]
+    return value
+
+
 def _types(rule: Schema) -> list[str]:
     declared = rule.get("type", [])
     return [declared] if isinstance(declared, str) else list(declared)

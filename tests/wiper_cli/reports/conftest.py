@@ -292,7 +292,7 @@ def refused() -> dict:
 
 def purify_accepted() -> dict:
     return base("purify") | {
-        "sentence": "The backdoor of class 0 (airplane) no longer works; clean.onnx was written and measured.",
+        "sentence": "The backdoor of class 0 (airplane) no longer works; clean.onnx was written.",
         "arguments": ["purify", "models/model.onnx", "--clean", "clean images", "-o", "clean.onnx"],
         "findings": findings()[2:],
         "detection": {"suspects": [0], "calibrated": False, "detectors": detectors(True)},

@@ -1,0 +1,237 @@
+"""The report as one self-contained page: no script, no network, every string escaped, under 2 MB."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from wiper_cli import rules
+from wiper_cli.reports import as_document, plain, story, svg
+from wiper_cli.reports.plain import Report, Style
+from wiper_cli.reports.schema import complete
+
+#: Characters of all pictures together, and of the JSON copy; with these a page stays under 2 MB.
+PICTURE_BUDGET = 900_000
+COPY_BUDGET = 500_000
+
+#: Rows of a table; what is beyond is in the JSON.
+ROWS = 60
+
+_PREFIX = "data:image/png;base64,"
+_PICTURE = re.compile(re.escape(_PREFIX) + "[A-Za-z0-9+/=]+")
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A PNG with the size at which it is shown: an even multiple of its own up to 192 pixels (half of it on a
+    narrow screen), or its own."""
+
+    name: str
+    uri: Markup
+    width: int
+    height: int
+    halves: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trigger's pictures. ``left_out``: why there are fewer than there could be."""
+
+    title: str
+    about: list[story.Row]
+    thumbnails: list[Thumbnail]
+    left_out: str = ""
+
+
+def render(reports: Sequence[Report], style: Style) -> str:
+    views = [_view(report, PICTURE_BUDGET // max(1, len(reports))) for report in reports]
+    return _template().render(
+        views=views,
+        css=Markup(files(__package__).joinpath("page.css").read_text("utf-8")),
+        copy=_copy(reports),
+        story=story,
+        svg=svg,
+        rules=rules,
+        words=plain.words,
+        number=plain.number,
+        percent=plain.percent,
+        label=plain.label,
+        rows_shown=ROWS,
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
+
+
+def _shown(value: Any) -> Any:
+    """Every string on its way into the page; what we wrote ourselves is Markup already."""
+    return plain.plain(value, 600) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _view(report: Report, budget: int) -> dict[str, Any]:
+    report = complete(report)
+    return {
+        "report": report,
+        "word": story.VERDICTS[report["verdict"]][0],
+        "title": plain.plain(
+            (report.get("model") or {}).get("path", "no file").replace("\\", "/").split("/")[-1], 120
+        ),
+        "facts": " · ".join(_facts(report)),
+        "measures": story.measures(report),
+        "triggers": list(_rows(report, budget)),
+        "probes": (report["verification"] or {}).get("probes") or [],
+        "salience": _salience(report),
+        "history": _history(report),
+        "changed": ((report.get("purification") or {}).get("changed") or [])[:ROWS],
+    }
+
+
+def _facts(report: Report) -> Iterator[str]:
+    """What the file is, in one line under its name."""
+    model, clean = report["model"] or {}, report["clean"] or {}
+    if model:
+        yield plain.plain(model["path"], 160)
+        yield from (
+            plain.plain(part, 60)
+            for part in (model["kind"], (model["architecture"] or {}).get("name"))
+            if part
+        )
+    if model.get("size") is not None:
+        yield plain.size(model["size"])
+    if clean.get("images") is not None:
+        yield f"{clean['images']:,} clean images"
+
+
+def _rows(report: Report, budget: int) -> Iterator[Row]:
+    """Recovered triggers not measured again, then those measured; pictures while the budget lasts."""
+    entries: list[tuple[str, list[story.Row], Mapping[str, Any]]] = []
+    again = {(trigger["family"], trigger.get("target")) for trigger, _ in story.pairs(report)}
+    for detector in story.all_detectors(report):
+        trigger = detector.get("trigger")
+        if trigger and (trigger["family"], trigger.get("target")) not in again:
+            facts = [
+                (plain.label(key), plain.words(value)) for key, value in (trigger.get("facts") or {}).items()
+            ]
+            about = [("target", story.class_name(report, trigger.get("target"))), *facts]
+            entries.append((f"Recovered {trigger['family']}", about, trigger.get("pictures") or {}))
+    for trigger, twin in story.pairs(report):
+        about = [("target", story.class_name(report, trigger.get("target")))]
+        for name, key in (("success", "asr"), ("accuracy under it", "ra"), ("base rate", "base_rate")):
+            about += _change(name, story.rate(trigger.get(key)), story.rate(twin.get(key)))
+        if trigger.get("target_chosen_by"):
+            about.append(("target chosen by", plain.plain(trigger["target_chosen_by"], 200)))
+        about += [
+            (plain.label(key), plain.words(value)) for key, value in (trigger.get("parameters") or {}).items()
+        ]
+        title = f"{trigger['origin'].capitalize()} {trigger['family']}"
+        entries.append((title, about, trigger.get("pictures") or {}))
+    for title, about, pictures in entries[:ROWS]:
+        thumbnails, left_out = [], ""
+        for name in ("clean", "triggered", "difference"):
+            uri = pictures.get(name)
+            shown = _thumbnail(name, uri) if uri and len(uri) <= budget else None
+            if shown:
+                budget -= len(shown.uri)
+                thumbnails.append(shown)
+            elif uri:
+                left_out = "A picture was left out: it is no small PNG, or the page would grow beyond 2 MB."
+        yield Row(plain.plain(title, 120), about[:12], thumbnails, left_out)
+
+
+def _change(name: str, before: story.Rate | None, after: story.Rate | None) -> list[story.Row]:
+    texts = [rate.text for rate in (before, after) if rate]
+    return [(name, " → ".join(texts))] if texts else []
+
+
+def _thumbnail(name: str, uri: str) -> Thumbnail | None:
+    """``None`` for anything but a PNG of 1 to 1024 pixels a side."""
+    if not _PICTURE.fullmatch(uri):
+        return None
+    try:
+        head = base64.b64decode(uri[len(_PREFIX) :][:44], validate=True)
+    except binascii.Error:
+        return None
+    if head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR":
+        return None
+    width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    if not (1 <= width <= 1024 and 1 <= height <= 1024):
+        return None
+    scale = max(1, 192 // max(width, height) // 2 * 2)
+    return Thumbnail(name, Markup(uri), width * scale, height * scale, scale > 1)
+
+
+def _salience(report: Report) -> dict[str, Any] | None:
+    salience = report.get("salience")
+    if not salience or not any(value is not None for value in salience["units"]):
+        return None
+    head = ((report.get("model") or {}).get("head") or {}).get("weight")
+    done = report.get("purification") or {}
+    touched = [
+        unit
+        for entry in done.get("changed") or ()
+        if entry["address"] == head
+        for unit in entry.get("units") or ()
+    ]
+    order = svg.ranked(salience["units"])
+    ends = order if len(order) <= ROWS else order[: ROWS // 2] + order[-ROWS // 2 :]
+    columns = {salience["metric"]: salience["units"], "MBS": salience.get("mbs"), "AM": salience.get("am")}
+    return {
+        "drawing": svg.bars(salience["units"], touched),
+        "touched": touched,
+        "columns": {name: values for name, values in columns.items() if values},
+        "rows": [(order.index(unit) + 1, unit) for unit in ends],
+        "count": len(order),
+        "facts": salience,
+    }
+
+
+def _history(report: Report) -> dict[str, Any] | None:
+    epochs = (report.get("purification") or {}).get("history") or []
+    if not epochs:
+        return None
+    names = list(dict.fromkeys(key for entry in epochs for key in entry.get("loss") or {}))[:6]
+    losses = [
+        (plain.plain(name, 40), [(entry.get("loss") or {}).get(name) for entry in epochs]) for name in names
+    ]
+    accuracy = [entry.get("select_accuracy") for entry in epochs]
+    measured = [value for value in accuracy if value is not None]
+    greatest = [value for _, values in losses for value in values if value is not None]
+    low, high = max(0.0, min(measured, default=0.0) - 0.02), min(1.0, max(measured, default=1.0) + 0.02)
+    return {
+        "epochs": epochs,
+        "names": names,
+        "accuracy": svg.curves([("accuracy", accuracy)], low, high, True) if measured else "",
+        "loss": svg.curves(losses, min(0.0, *greatest), max(greatest), False) if greatest else "",
+        "legend": [(svg.sample(index), name) for index, (name, _) in enumerate(losses)],
+    }
+
+
+def _copy(reports: Sequence[Report]) -> tuple[Markup, str]:
+    """(data URI of the result, what it lacks); without pictures, or empty, when it would be too large."""
+    lacking = {0: "", 1: "without the pictures"}
+    for step, content in enumerate((as_document(reports), _without_pictures(as_document(reports)))):
+        encoded = base64.b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
+        if len(encoded) <= COPY_BUDGET:
+            return Markup(f"data:application/json;base64,{encoded}"), lacking[step]
+    return Markup(""), ""
+
+
+def _without_pictures(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: None if key == "pictures" else _without_pictures(item) for key, item in value.items()}
+    return [_without_pictures(item) for item in value] if isinstance(value, list) else value
