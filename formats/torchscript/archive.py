@@ -140,7 +140,9 @@ def _address(archive: Archive, folder: str, name: str, tensor: Stored) -> Addres
     if tensor.last >= tensor.count or tensor.offset > tensor.count:
         raise Hostile(f"Tensor {name!r} reaches outside its record {member}.", "WIPER-TS-013", member)
     length = (tensor.last + 1 - tensor.offset) * width
-    dense = tensor.stride == _contiguous(tensor.size)
+    dense = all(
+        n == 1 or s == c for n, s, c in zip(tensor.size, tensor.stride, contiguous(tensor.size), strict=True)
+    )
     repeats = any(n > 1 and s == 0 for n, s in zip(tensor.size, tensor.stride, strict=True))
     return Address(
         name, member, tensor.offset * width, length, tensor.dtype, tensor.size,
@@ -148,7 +150,8 @@ def _address(archive: Archive, folder: str, name: str, tensor: Stored) -> Addres
     )  # fmt: skip
 
 
-def _contiguous(size: tuple[int, ...]) -> tuple[int, ...]:
+def contiguous(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a C-contiguous tensor."""
     stride, step = [], 1
     for n in reversed(size):
         stride.append(step)

@@ -1,0 +1,374 @@
+"""A loaded TorchScript module → one function whose tensors are its arguments. All private calls.
+
+The graph of ``forward`` is inlined; every attribute chain that ends in a tensor, every tensor constant and
+every device becomes an argument; ``training`` becomes False. Fused attention, which has no derivative, is
+written out. Torch 2.10 to 2.15 offer the calls; where one is gone, :class:`Unsupported` says so.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from formats.errors import Unsupported
+
+#: Codes of ``c10::ScalarType`` as they stand in graphs.
+_FLOAT = 6
+_CODES = {torch.float16: 5, torch.bfloat16: 15, torch.float64: 7}
+
+#: Operators through which an image passes without meeting a weight (normalisation of the input).
+_ELEMENTWISE = frozenset(
+    f"aten::{name}"
+    for name in (
+        "sub", "sub_", "add", "add_", "mul", "mul_", "div", "div_", "to", "contiguous", "clone", "clamp",
+        "flip", "permute", "unsqueeze", "cat", "select", "slice",
+    )
+)  # fmt: skip
+_CONVOLUTIONS = frozenset(
+    {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::_convolution", "aten::convolution"}
+)
+_NORMS = frozenset({"aten::batch_norm", "aten::instance_norm", "aten::native_batch_norm"})
+
+#: Self-attention and one encoder layer of torch.nn, written in operators that have derivatives.
+_WRITTEN_OUT = """
+def attend(x: Tensor, e: int, h: int, qkv_w: Tensor, qkv_b: Tensor, out_w: Tensor, out_b: Tensor) -> Tensor:
+    n, l = x.size(0), x.size(1)
+    qkv = torch._C._nn.linear(x, qkv_w, qkv_b).reshape([n, l, 3, h, e // h]).permute([2, 0, 3, 1, 4])
+    y = torch._C._nn.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+    return torch._C._nn.linear(y.transpose(1, 2).reshape([n, l, e]), out_w, out_b)
+
+def encode(
+    x: Tensor, e: int, h: int, qkv_w: Tensor, qkv_b: Tensor, out_w: Tensor, out_b: Tensor, gelu: bool,
+    first: bool, eps: float, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+    up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor,
+) -> Tensor:
+    y = torch.layer_norm(x, [e], w1, b1, eps) if first else x
+    x = x + attend(y, e, h, qkv_w, qkv_b, out_w, out_b)
+    if not first:
+        x = torch.layer_norm(x, [e], w1, b1, eps)
+    y = torch.layer_norm(x, [e], w2, b2, eps) if first else x
+    y = torch._C._nn.linear(y, up_w, up_b)
+    y = torch._C._nn.gelu(y) if gelu else torch.relu(y)
+    x = x + torch._C._nn.linear(y, down_w, down_b)
+    return x if first else torch.layer_norm(x, [e], w2, b2, eps)
+"""
+#: Fused operator → the function above, which of its inputs that takes, and which must be None.
+_FUSED: dict[str, tuple[str, tuple[int, ...], int]] = {
+    "aten::_native_multi_head_attention": ("attend", (0, 3, 4, 5, 6, 7, 8), 9),
+    "aten::_transformer_encoder_layer_fwd": ("encode", tuple(range(18)), 18),
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A tensor that the function takes.
+
+    ``name``: attribute path or ``None``. ``value``: as loaded. ``constant``: it stood in the graph itself.
+    ``statistic``: batch-norm mean or variance. ``image``: meets the image before any weight (normalising).
+    """
+
+    name: str | None
+    value: torch.Tensor
+    constant: bool
+    statistic: bool = False
+    image: bool = False
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """``function(x, device, *tensors)`` gives what ``forward`` gives; ``channels``: those of the image."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Argument, ...]
+    channels: int | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lifted:
+        return self
+
+
+def load(data: bytes) -> Any:
+    """``torch.jit.load`` on the CPU, in eval mode, without its deprecation warning.
+
+    Raises Unsupported when torch cannot load the archive.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.*")
+        try:
+            module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+        except (RuntimeError, ValueError, AttributeError) as error:
+            reason = _reason(error)
+            raise Unsupported(
+                f"torch {torch.__version__} cannot load this TorchScript file: {reason}"
+            ) from error
+    return module.eval()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def plain_execution() -> Any:
+    """Run graphs as they stand: no fusion, so that autograd sees the operators of the file."""
+    return torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+
+
+def lift(module: Any, narrow: Sequence[torch.dtype] = ()) -> Lifted:
+    """Turn ``forward`` of a loaded module into a function of its tensors.
+
+    ``narrow``: dtypes of the file that are computed in float32; casts to them become casts to float32.
+
+    Raises Unsupported for networks that keep state, take several inputs, were saved in training mode, or use
+    operators without a derivative.
+    """
+    try:
+        graph = module.inlined_graph
+        _resolve_defaults(graph, module)
+        named = _lift_attributes(graph, module)
+        loose = _lift_constants(graph)
+        _simplify(graph)
+        _drop_self(graph)
+        _refuse_training(graph)
+        _write_out_attention(graph)
+        for dtype in narrow:
+            _widen(graph, _CODES[dtype])
+        _simplify(graph)
+        arguments = _prune(graph, {**named, **loose})
+        channels = _first_channels(graph, arguments)
+        function = torch._C._create_function_from_graph("forward", graph)
+    except AttributeError as error:
+        raise Unsupported(
+            f"torch {torch.__version__} lacks a call that this file needs ({error}); use torch 2.10 to 2.15."
+        ) from error
+    return Lifted(function, tuple(arguments.values()), channels)
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    """All nodes of a graph or block in order, those of inner blocks after their owner."""
+    for node in list(block.nodes()):
+        yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)
+
+
+def _constant(graph: Any, before: Any, value: Any) -> Any:
+    with graph.insert_point_guard(before):
+        return graph.insertConstant(value)
+
+
+def _tensor_input(graph: Any) -> Any:
+    value = graph.addInput()
+    value.setType(torch._C.TensorType.get())
+    return value
+
+
+def _resolve_defaults(graph: Any, module: Any) -> None:
+    """Only the image is an input: others take their defaults."""
+    schema = module._c._get_method("forward").schema.arguments
+    inputs = list(graph.inputs())
+    if len(inputs) < 2:
+        raise Unsupported("The network takes no input.")
+    for index in range(len(inputs) - 1, 1, -1):
+        if not schema[index].has_default_value():
+            raise Unsupported(
+                f"The network takes a second input, {schema[index].name!r}; one image is expected."
+            )
+        first = next(graph.nodes())
+        inputs[index].replaceAllUsesWith(_constant(graph, first, schema[index].default_value))
+        graph.eraseInput(index)
+    device = graph.addInput("device")
+    device.setType(torch._C.DeviceObjType.get())
+
+
+def _lift_attributes(graph: Any, module: Any) -> dict[int, Argument]:
+    """Replace attribute chains by arguments (tensors) or constants (all else), keyed by the new value."""
+    paths: dict[int, tuple[str, Any]] = {next(graph.inputs()).unique(): ("", module._c)}
+    named: dict[int, Argument] = {}
+    by_path: dict[str, Any] = {}
+    done = []
+    for node in _nodes(graph):
+        if node.kind() != "prim::GetAttr" or node.inputsAt(0).unique() not in paths:
+            continue
+        base, owner = paths[node.inputsAt(0).unique()]
+        attribute = node.s("name")
+        path = f"{base}.{attribute}" if base else attribute
+        value = False if attribute == "training" else owner.getattr(attribute)
+        if isinstance(value, torch.Tensor):
+            if path not in by_path:
+                by_path[path] = _tensor_input(graph)
+                named[by_path[path].unique()] = Argument(path, value, constant=False)
+            node.output().replaceAllUsesWith(by_path[path])
+        elif isinstance(value, torch._C.ScriptModule | torch._C.ScriptObject):
+            paths[node.output().unique()] = (path, value)
+        else:
+            node.output().replaceAllUsesWith(_plain(graph, node, path, value))
+        done.append(node)
+    for node in reversed(done):
+        if not node.hasUses():
+            node.destroy()
+    return named
+
+
+def _plain(graph: Any, node: Any, path: str, value: Any) -> Any:
+    """A constant for an attribute that is no tensor; an empty container of tensors keeps its type."""
+    try:
+        constant = _constant(graph, node, value)
+    except (RuntimeError, TypeError) as error:
+        raise Unsupported(f"Attribute {path!r} of the network cannot be made a constant.") from error
+    constant.setType(node.output().type())
+    return constant
+
+
+def _lift_constants(graph: Any) -> dict[int, Argument]:
+    """Make arguments of tensor constants and devices. Integer scalars stay: they only size other tensors."""
+    device = next(v for v in graph.inputs() if str(v.type()) == "Device")
+    loose: dict[int, Argument] = {}
+    for node in _nodes(graph):
+        if node.kind() != "prim::Constant" or not node.hasAttribute("value"):
+            continue
+        kind = node.kindOf("value")
+        output = node.output()
+        if kind == "t":
+            tensor = node.t("value")
+            if tensor.dim() == 0 and not tensor.is_floating_point():
+                continue
+            argument = _tensor_input(graph)
+            loose[argument.unique()] = Argument(None, tensor, constant=True)
+            output.replaceAllUsesWith(argument)
+        elif str(output.type()) == "Device":
+            output.replaceAllUsesWith(device)
+    return loose
+
+
+def _simplify(graph: Any) -> None:
+    """Fold what constants decide (not tensors), remove what nobody uses."""
+    for _ in range(2):
+        torch._C._jit_pass_constant_propagation_immutable_types(graph)  # type: ignore[attr-defined]
+        torch._C._jit_pass_peephole(graph)
+        torch._C._jit_pass_dce(graph)
+
+
+def _drop_self(graph: Any) -> None:
+    own = next(graph.inputs())
+    if own.uses():
+        kinds = sorted({use.user.kind() for use in own.uses()})
+        raise Unsupported(
+            f"The network uses its own state in an unsupported way ({', '.join(kinds)}); trace it instead."
+        )
+    graph.eraseInput(0)
+
+
+def _truth(value: Any) -> Any:
+    return value.toIValue() if value.node().kind() == "prim::Constant" else None
+
+
+def _refuse_training(graph: Any) -> None:
+    for node in _nodes(graph):
+        names = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::dropout_": 2, "aten::feature_dropout": 2}
+        at = names.get(node.kind())
+        if at is None or _truth(node.inputsAt(at)) is not True:
+            continue
+        if node.kind() != "aten::batch_norm":
+            if _truth(node.inputsAt(1)) == 0.0:
+                continue
+        elif str(node.inputsAt(3).type()) == "NoneType":
+            continue
+        raise Unsupported(
+            f"The network was traced in training mode ({node.kind()}); trace it after model.eval()."
+        )
+
+
+def _write_out_attention(graph: Any) -> None:
+    """Replace fused attention by operators that have derivatives.
+
+    In scripted code the fused form stands behind a test of the gradient mode; with a mask it is left alone.
+    """
+    written = torch.jit.CompilationUnit(_WRITTEN_OUT)
+    for node in [node for node in _nodes(graph) if node.kind() in _FUSED]:
+        name, taken, mask = _FUSED[node.kind()]
+        inputs = list(node.inputs())
+        outputs = list(node.outputs())
+        plain = str(inputs[mask].type()) == "NoneType" and not any(value.uses() for value in outputs[1:])
+        if not plain or (name == "attend" and len({inputs[i].unique() for i in range(3)}) > 1):
+            continue
+        body = getattr(written, name).graph.copy()
+        torch._C._jit_pass_inline(body)
+        with graph.insert_point_guard(node):
+            results = graph.insertGraph(body, [inputs[i] for i in taken])
+        outputs[0].replaceAllUsesWith(results[0])
+        node.destroy()
+    left = next((node.kind() for node in graph.nodes() if node.kind() in _FUSED), None)
+    if left:
+        raise Unsupported(
+            f"The network uses {left} with a mask, which has no derivative; trace it with gradients on."
+        )
+
+
+def _widen(graph: Any, code: int) -> None:
+    """Turn casts to a narrow dtype (``dtype=5``) into casts to float32."""
+    for node in _nodes(graph):
+        schema = node.schema() if node.kind().startswith("aten::") else ""
+        if "dtype" not in schema or schema == "(no schema)":
+            continue
+        arguments = torch._C.parse_schema(schema).arguments
+        for index, argument in enumerate(arguments):
+            if argument.name == "dtype" and _truth(node.inputsAt(index)) == code:
+                node.replaceInput(index, _constant(graph, node, _FLOAT))
+
+
+def _prune(graph: Any, arguments: dict[int, Argument]) -> dict[int, Argument]:
+    """Drop arguments that nothing uses; mark statistics and normalisation constants. Order: of the inputs."""
+    for index in range(len(list(graph.inputs())) - 1, 1, -1):
+        if not list(graph.inputs())[index].uses():
+            graph.eraseInput(index)
+    inputs = list(graph.inputs())
+    statistics = {
+        unique
+        for node in _nodes(graph)
+        if node.kind() in _NORMS
+        for index in (3, 4)
+        for unique in _origins(node.inputsAt(index))
+    }
+    image, met = {inputs[0].unique()}, set()
+    for node in _nodes(graph):
+        touched = [v for v in node.inputs() if v.unique() in image]
+        if touched and node.kind() in _ELEMENTWISE:
+            met |= {v.unique() for v in node.inputs()}
+            image |= {v.unique() for v in node.outputs()}
+    kept = {}
+    for value in inputs[2:]:
+        unique = value.unique()
+        old = arguments[unique]
+        kept[unique] = Argument(old.name, old.value, old.constant, unique in statistics, unique in met)
+    return kept
+
+
+def _origins(value: Any) -> set[int]:
+    """The values that may arrive here through the branches of conditions."""
+    node = value.node()
+    if node.kind() == "prim::If":
+        at = [v.unique() for v in node.outputs()].index(value.unique())
+        return set().union(*(_origins(list(block.outputs())[at]) for block in node.blocks()))
+    if node.kind() == "prim::unchecked_cast":
+        return _origins(node.input())
+    return {value.unique()}
+
+
+def _first_channels(graph: Any, arguments: dict[int, Argument]) -> int | None:
+    """Channels that the first convolution takes; ``None`` without a convolution of a known weight."""
+    for node in _nodes(graph):
+        if node.kind() in _CONVOLUTIONS:
+            weight = arguments.get(node.inputsAt(1).unique())
+            groups = _truth(
+                node.inputsAt(8 if node.kind() in ("aten::_convolution", "aten::convolution") else 6)
+            )
+            if weight is None or weight.value.dim() != 4 or not isinstance(groups, int):
+                return None
+            return int(weight.value.shape[1]) * groups
+    return None
