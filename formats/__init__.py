@@ -23,6 +23,9 @@ from formats.errors import (
     Unreadable,
     Unsupported,
 )
+
+# Not lazily: the function must win over the module of the same name.
+from formats.identify import identify, inspect, read_source
 from formats.model import (
     Address,
     Architecture,
@@ -40,14 +43,10 @@ from formats.model import (
 if TYPE_CHECKING:
     from formats.edit import apply_edit, edit_of, head_edit, pack_edit, unpack_edit
     from formats.head import HeadTap, head_values
-    from formats.identify import identify, inspect, read_source
     from formats.open import open_model, serve
     from formats.write import write_edit
 
 _LAZY = {
-    "identify": "formats.identify",
-    "inspect": "formats.identify",
-    "read_source": "formats.identify",
     "open_model": "formats.open",
     "serve": "formats.open",
     "write_edit": "formats.write",

@@ -1,0 +1,163 @@
+"""Every kind of file that is often taken for a model is refused with the next step in the sentence."""
+
+import gzip
+import io
+import os
+import random
+import tarfile
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from formats import Hostile, Unreadable, Unsupported, identify, inspect, read_source
+
+STATE = {"fc.weight": torch.zeros(3, 2), "fc.bias": torch.zeros(3)}
+
+
+def zipped(*names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return file.getvalue()
+
+
+def pickled(zip_based):
+    file = io.BytesIO()
+    torch.save({"state_dict": STATE}, file, _use_new_zipfile_serialization=zip_based)
+    return file.getvalue()
+
+
+def tarred():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("model"))
+    return file.getvalue()
+
+
+#: A ModelProto of ir_version 8 with a graph that holds only a name.
+ONNX = b"\x08\x08\x12\x07pytorch\x3a\x06\x12\x04main"
+
+REFUSED = {
+    "empty": (b"", Unreadable, "is empty"),
+    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha", Unreadable, "git lfs pull"),
+    "HTML": (b"\n<!DOCTYPE html><html>", Unreadable, "web page"),
+    "random bytes": (random.Random(3).randbytes(5000), Unreadable, "neither safetensors"),
+    "text": (b"hello, this is a readme\n", Unreadable, "neither safetensors"),
+    "new pickle": (pickled(True), Unsupported, "safetensors.torch"),
+    "legacy pickle": (pickled(False), Unsupported, "safetensors.torch"),
+    "pt2": (zipped("m/version", "m/archive_format", "m/models/model.json"), Unsupported, "pt2"),
+    "old pt2": (zipped("version", "serialized_exported_program.json"), Unsupported, "pt2"),
+    "Keras": (zipped("config.json", "model.weights.h5"), Unsupported, "Keras"),
+    "other zip": (zipped("a.txt"), Unsupported, "without a TorchScript model"),
+    "ort": (b"\x20\0\0\0ORTM" + b"\0" * 40, Unsupported, ".ort"),
+    "tar": (tarred(), Unsupported, "tar archive"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 40, Unsupported, "HDF5"),
+    "gzip": (gzip.compress(b"model"), Unsupported, "gzip"),
+    "PNG": (b"\x89PNG\r\n\x1a\n", Unsupported, "PNG"),
+    "truncated zip": (zipped("m/data.pkl", "m/constants.pkl")[:60], Unreadable, "truncated"),
+    "truncated ONNX": (ONNX[:-3], Unreadable, "truncated"),
+    "ONNX without a graph": (ONNX[:11], Unreadable, "neither safetensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_refusals(data, error, words):
+    with pytest.raises(error, match=words) as refusal:
+        identify(data, "model.onnx")
+    assert "model.onnx" in str(refusal.value)
+
+
+def test_kinds_by_content_whatever_the_name():
+    assert identify(save(STATE), "model.onnx") == "safetensors"
+    assert identify(ONNX, "model.pt") == "onnx"
+    assert identify(zipped("m/data.pkl", "m/constants.pkl", "m/code/a.py"), "model.bin") == "torchscript"
+
+
+def test_conversion_snippet_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.pth").write_bytes(pickled(True))
+    with pytest.raises(Unsupported) as refusal:
+        read_source("old.pth")
+    code = "\n".join(line.strip() for line in str(refusal.value).splitlines()[1:])
+    exec(code, {})
+    assert set(inspect(read_source("old.safetensors")).tensors) == set(STATE)
+
+
+def test_truncated_safetensors_is_recognised_and_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(save(STATE)[:-4])
+    with pytest.raises(Unreadable, match="truncated"):
+        inspect(read_source(path))
+
+
+def test_missing_directory_and_device(tmp_path):
+    with pytest.raises(Unreadable, match="does not exist"):
+        read_source(tmp_path / "nothing")
+    with pytest.raises(Unreadable, match="directory"):
+        read_source(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Unreadable, match="no regular file"):
+        read_source(tmp_path / "pipe")
+
+
+def test_unreadable(tmp_path, monkeypatch):
+    path = tmp_path / "m"
+    path.write_bytes(save(STATE))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(Unreadable, match="Permission denied"):
+        read_source(path)
+
+
+def test_sidecars_are_read_and_bounded(tmp_path):
+    (tmp_path / "net.safetensors").write_bytes(save(STATE))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "net.json").write_text('{"arch": "x"}')
+    (tmp_path / "preprocessor_config.json").write_bytes(b" " * ((1 << 20) + 1))
+    source = read_source(tmp_path / "net.safetensors")
+    assert source.sidecars == {"config.json": b"{}", "net.json": b'{"arch": "x"}'}
+    assert source.name == "net.safetensors"
+    assert len(source.sha256) == 64
+
+
+@pytest.fixture
+def external(tmp_path, monkeypatch):
+    """Reads a model whose ONNX reader names the given location."""
+    (tmp_path / "m.onnx").write_bytes(ONNX)
+
+    def read(location):
+        monkeypatch.setattr("formats.onnx.wire.external_locations", lambda data: [location])
+        return read_source(tmp_path / "m.onnx")
+
+    return read
+
+
+def test_external_data_beside_the_model(external, tmp_path):
+    (tmp_path / "w.data").write_bytes(b"1234")
+    assert external("w.data").files == {"w.data": b"1234"}
+    with pytest.raises(Unreadable, match="missing"):
+        external("v.data")
+
+
+@pytest.mark.parametrize("location", ["../w", "/etc/passwd", "a/b", "a\\b", "", "..", "w\0", "m.onnx", "C:w"])
+def test_external_data_with_a_path_is_hostile(external, location):
+    with pytest.raises(Hostile) as refusal:
+        external(location)
+    assert refusal.value.rule == "WIPER-FILE-001"
+
+
+def test_external_links_are_hostile(external, tmp_path):
+    (tmp_path / "secret").write_bytes(b"1234")
+    (tmp_path / "soft").symlink_to(tmp_path / "secret")
+    os.link(tmp_path / "secret", tmp_path / "hard")
+    (tmp_path / "folder").mkdir()
+    for location, rule in {"soft": "002", "hard": "003", "folder": "003"}.items():
+        with pytest.raises(Hostile) as refusal:
+            external(location)
+        assert refusal.value.rule == f"WIPER-FILE-{rule}"
