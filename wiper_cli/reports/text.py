@@ -51,7 +51,7 @@ def _report(console: Console, report: Report) -> None:
     console.print(
         Text.assemble((f"{sign} {word.upper()}", f"bold {_COLOURS[report['verdict']]}"), "  ", (path, "bold"))
     )
-    console.print(Padding(Text(plain(report["sentence"], 800)), (0, 0, 0, 2)))
+    console.print(Padding(Text(plain(report["sentence"], 400)), (0, 0, 0, 2)))
     _numbers(console, report)
     _findings(console, report)
     _detectors(console, report)
@@ -118,7 +118,7 @@ def _findings(console: Console, report: Report) -> None:
         console.print(
             Padding(Text.assemble(head, f"  {finding['rule']}  ", known(finding["rule"]).title), (0, 0, 0, 2))
         )
-        console.print(Padding(Text(plain(finding["message"], 800)), (0, 0, 0, 4)))
+        console.print(Padding(Text(plain(finding["message"], 400)), (0, 0, 0, 4)))
         grid = _grid()
         for name, value in story.evidence(finding):
             grid.add_row(Text(name), Text(value))
