@@ -193,6 +193,8 @@ class Model:
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     runtime: Runtime | None = None
+    #: The file ends in a softmax; ``network`` gives the logarithm of its output.
+    probabilities: bool = False
     #: Sentences on what opening had to leave out or decide.
     notes: tuple[str, ...] = ()
 

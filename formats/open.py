@@ -72,6 +72,7 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
         input=spec,
         class_names=opened.class_names or class_names_hint(source, manifest, logits.shape[1]),
         preprocessing=preprocessing,
+        probabilities=network.logarithm,
         notes=tuple(dict.fromkeys(notes)),
     )
 

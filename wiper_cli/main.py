@@ -20,7 +20,7 @@ from wiper_cli.commands.rules import rules
 from wiper_cli.commands.scan import scan
 from wiper_cli.commands.triggers import triggers
 from wiper_cli.commands.verify import verify
-from wiper_cli.terminal import plain
+from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Problem
 
 

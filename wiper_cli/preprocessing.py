@@ -139,8 +139,8 @@ def prepare(
         everything = torch.cat([clean.fit.labels, clean.select.labels, clean.report.labels])
         if bool((everything == everything[0]).all()):
             raise Problem(
-                f"{folder.path}: the model takes all images for class {int(everything[0])}; images of at least "
-                "2 classes are needed.",
+                f"{folder.path}: the model takes all images for class {int(everything[0])}; images of at "
+                "least 2 classes are needed.",
                 ExitCode.NO_VERDICT,
             )
     return Prepared(classifier, clean, chosen, tuple(notes))

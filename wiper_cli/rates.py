@@ -1,4 +1,4 @@
-"""Shares of images: intervals and what is computed from them. All are fractions in 0..1. Standard library only."""
+"""Shares of images, intervals and what is computed from them: fractions in 0..1. Standard library only."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def shown(context: click.Context) -> str:
     return "\n".join(rows)
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType):  # type: ignore[type-arg]
     """``0.5`` or ``0.485,0.456,0.406``."""
 
     name = "N[,N…]"
@@ -110,12 +110,14 @@ class _Numbers(click.ParamType):
             self.fail(f"{value!r} is not a number or a list of numbers with commas between.", param, ctx)
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType):  # type: ignore[type-arg]
     """``224`` or ``224x160`` (height x width)."""
 
     name = "H[xW]"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
         parts = value if isinstance(value, (list, tuple)) else str(value).lower().split("x")
         try:
             height, width = (int(parts[0]), int(parts[-1]))

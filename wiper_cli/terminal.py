@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from wiper_cli.reports.plain import plain
+
 
 class Display:
     """Progress of one run; use as a context manager and pass :meth:`progress` and :meth:`log` on."""
@@ -78,10 +80,3 @@ class Display:
             self._bars.console.print(plain(sentence), markup=False, highlight=False)
         else:
             print(plain(sentence), file=sys.stderr)
-
-
-def plain(text: str) -> str:
-    """``text`` without control and bidirectional characters: names in a model are hostile input."""
-    from wiper_cli.reports.plain import clean
-
-    return clean(text)

@@ -69,7 +69,9 @@ def staged(output: Path, source: Source, files: Mapping[str, bytes], force: bool
             for location, data in {**parts, output.name: model}.items():
                 (hidden / location).write_bytes(data)
         except OSError as error:
-            raise Problem(f"{output} cannot be written: {error.strerror}; nothing was left behind.") from error
+            raise Problem(
+                f"{output} cannot be written: {error.strerror}; nothing was left behind."
+            ) from error
         yield Staged(
             hidden,
             hidden / output.name,

@@ -20,14 +20,19 @@ _MODELS = ("model.safetensors", "model.torchscript.pt", "model.onnx")
 
 @click.command()
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("wiper-demo"), show_default=True,
-    metavar="DIR", help="Folder for the purified files and reports.",
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("wiper-demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the purified files and reports.",
 )
 @click.pass_context
 def demo(context: click.Context, output: Path) -> None:
     """Scan, purify and verify a small backdoored model in three formats."""  # fmt: skip
     started = time.monotonic()
-    example = example_folder() / "digits"
+    example = example_folder()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -19,7 +19,7 @@ from wiper_cli.verdict import ExitCode
 @click.option("--static", is_flag=True, help="Bytes only: do not open the model.")
 @shared_options
 @click.pass_context
-def inspect(context: click.Context, models: tuple[Path, ...], static: bool, **_: Any) -> None:
+def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, **_: Any) -> None:
     """Say what a model file is: kind, architecture, input, classes, head."""
     settings = Settings.of(context)
     check_requested(settings.output_formats)
@@ -30,7 +30,9 @@ def inspect(context: click.Context, models: tuple[Path, ...], static: bool, **_:
             path = Path(document["model"]["path"])
             with run.subject(path, document) as subject:
                 if static:
-                    document["sentence"] = f"A {subject.manifest.kind} file with {len(subject.manifest.tensors)} tensors."
+                    document["sentence"] = (
+                        f"A {subject.manifest.kind} file with {len(subject.manifest.tensors)} tensors."
+                    )
                 else:
                     merge(document, run.child("inspect", subject).result)
             document["verdict"] = "no_finding"

@@ -23,7 +23,9 @@ def method_options(command: F) -> F:
         command = _option(name)(command)
     presets = sorted({preset for method in METHODS.values() for preset in method.presets})
     return option(
-        "--preset", type=click.Choice(presets), help="Named settings of a method; single options override them."
+        "--preset",
+        type=click.Choice(presets),
+        help="Named settings of a method; single options override them.",
     )(command)
 
 
@@ -70,8 +72,8 @@ def _option(name: str) -> Callable[[F], F]:
     else:
         # The loosest range of all users; the method itself has the last word.
         low = min((f.metadata["low"] for _, f in users if f.metadata.get("low") is not None), default=None)
-        highs = [f.metadata.get("high") for _, f in users]
-        high = None if None in highs else max(highs)
+        highs = [f.metadata["high"] for _, f in users if f.metadata.get("high") is not None]
+        high = max(highs) if len(highs) == len(users) else None
         details["type"] = click.IntRange(low, high) if hint is int else click.FloatRange(low, high)
     defaults = "; ".join(f"{user}: {_shown(f.default)}" for user, f in users)
     return option(flag, _PREFIX + name, help=f"{field.metadata['help']} [{defaults}]", **details)

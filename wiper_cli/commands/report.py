@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from wiper_cli.commands.running import check_requested, deliver
+from wiper_cli.reports import read
 from wiper_cli.settings import option
-from wiper_cli.verdict import SCHEMA, Problem
+from wiper_cli.verdict import Problem
 
 
 @click.command()
@@ -22,12 +22,7 @@ def report(result: Path, output_formats: tuple[str, ...]) -> None:
     """Render a JSON result in other formats."""
     check_requested(output_formats)
     try:
-        document = json.loads(result.read_bytes())
+        text = result.read_bytes()
     except OSError as error:
         raise Problem(f"{result} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise Problem(f"{result} is not JSON: {error}.") from error
-    reports = document.get("reports", [document]) if isinstance(document, dict) else []
-    if not reports or any(not isinstance(item, dict) or item.get("schema") != SCHEMA for item in reports):
-        raise Problem(f"{result} is not a result of wiper with schema {SCHEMA}.")
-    deliver(output_formats, reports)
+    deliver(output_formats, read(text))

@@ -13,14 +13,16 @@ from wiper_cli.verdict import Problem
 @click.argument("rule", required=False, metavar="[ID]")
 def rules(rule: str | None) -> None:
     """List the rules, or explain one."""
-    from wiper_cli.rules import RULES, explain
+    from wiper_cli import rules as table
 
     if rule is None:
-        for known in RULES.values():
-            click.echo(f"{known.id:<14} {known.title}")
+        for name, entry in {**table.RULES, **{f"{key}-*": entry for key, entry in table.FAMILIES.items()}}.items():
+            click.echo(f"{name:<14} {entry.severity.word:<9} {entry.title}")
         return
-    text = explain(rule.upper())
-    if text is None:
-        near = difflib.get_close_matches(rule.upper(), list(RULES), 1)
-        raise Problem(f"There is no rule {rule}{f'; the nearest is {near[0]}' if near else ''}.")
-    click.echo(text)
+    try:
+        entry = table.rule(rule.upper())
+    except KeyError:
+        near = difflib.get_close_matches(rule.upper(), [*table.RULES, *table.FAMILIES], 1)
+        raise Problem(f"There is no rule {rule}{f'; the nearest is {near[0]}' if near else ''}.") from None
+    click.echo(f"{entry.id}: {entry.title} (usually {entry.severity.word})\n")
+    click.echo(entry.help().replace("**", ""))

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from formats import FormatError, Manifest, Source, inspect, read_source
 from wiper_cli import document as documents
 from wiper_cli.document import Document
+from wiper_cli.reports import outputs, render, style_of
 from wiper_cli.settings import Settings
 from wiper_cli.terminal import Display
 from wiper_cli.verdict import ExitCode, Problem, combine
@@ -61,9 +60,7 @@ class Run:
             **self.settings.job(),
             **details,
         }
-        return run_job(
-            message, self.display.progress, self.display.log, self.settings.timeout, payload
-        )
+        return run_job(message, self.display.progress, self.display.log, self.settings.timeout, payload)
 
     def document(self, path: Path, work: Callable[[Document], None]) -> Document:
         """One document for one model; a refusal becomes its sentence, never a traceback."""
@@ -113,16 +110,14 @@ def finish(run: Run, reports: Sequence[Document]) -> ExitCode:
     return combine(report["exit_code"] for report in reports)
 
 
-def deliver(requested: Sequence[str], reports: Sequence[Document]) -> None:
+def deliver(requested: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> None:
     """Renders each ``FORMAT[=FILE]``; files are written whole or not at all. The default is text on stdout."""
-    from wiper_cli import reports as formats_of_reports
-
-    for name, target in [formats_of_reports.parse(item) for item in requested or ("text",)]:
-        rendered = formats_of_reports.render(name, reports, colour=target is None and _colour())
-        if target is None:
-            click.echo(rendered, nl=not rendered.endswith("\n"))
+    for output in outputs(requested):
+        if output.path is None:
+            sys.stdout.write(render(output.format, reports, style_of(sys.stdout, os.environ)))
+            sys.stdout.flush()
         else:
-            write_whole(Path(target), rendered.encode())
+            write_whole(output.path, render(output.format, reports).encode())
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -137,20 +132,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def check_requested(requested: Sequence[str]) -> None:
-    """Refuses a mistyped format or an unwritable place before any work is done."""
-    from wiper_cli import reports as formats_of_reports
-
-    places = []
-    for item in requested:
-        _, target = formats_of_reports.parse(item)
-        places.append(target)
-        if target is not None and not Path(target).resolve().parent.is_dir():
-            raise Problem(f"The folder of {target} does not exist.")
-    if places.count(None) > 1:
-        raise Problem("Only one report can go to stdout; give the others a file, as in -f json=report.json.")
-
-
-def _colour() -> bool:
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
+    """Refuses a mistyped format or a folder that does not exist before any work is done."""
+    for output in outputs(requested):
+        if output.path is not None and not output.path.resolve().parent.is_dir():
+            raise Problem(f"The folder of {output.path} does not exist.")

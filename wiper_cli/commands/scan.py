@@ -22,7 +22,7 @@ from wiper_cli.terminal import Display
     help="Which detectors look; 'wiper doctor' lists them.",
 )  # fmt: skip
 @click.pass_context
-def scan(context: click.Context, models: tuple[Path, ...], detectors: str, **_: Any) -> None:
+def scan(context: click.Context, /, models: tuple[Path, ...], detectors: str, **_: Any) -> None:
     """Score the units of the output layer and look for a backdoor.
 
     The exit code is 0 when nothing at or above --fail-on was found, 1 on a finding, 2 for a wrong call or an

@@ -13,28 +13,36 @@ from wiper_cli.verdict import Problem
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--preview", type=click.Path(path_type=Path), metavar="FILE", help="Write a PNG of the trigger.")
+@click.option(
+    "--preview", type=click.Path(path_type=Path), metavar="FILE", help="Write a PNG of the trigger."
+)
 def triggers(name: str | None, preview: Path | None) -> None:
     """List the built-in trigger families, or describe one."""
-    from triggers import FAMILIES
-    from triggers import preview as picture
+    from triggers import find, names
 
     if name is None:
         if preview is not None:
             raise Problem("--preview needs the name of a family.")
-        for key, family in FAMILIES.items():
-            click.echo(f"{key:<12} {family.title}")
+        for key in names():
+            click.echo(f"{key:<12} {find(key).title}")
         return
-    if name not in FAMILIES:
-        near = difflib.get_close_matches(name, list(FAMILIES), 1)
-        raise Problem(f"There is no trigger family {name!r}{f'; the nearest is {near[0]!r}' if near else ''}.")
-    family = FAMILIES[name]
-    click.echo(f"{name}: {family.title}\nsource: {family.source}\nATLAS: {', '.join(family.atlas)}\nparameters:")
-    for field in dataclasses.fields(family):
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 1)
+        raise Problem(
+            f"There is no trigger family {name!r}{f'; the nearest is {near[0]!r}' if near else ''}."
+        )
+    family = find(name)
+    click.echo(
+        f"{name}: {family.title}\nsource: {family.source}\nATLAS: {', '.join(family.atlas)}\nparameters:"
+    )
+    for field in dataclasses.fields(family):  # type: ignore[arg-type]
         default = field.default if field.default is not dataclasses.MISSING else "…"
         click.echo(f"  {field.name} = {default!r}  {field.metadata.get('help', '')}".rstrip())
     if preview is not None:
         from wiper_cli.commands.running import write_whole
+        from wiper_cli.pictures import preview as picture
 
+        if name == "known":
+            raise Problem("A known trigger is a picture of your own; there is nothing to preview.")
         write_whole(preview, picture(family()))
         click.echo(f"wrote {preview}", err=True)

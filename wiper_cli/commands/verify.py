@@ -15,12 +15,16 @@ from wiper_cli.terminal import Display
 from wiper_cli.verdict import Problem
 
 
-class _Position(click.ParamType):
+class _Position(click.ParamType):  # type: ignore[type-arg]
     name = "X,Y"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
         try:
-            x, y = (int(part) for part in (value if isinstance(value, (list, tuple)) else str(value).split(",")))
+            x, y = (
+                int(part) for part in (value if isinstance(value, (list, tuple)) else str(value).split(","))
+            )
         except ValueError:
             self.fail(f"{value!r} is not a position such as 29,29 (from the left, from the top).", param, ctx)
         return x, y
@@ -30,22 +34,31 @@ class _Position(click.ParamType):
 @click.argument("model", type=MODEL)
 @click.argument("purified", type=MODEL, required=False, metavar="[OUT]")
 @option(
-    "--triggers", default="all", metavar="all|none|NAME[,NAME…]",
+    "--triggers",
+    default="all",
+    metavar="all|none|NAME[,NAME…]",
     help="Built-in trigger families to stamp; 'wiper triggers' lists them.",
 )
 @option("--trigger-image", type=click.Path(path_type=Path), metavar="PNG", help="A known trigger.")
-@option("--mask", type=click.Path(path_type=Path), metavar="PNG", help="Where the known trigger covers (white).")
+@option(
+    "--mask", type=click.Path(path_type=Path), metavar="PNG", help="Where the known trigger covers (white)."
+)
 @option("--alpha", type=click.FloatRange(0, 1), default=1.0, help="Opacity of the known trigger.")
 @option("--position", type=_Position(), help="Top left corner of the known trigger.")
 @option("--poisoned", type=click.Path(path_type=Path), metavar="DIR", help="Folder of triggered images.")
-@option("--target", type=click.IntRange(min=0), metavar="CLASS", help="The class the trigger aims at, by number.")
 @option(
-    "--max-asr", type=click.FloatRange(0, 100), default=20.0, metavar="PERCENT",
+    "--target", type=click.IntRange(min=0), metavar="CLASS", help="The class the trigger aims at, by number."
+)
+@option(
+    "--max-asr",
+    type=click.FloatRange(0, 100),
+    default=20.0,
+    metavar="PERCENT",
     help="Attack success, above the base rate, from which a trigger counts as working.",
 )
 @shared_options
 @click.pass_context
-def verify(context: click.Context, model: Path, purified: Path | None, **_: Any) -> None:
+def verify(context: click.Context, /, model: Path, purified: Path | None, **_: Any) -> None:
     """Measure accuracy (ACC), attack success rate (ASR) and recovery (RA) against triggers.
 
     With OUT, the purified file is measured on the same images and set beside the original.

@@ -36,6 +36,7 @@ class Evidence:
     recovered: Sequence[Recovered] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    title: str = ""
 
 
 class Detector(Protocol):

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from formats import FormatError, Hostile, Unreadable, Unsupported
 from wiper_cli.verdict import ExitCode, Problem
@@ -64,7 +64,7 @@ def _sentence(error: Exception) -> tuple[str, ExitCode]:
 class _Reporter:
     """Progress that sends at most a few frames a second."""
 
-    def __init__(self, channel: BinaryIO) -> None:
+    def __init__(self, channel: IO[bytes]) -> None:
         self._channel = channel
         self._stage = ""
         self._sent = 0.0

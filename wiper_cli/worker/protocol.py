@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 #: ``J``: a JSON object. ``T``: tensors as a safetensors container.
 FrameKind = Literal["J", "T"]
@@ -21,23 +21,23 @@ class ProtocolError(Exception):
     """The other side sent something that is no frame."""
 
 
-def send_json(stream: BinaryIO, message: dict[str, Any]) -> None:
+def send_json(stream: IO[bytes], message: dict[str, Any]) -> None:
     """Writes one JSON frame and flushes. NaN and infinities are refused (``ValueError``)."""
     _send(stream, b"J", json.dumps(message, allow_nan=False, separators=(",", ":")).encode())
 
 
-def send_tensors(stream: BinaryIO, payload: bytes) -> None:
+def send_tensors(stream: IO[bytes], payload: bytes) -> None:
     """Writes one tensor frame and flushes."""
     _send(stream, b"T", payload)
 
 
-def _send(stream: BinaryIO, kind: bytes, payload: bytes) -> None:
+def _send(stream: IO[bytes], kind: bytes, payload: bytes) -> None:
     stream.write(_HEADER.pack(len(payload), kind))
     stream.write(payload)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> tuple[FrameKind, Any] | None:
+def receive(stream: IO[bytes]) -> tuple[FrameKind, Any] | None:
     """Reads one frame: ``("J", dict)`` or ``("T", bytes)``; ``None`` at a clean end.
 
     Raises ProtocolError on a truncated, oversized or malformed frame.
@@ -62,7 +62,7 @@ def receive(stream: BinaryIO) -> tuple[FrameKind, Any] | None:
     raise ProtocolError("unknown or oversized frame")
 
 
-def _exactly(stream: BinaryIO, length: int) -> bytes:
+def _exactly(stream: IO[bytes], length: int) -> bytes:
     payload = stream.read(length)
     if len(payload) != length:
         raise ProtocolError("truncated frame")

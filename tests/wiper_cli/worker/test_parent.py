@@ -91,7 +91,7 @@ def test_the_private_copy_is_ours_alone_and_goes_away():
         assert copy.name == "m.onnx"
         assert copy.read_bytes() == b"model"
         assert (copy.parent / "w.data").read_bytes() == b"weights"
-        assert stat.S_IMODE(os.stat(copy.parent).st_mode) == 0o700
+        assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
     assert not copy.parent.exists()
 
 

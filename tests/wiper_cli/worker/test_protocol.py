@@ -36,7 +36,15 @@ def test_not_a_number_never_crosses():
         struct.pack("<Qc", JSON_LIMIT + 1, b"J"),
         struct.pack("<Qc", 1 << 63, b"T"),
     ],
-    ids=["short header", "short payload", "no object", "no JSON", "unknown kind", "JSON too long", "tensors too long"],
+    ids=[
+        "short header",
+        "short payload",
+        "no object",
+        "no JSON",
+        "unknown kind",
+        "JSON too long",
+        "tensors too long",
+    ],
 )
 def test_what_is_no_frame_is_refused(data):
     with pytest.raises(ProtocolError):

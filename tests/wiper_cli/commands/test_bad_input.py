@@ -1,0 +1,293 @@
+"""Bad input, as a user meets it: one clear sentence, the right exit code, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from wiper_cli.example_files import example_folder
+
+ROOT = Path(__file__).resolve().parents[3]
+DIGITS = example_folder()
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-m", "wiper_cli.main"]
+
+
+def wiper(*arguments, cwd=None, **environment):
+    outcome = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, env={**ENVIRONMENT, **environment}, timeout=300,
+    )  # fmt: skip
+    assert "Traceback" not in outcome.stdout + outcome.stderr
+    return outcome
+
+
+def scan(model, clean=DIGITS / "clean", *more):
+    return wiper("scan", model, "--clean", clean, "--detectors", "none", "-q", *more)
+
+
+def expect(outcome, code, words):
+    said = " ".join((outcome.stderr + outcome.stdout).split())
+    assert outcome.returncode == code, said
+    assert words.lower() in said.lower()
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A few clean images of every class: enough for a run, quick to decode."""
+    for label in range(10):
+        folder = tmp_path / "clean" / str(label)
+        folder.mkdir(parents=True)
+        for picture in sorted((DIGITS / "clean" / str(label)).iterdir())[:12]:
+            shutil.copy(picture, folder)
+    return tmp_path / "clean"
+
+
+# --- model files that are none ---------------------------------------------------------------------------------
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("touch executed",))
+
+
+def _pickle() -> bytes:
+    return pickle.dumps(Evil(), protocol=2)
+
+
+def _torch_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", _pickle())
+        archive.writestr("archive/version", "3\n")
+    return buffer.getvalue()
+
+
+def _nan_header() -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    return struct.pack("<Q", len(header)) + header + struct.pack("<f", float("nan"))
+
+
+NO_MODEL = {
+    "empty": (b"", 2, "empty"),
+    "random": (bytes(range(256)) * 40, 2, ""),
+    "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", 2, "git lfs pull"),
+    "pickle": (_pickle(), 3, "safetensors"),
+    "pickle in a zip": (_torch_zip(), 3, "safetensors"),
+    "truncated safetensors": ((DIGITS / "model.safetensors").read_bytes()[:-100], 2, ""),
+    "truncated torchscript": ((DIGITS / "model.torchscript.pt").read_bytes()[:-100], 2, ""),
+    "truncated onnx": ((DIGITS / "model.onnx").read_bytes()[:-100], 2, ""),
+    "unknown tensors": (_nan_header(), 3, "--arch"),
+}
+
+
+@pytest.mark.parametrize("case", NO_MODEL)
+def test_a_file_that_is_no_model(case, tmp_path):
+    data, code, words = NO_MODEL[case]
+    path = tmp_path / "model.bin"
+    path.write_bytes(data)
+    expect(scan(path), code, words)
+    assert not (ROOT / "executed").exists()
+    assert not Path("executed").exists()
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    expect(scan(tmp_path / "none.onnx"), 2, "none.onnx")
+    expect(scan(tmp_path), 2, "folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_an_unreadable_file(tmp_path):
+    path = tmp_path / "model.onnx"
+    shutil.copy(DIGITS / "model.onnx", path)
+    path.chmod(0)
+    expect(scan(path), 2, "permission")
+
+
+def test_the_extension_does_not_matter(tmp_path, small):
+    path = tmp_path / "model.safetensors"
+    shutil.copy(DIGITS / "model.onnx", path)
+    outcome = scan(path, small, "-f", "json")
+    assert json.loads(outcome.stdout)["model"]["kind"] == "onnx"
+
+
+def test_a_refused_file_still_gives_valid_json(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"")
+    outcome = scan(path, DIGITS / "clean", "-f", "json")
+    document = json.loads(outcome.stdout)
+    assert outcome.returncode == document["exit_code"] == 2
+    assert document["verdict"] == "incomplete"
+
+
+def test_weights_that_are_not_numbers(tmp_path, small):
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(DIGITS / "model.safetensors")
+    name = next(name for name, value in tensors.items() if value.ndim == 4)
+    tensors[name] = tensors[name].copy()
+    tensors[name].flat[0] = np.nan
+    save_file(tensors, tmp_path / "nan.safetensors")
+    expect(scan(tmp_path / "nan.safetensors", small), 3, name)
+
+
+# --- clean folders that do not do ------------------------------------------------------------------------------
+
+
+def test_no_clean_folder(tmp_path):
+    expect(wiper("scan", DIGITS / "model.onnx"), 2, "--clean")
+    expect(scan(DIGITS / "model.onnx", tmp_path / "none"), 2, "does not exist")
+    (tmp_path / "file").write_text("x")
+    expect(scan(DIGITS / "model.onnx", tmp_path / "file"), 2, "not a folder")
+
+
+def test_an_empty_clean_folder(tmp_path):
+    (tmp_path / "clean").mkdir()
+    expect(scan(DIGITS / "model.onnx", tmp_path / "clean"), 2, "no files")
+
+
+def test_one_class_only(tmp_path, small):
+    for folder in list(small.iterdir())[1:]:
+        shutil.rmtree(folder)
+    (small / "other").mkdir()
+    outcome = scan(DIGITS / "model.onnx", small)
+    assert outcome.returncode in (2, 3)
+    assert "class" in outcome.stderr
+
+
+def test_too_many_classes(small):
+    for name in ("10", "11"):
+        shutil.copytree(small / "9", small / name)
+    expect(scan(DIGITS / "model.onnx", small), 2, "12 class folders")
+
+
+def test_images_of_another_size_are_resized_and_that_is_said(tmp_path, small):
+    for picture in small.rglob("*.png"):
+        with Image.open(picture) as image:
+            image.resize((48, 40)).save(picture)
+    outcome = scan(DIGITS / "model.onnx", small, "-f", "json")
+    assert outcome.returncode == 3, outcome.stderr  # no detector was asked, so there is no verdict
+    assert json.loads(outcome.stdout)["preprocessing"]["size"] == [32, 32]
+
+
+def test_colour_images_for_a_grey_model_are_reduced_and_that_is_said(small):
+    for picture in small.rglob("*.png"):
+        with Image.open(picture) as image:
+            image.convert("RGB").save(picture)
+    outcome = scan(DIGITS / "model.onnx", small, "-f", "json")
+    assert outcome.returncode == 3, outcome.stderr  # no detector was asked, so there is no verdict
+    assert "luma" in json.dumps(json.loads(outcome.stdout)["clean"]["converted"])
+
+
+# --- purify: nothing lost, nothing half-written ----------------------------------------------------------------
+
+
+def test_outputs_that_are_refused(tmp_path):
+    model = tmp_path / "model.onnx"
+    shutil.copy(DIGITS / "model.onnx", model)
+    before = model.read_bytes()
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"precious")
+    clean = ("--clean", DIGITS / "clean")
+    expect(wiper("purify", model, *clean, "-o", model), 2, "input file itself")
+    expect(wiper("purify", model, *clean, "-o", other), 2, "--force")
+    expect(wiper("purify", model, *clean, "-o", tmp_path / "no" / "out.onnx"), 2, "does not exist")
+    expect(wiper("purify", model, *clean), 2, "--output")
+    assert model.read_bytes() == before
+    assert other.read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "other.onnx"]
+
+
+def test_wrong_settings_of_a_method(tmp_path):
+    call = ("purify", DIGITS / "model.onnx", "--clean", DIGITS / "clean", "-o", tmp_path / "out.onnx")
+    expect(wiper(*call, "--method", "unlearnt"), 2, "unlearn")
+    expect(wiper(*call, "--method", "fine-tuning", "--alpha", "1"), 2, "no option of the method fine-tuning")
+    expect(wiper(*call, "--method", "unlearn", "--preset", "paper"), 2, "no preset")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def _interrupt(tmp_path, sign):
+    process = subprocess.Popen(
+        [*COMMAND, "purify", str(DIGITS / "model.onnx"), "--clean", str(DIGITS / "clean"),
+         "-o", str(tmp_path / "out.onnx"), "--epochs", "500"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**ENVIRONMENT, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    # Wait until the private copy stands, that is, until there is something to lose.
+    while not list(tmp_path.glob("wiper-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(sign)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing(tmp_path, sign):
+    code, out, err = _interrupt(tmp_path, sign)
+    assert code == 3, err
+    assert "Interrupted; nothing was written." in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_child_is_no_verdict(tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "purify", str(DIGITS / "model.onnx"), "--clean", str(DIGITS / "clean"),
+         "-o", str(tmp_path / "out.onnx"), "--epochs", "500"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    children: list[str] = []
+    while not children and time.monotonic() < deadline:
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not listed.exists():
+            process.kill()
+            pytest.skip("the system does not list child processes")
+        children = listed.read_text().split()
+        time.sleep(0.05)
+    time.sleep(1)
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "killed by signal 9" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_time_that_is_too_short(small):
+    expect(scan(DIGITS / "model.onnx", small, "--timeout", "1"), 3, "--timeout")
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------
+
+
+def test_wrong_usage_is_two(tmp_path, small):
+    expect(wiper("scna"), 2, "scna")
+    expect(wiper("scan"), 2, "MODEL")
+    expect(scan(DIGITS / "model.onnx", small, "-f", "jsno"), 2, "json")
+    expect(scan(DIGITS / "model.onnx", small, "-f", f"json={tmp_path}/no/out.json"), 2, "does not exist")
+    expect(scan(DIGITS / "model.onnx", small, "--device", "cuda:99"), 2, "cuda")
+    expect(wiper("rules", "WIPER-B1"), 2, "WIPER-B01")
+    expect(wiper("report", tmp_path / "none.json"), 2, "none.json")
+    (tmp_path / "some.json").write_text("{}")
+    expect(wiper("report", tmp_path / "some.json"), 2, "not a result")
+
+
+def test_a_model_and_images_of_different_channels(small):
+    expect(scan(DIGITS / "model.onnx", small, "--mean", "0.1,0.2,0.3", "--std", "1,1,1"), 2, "channel")

@@ -1,0 +1,326 @@
+"""In the child: the story of inspect, scan, purify and verify, in the order in which a person would tell it.
+
+Every job takes the request as plain data and gives back plain data and, where there are any, tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import triggers
+from formats import apply_edit, open_model, pack_edit, read_source, serve, unpack_edit
+from triggers.image import Known
+from wiper_cli import suspicion, verify
+from wiper_cli.classifier import Classifier
+from wiper_cli.data import read_folder
+from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, detector, probes
+from wiper_cli.detectors.evidence import Detector, Evidence
+from wiper_cli.purifiers import METHODS
+from wiper_cli.subject import Job, Notes, Reporter, Subject, open_file, prepare
+from wiper_cli.telling import (
+    changed,
+    described,
+    examined,
+    expectation,
+    shown_detection,
+    shown_detector,
+    tensor,
+)
+from wiper_cli.verdict import Finding, Problem, Severity, Verdict
+
+Result = tuple[dict[str, Any], list[bytes]]
+
+#: Largest difference of logits after saving, relative to the largest logit, by the dtype the file computes in.
+TOLERANCE: Mapping[str, float] = {"F16": 2e-2, "BF16": 5e-2, "I8": 5e-2, "U8": 5e-2}
+
+
+def inspect(job: Job, payload: bytes, report: Reporter) -> Result:
+    """What the file is; no images."""
+    notes = Notes()
+    model = open_file(job, report, notes)
+    sentence = (
+        f"A {model.kind} file, {model.architecture.name} (by {model.architecture.how}) with {model.classes} "
+        f"classes; it can be opened {'head-only' if model.head_only else 'in full'}."
+    )
+    return notes.result(model=described(model), sentence=sentence), []
+
+
+def scan(job: Job, payload: bytes, report: Reporter) -> Result:
+    """Salience, detectors, verdict."""
+    notes = Notes()
+    subject = prepare(job, report, notes)
+    evidence = _detect(subject, job, report, notes)
+    judged = suspicion.judge(evidence, subject.model.classes, subject.model.class_names)
+    return notes.result(
+        **examined(subject),
+        findings=[finding.as_dict() for finding in [*judged.findings, *notes.findings]],
+        detection=shown_detection(subject, evidence, judged.suspects),
+        verdict=judged.verdict.value,
+        sentence=judged.sentence,
+    ), []
+
+
+def purify(job: Job, payload: bytes, report: Reporter) -> Result:
+    """Suspects, the method, and the question whether its outcome can be accepted.
+
+    The suspects are those of the original file; the purifier sees what the detectors recovered, the acceptance
+    also asks probes that the purifier did not train against.
+    """
+    notes = Notes()
+    subject = prepare(job, report, notes)
+    evidence = _detect(subject, job, report, notes)
+    judged = suspicion.judge(evidence, subject.model.classes, subject.model.class_names)
+    accused = _accused(job, judged.accused, subject)
+    recovered = [found for piece in evidence for found in piece.recovered]
+    stampers = [verify.Stamper.recovered(found) for found in recovered if found.target in accused]
+    with notes.stage("verify"):
+        before = verify.measure(subject.classifier, subject.clean.report, stampers, progress=report)
+
+    settings = METHODS[job["method"]](**job["method_settings"])
+    suspects = list(dict.fromkeys([*accused, *judged.suspects]))
+    with notes.stage("purify"):
+        purified = settings.run(subject.classifier, subject.clean, suspects, recovered, report, job["seed"])
+    classifier = subject.with_model(apply_edit(subject.model, purified.edit))
+    with notes.stage("verify"):
+        after = verify.measure(classifier, subject.clean.report, stampers, progress=report)
+    again = _probe(subject, classifier, accused, job, report, notes)
+    accepted, reason = _decide(job, before, after, evidence, again, accused, notes)
+
+    judgement = [*judged.findings, *notes.findings]
+    result = notes.result(
+        **examined(subject),
+        findings=[finding.as_dict() for finding in judgement],
+        detection=shown_detection(subject, evidence, judged.suspects),
+        verification={
+            "before": before,
+            "after": after,
+            "der": verify.der(before, after),
+            "probes": [shown_detector(subject, piece) for piece in again],
+            "accepted": accepted,
+            "reason": reason,
+        },
+        purification={
+            "method": job["method"],
+            "settings": asdict(settings),  # type: ignore[call-overload]
+            "history": [asdict(epoch) for epoch in purified.history],
+            "changed": changed(subject.model, purified.edit),
+            "accepted": accepted,
+            "reason": reason,
+            "output": None,
+            "notes": list(purified.notes),
+        },
+        verdict=judged.verdict.value,
+        sentence=reason if accepted else f"{reason} Nothing was written.",
+    )
+    return result, [pack_edit(purified.edit), expectation(subject, classifier)]
+
+
+def measure(job: Job, payload: bytes, report: Reporter) -> Result:
+    """ACC, ASR and RA of one file, or of an original and its purified version on the same images."""
+    notes = Notes()
+    subject = prepare(job, report, notes, salience=False)
+    stampers = _stampers(job, subject, notes)
+    poisoned = [] if job["poisoned"] is None else [_poisoned(job, subject)]
+    part = subject.everything()
+    with notes.stage("verify"):
+        before = verify.measure(subject.classifier, part, stampers, poisoned, progress=report)
+    after = None
+    if job.get("purified"):
+        model = open_model(read_source(Path(job["purified"])), job["arch"] or subject.model.architecture.name)
+        if (model.classes, model.input.channels) != (subject.model.classes, subject.model.input.channels):
+            raise Problem("The two files do not fit each other: their classes or input channels differ.")
+        with notes.stage("verify"):
+            settled = verify.settled(stampers, before)
+            after = verify.measure(subject.with_model(model), part, settled, poisoned, progress=report)
+    judged = after or before
+    findings = [*_working(judged, job["max_asr"], subject), *notes.findings]
+    return notes.result(
+        **examined(subject),
+        findings=[finding.as_dict() for finding in findings],
+        verification={
+            "before": before,
+            "after": after,
+            "der": verify.der(before, after) if after else None,
+            "probes": [],
+            "accepted": None,
+            "reason": "",
+        },
+        verdict=(Verdict.SUSPICIOUS if findings else Verdict.NO_FINDING).value,
+        sentence=_measured(before, after),
+    ), []
+
+
+def check(job: Job, payload: bytes, report: Reporter) -> Result:
+    """Runs a written file through the runtime that serves it and compares its logits with the expected ones."""
+    source = read_source(Path(job["model"]))
+    report("check the written file in its own runtime", 0, 0)
+    expected = unpack_edit(payload).tensors
+    x, outputs = tensor(expected["inputs"]), tensor(expected["outputs"])
+    served = serve(source, job["arch"])(x).float()
+    largest = float((served - outputs).abs().max()) / max(1.0, float(outputs.abs().max()))
+    tolerance = max((TOLERANCE.get(dtype, 1e-3) for dtype in job["dtypes"]), default=1e-3)
+    return {"largest_logit_difference": largest, "agrees": largest <= tolerance}, []
+
+
+JOBS: Mapping[str, Callable[[Job, bytes, Reporter], Result]] = {
+    "inspect": inspect,
+    "scan": scan,
+    "purify": purify,
+    "verify": measure,
+    "check": check,
+}
+
+
+def _detect(subject: Subject, job: Job, report: Reporter, notes: Notes) -> list[Evidence]:
+    """Runs the detectors that were asked for."""
+    asked = job["detectors"]
+    names = list(DETECTORS) if asked == "all" else [] if asked == "none" else asked.split(",")
+    unknown = [name for name in names if name not in DETECTORS]
+    if unknown:
+        raise Problem(f"There is no detector {unknown[0]!r}; there are {', '.join(DETECTORS)}.")
+    for name in DETECTORS:
+        if name not in names:
+            notes.omit(f"detector {name}", "It was not asked for.")
+    return _run(
+        {name: detector(name) for name in names}, subject, subject.classifier, job["seed"], report, notes
+    )
+
+
+def _probe(
+    subject: Subject, classifier: Classifier, accused: Sequence[int], job: Job, report: Reporter, notes: Notes
+) -> list[Evidence]:
+    """Asks the purified model what the purifier did not train against."""
+    if job["detectors"] == "none":
+        return []
+    chosen = probes(accused)
+    return _run(chosen, subject, classifier, job["seed"] + PROBE_SEED_OFFSET, report, notes)
+
+
+def _run(
+    chosen: Mapping[str, Detector],
+    subject: Subject,
+    classifier: Classifier,
+    seed: int,
+    report: Reporter,
+    notes: Notes,
+) -> list[Evidence]:
+    found = []
+    for name, one in chosen.items():
+        with notes.stage(name):
+            evidence = one.run(classifier, subject.clean, report, seed)
+        evidence = replace(evidence, name=name, title=one.title)
+        if not evidence.ran:
+            notes.omit(f"detector {name}", evidence.reason)
+        found.append(evidence)
+    return found
+
+
+def _accused(job: Job, named: Sequence[int], subject: Subject) -> list[int]:
+    """The classes that the user named and those that detectors fired for."""
+    for target in job["targets"]:
+        if target >= subject.model.classes:
+            raise Problem(
+                f"--target {target} is no class of the model; it has {subject.model.classes}, from 0."
+            )
+    return list(dict.fromkeys([*job["targets"], *named]))
+
+
+def _decide(
+    job: Job,
+    before: verify.Measurement,
+    after: verify.Measurement,
+    evidence: Sequence[Evidence],
+    again: Sequence[Evidence],
+    accused: Sequence[int],
+    notes: Notes,
+) -> tuple[bool, str]:
+    """Accepted or not, and why; a refusal becomes a finding."""
+    accepted, reason = verify.accept(before, after, again, job["max_accuracy_drop"], accused)
+    if not any(piece.ran for piece in again):
+        # Only the accuracy was looked at; whether that is enough is the user's to say.
+        fell = before["acc"]["value"] - after["acc"]["value"]
+        if job["accept_unverified"] and fell < job["max_accuracy_drop"]:
+            return True, (
+                f"Written unverified, as asked: the accuracy fell by {100 * max(0.0, fell):.1f} points, and nothing "
+                "showed whether there was a backdoor or whether it is gone."
+            )
+    elif accepted and not accused:
+        reason += " No class had been suspected, so no removal is claimed."
+    if not accepted:
+        notes.findings.append(Finding("WIPER-P01", Severity.HIGH, reason))
+    return accepted, reason
+
+
+def _stampers(job: Job, subject: Subject, notes: Notes) -> list[verify.Stamper]:
+    """The triggers that were asked for; built-in ones that do not fit the images are named as left out."""
+    found: list[verify.Stamper] = []
+    known = job["known"]
+    if known is not None:
+        position = tuple(known["position"]) if known["position"] else None
+        trigger = Known(known["image"], known["mask"] or "", known["alpha"], position)
+        found.append(verify.Stamper.of(trigger, job["target"]))
+    asked = job["triggers"]
+    names = [n for n in triggers.names() if n != Known.name] if asked == "all" else []
+    if asked not in ("all", "none"):
+        names = asked.split(",")
+    for name in names:
+        if name not in triggers.names() or name == Known.name:
+            raise Problem(f"There is no trigger family {name!r}; 'wiper triggers' lists them.")
+        found.append(verify.Stamper.of(triggers.find(name)(), job["target"], job["seed"]))
+    if not found and job["poisoned"] is None:
+        raise Problem(
+            "No trigger to measure: name families with --triggers, or give --trigger-image or --poisoned."
+        )
+    return found
+
+
+def _poisoned(job: Job, subject: Subject) -> verify.Poisoned:
+    folder = read_folder(job["poisoned"], subject.model.classes, subject.model.class_names)
+    part = folder.load(subject.preprocessing.geometry)
+    if not len(part):
+        raise Problem(f"{job['poisoned']}: no image in it could be read.")
+    return verify.Poisoned(part, job["target"], job["poisoned"])
+
+
+def _working(measured: verify.Measurement, bar: float, subject: Subject) -> list[Finding]:
+    """A finding for every trigger whose success above the base rate reaches the bar."""
+    return [
+        Finding(
+            "WIPER-B04",
+            Severity.CRITICAL,
+            f"The {trigger['origin']} trigger {trigger['family']} sends {100 * trigger['asr']['value']:.1f} % of the "
+            f"images to class {subject.class_names[trigger['target']]} "
+            f"(without it {100 * trigger['base_rate']['value']:.1f} %).",
+            evidence={
+                "asr": trigger["asr"]["value"],
+                "corrected_asr": trigger["corrected_asr"],
+                "threshold": bar,
+                "images": trigger["asr"]["n"],
+            },
+            place={"class": trigger["target"]},
+        )
+        for trigger in measured["triggers"]
+        if trigger["asr"]["value"] is not None and trigger["corrected_asr"] >= bar
+    ]
+
+
+def _measured(before: verify.Measurement, after: verify.Measurement | None) -> str:
+    """The numbers in one sentence, the most successful trigger named."""
+
+    def percent(measured: Mapping[str, Any]) -> str:
+        return "not measured" if measured["value"] is None else f"{100 * measured['value']:.1f} %"
+
+    worst = max(range(len(before["triggers"])), key=lambda i: before["triggers"][i]["asr"]["value"] or 0.0)
+    name = before["triggers"][worst]["family"]
+    if after is None:
+        return (
+            f"Accuracy {percent(before['acc'])}; attack success {percent(before['triggers'][worst]['asr'])} "
+            f"with {name}."
+        )
+    return (
+        f"Accuracy {percent(before['acc'])} before and {percent(after['acc'])} after; attack success with {name} "
+        f"{percent(before['triggers'][worst]['asr'])} before and {percent(after['triggers'][worst]['asr'])} after."
+    )

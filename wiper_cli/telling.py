@@ -1,0 +1,183 @@
+"""What was found, as the plain data of a report. Reads results, decides nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from formats import Edit, Model, NewTensor, pack_edit
+from wiper_cli import perturbations
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.perturbations import Recovered
+from wiper_cli.pictures import triple
+from wiper_cli.subject import Subject
+
+#: Images whose logits are compared after saving.
+CHECKED = 16
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def described(model: Model) -> dict[str, Any]:
+    """The report's ``model`` mapping, less what the bytes told."""
+    head = model.head
+    return {
+        "architecture": asdict(model.architecture),
+        "opened": "head-only" if model.head_only else "full",
+        "classes": list(model.class_names or map(str, range(model.classes))),
+        "parameters": sum(address.elements for address in model.manifest.tensors.values()),
+        "input": asdict(model.input),
+        "head": None
+        if head is None
+        else {
+            "weight": head.weight,
+            "bias": head.bias,
+            "units": head.units,
+            "classes": head.classes,
+            "linear": head.linear,
+        },
+        "notes": list(model.notes),
+    }
+
+
+def examined(subject: Subject) -> dict[str, Any]:
+    """What every examination says of the model, its images and its units."""
+    found = subject.salience
+    return {
+        "model": described(subject.model),
+        "clean": {**subject.folder.describe(), "accuracy": subject.accuracy},
+        "preprocessing": subject.preprocessing.as_dict(),
+        "salience": None
+        if found is None
+        else {
+            "metric": "BS",
+            "images": found.images,
+            "units": found.bs.tolist(),
+            "mbs": found.mbs.tolist(),
+            "am": found.am.tolist(),
+            "stability": asdict(found.stability["bs"]),
+        },
+    }
+
+
+def shown_detection(
+    subject: Subject, evidence: Sequence[Evidence], suspects: Sequence[int]
+) -> dict[str, Any]:
+    """The report's ``detection`` mapping."""
+    return {
+        "suspects": list(suspects),
+        "calibrated": False,
+        "detectors": [shown_detector(subject, piece) for piece in evidence],
+    }
+
+
+def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
+    """One detector's evidence, with a picture of the first trigger it recovered."""
+    trigger = piece.recovered[0] if piece.recovered else None
+    return {
+        "name": piece.name,
+        "title": piece.title,
+        "ran": piece.ran,
+        "reason": piece.reason,
+        "statistic": finite(piece.statistic),
+        "threshold": piece.threshold,
+        "threshold_origin": piece.threshold_origin,
+        "false_alarm_rate": piece.false_alarm_rate,
+        "fired": piece.fired,
+        "target": piece.target,
+        "p_value": None,
+        "per_class": [finite(value) for value in piece.per_class],
+        "facts": plain(piece.facts),
+        "seconds": round(piece.seconds, 3),
+        "trigger": None
+        if trigger is None
+        else {
+            "family": trigger.family,
+            "target": trigger.target,
+            "facts": plain(trigger.facts),
+            "pictures": pictures(subject, trigger),
+        },
+    }
+
+
+def pictures(subject: Subject, trigger: Recovered) -> dict[str, str]:
+    """Clean, triggered and difference of the first image of another class."""
+    part = subject.clean.select
+    other = (part.labels != trigger.target).nonzero().flatten()
+    image = part.images[int(other[0]) if len(other) else 0].float() / 255
+    stamped = perturbations.stamp(trigger, image.unsqueeze(0))[0]
+    return triple(image, stamped)
+
+
+def changed(model: Model, edit: Edit) -> list[dict[str, Any]]:
+    """Every edited tensor with the largest change of one of its values, in the units of the file."""
+    if model.network is None:
+        return [
+            {"address": name, "elements": model.manifest.tensors[name].elements, "max_change": None}
+            for name in edit.tensors
+        ]
+    parameters = model.named()
+    found = []
+    for name, new in edit.tensors.items():
+        values = tensor(new).float()
+        before = parameters[name].detach().cpu().reshape(values.shape)
+        found.append(
+            {
+                "address": name,
+                "elements": values.numel(),
+                "max_change": float((values - before).abs().max()) if values.numel() else 0.0,
+            }
+        )
+    return found
+
+
+def expectation(subject: Subject, classifier: Classifier) -> bytes:
+    """Normalised inputs and what the purified file has to answer to them, as a safetensors container."""
+    images = subject.clean.report.images[:CHECKED]
+    x = classifier.as_float(images).cpu()
+    mean = torch.tensor(classifier.mean).reshape(1, -1, 1, 1)
+    std = torch.tensor(classifier.std).reshape(1, -1, 1, 1)
+    logits = classifier.logits(images).cpu()
+    # A file that ends in a softmax was opened as the logarithm of its output.
+    outputs = logits.exp() if classifier.model.probabilities else logits
+    expected = {"inputs": (x - mean) / std, "outputs": outputs}
+    return pack_edit(
+        Edit(
+            {
+                name: NewTensor("F32", tuple(value.shape), value.contiguous().numpy().tobytes())
+                for name, value in expected.items()
+            }
+        )
+    )
+
+
+def tensor(new: NewTensor) -> Tensor:
+    """The values of an edit as a torch tensor in their own dtype."""
+    dtype = _DTYPES.get(new.dtype, torch.int8)
+    return torch.frombuffer(bytearray(new.data), dtype=dtype).reshape(new.shape)
+
+
+def finite(value: float | None) -> float | None:
+    """NaN and infinities have no word in JSON."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def plain(value: Any) -> Any:
+    """Tensors and tuples as lists, numbers as they are, everything else as text."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
+        return value
+    if isinstance(value, float):
+        return finite(value)
+    return str(value)
