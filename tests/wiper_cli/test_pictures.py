@@ -1,0 +1,73 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from triggers.badnet import BadNet
+from triggers.blend import Blend
+from wiper_cli.pictures import difference, png, preview, triple, uri
+
+
+def opened(data):
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def decoded(text):
+    head, _, body = text.partition(",")
+    assert head == "data:image/png;base64"
+    return opened(base64.b64decode(body))
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "factor"), [(3, (32, 32), 4), (1, (28, 20), 4), (3, (64, 50), 2)]
+)
+def test_enlarged_by_whole_numbers_without_smoothing(channels, size, factor):
+    values = torch.randint(0, 256, (channels, *size), generator=torch.Generator().manual_seed(1))
+    pixels = opened(png(values / 255)).reshape(size[0] * factor, size[1] * factor, channels)
+    for dy in range(factor):
+        for dx in range(factor):
+            assert np.array_equal(pixels[dy::factor, dx::factor].transpose(2, 0, 1), values.numpy())
+
+
+def test_large_images_are_reduced():
+    assert opened(png(torch.full((3, 300, 200), 0.2))).shape == (128, 85, 3)
+
+
+def test_images_between_stay():
+    assert opened(png(torch.zeros(3, 100, 100))).shape == (100, 100, 3)
+
+
+def test_difference_is_grey_where_nothing_changed():
+    clean = torch.full((3, 4, 4), 0.5)
+    changed = clean.clone()
+    changed[0, 0, 0] += 0.05
+    shown = difference(clean, changed)
+    assert shown[0, 0, 0] == pytest.approx(0.9)
+    assert (shown[1:] == 0.5).all()
+
+
+def test_triple_is_small_and_shows_what_it_should():
+    clean = torch.full((3, 32, 32), 0.5)
+    stamped = BadNet().stamp(clean.unsqueeze(0))[0]
+    shown = triple(clean, stamped)
+    assert sum(len(text) for text in shown.values()) < 4000
+    assert (decoded(shown["clean"]) == 128).all()
+    patch = (torch.tensor(BadNet().patch(3)) * 255).round().permute(1, 2, 0).numpy()
+    assert np.array_equal(decoded(shown["triggered"])[:12:4, :12:4], patch)
+    assert (decoded(shown["difference"])[12:] == 128).all()
+
+
+def test_two_channels_show_the_first():
+    assert decoded(uri(torch.zeros(2, 32, 32))).shape == (128, 128)
+
+
+def test_preview_of_a_family():
+    assert opened(preview(Blend())).shape == (128, 384, 3)
+    image = torch.full((1, 16, 16), 0.5)
+    pixels = opened(preview(BadNet(pattern="white"), image, side=48))
+    assert pixels.shape == (16, 48)
+    assert pixels[0, 16] == 255
+    assert pixels[8, 24] == 128
