@@ -82,7 +82,7 @@ class _Block(nn.Module):
 
     def __init__(self, shapes: Shapes, name: str, shortcut: str, stride: int, pre: bool) -> None:
         super().__init__()
-        self.pre, self.shortcut, self.stride = pre, shortcut, stride
+        self.pre, self.short_name, self.stride = pre, shortcut, stride
         #: Pre-activation blocks with biases project their raw input, those without the activated one.
         self.raw = f"{name}.conv1.bias" in shapes
         self.depth = 3 if f"{name}.conv3.weight" in shapes else 2
@@ -114,8 +114,8 @@ class _Block(nn.Module):
         return F.relu(out + self._short(x, x))
 
     def _short(self, x: Tensor, activated: Tensor) -> Tensor:
-        if self.shortcut in self._modules:
-            projected: Tensor = self.get_submodule(self.shortcut)(activated)
+        if self.short_name in self._modules:
+            projected: Tensor = self.get_submodule(self.short_name)(activated)
             return projected
         missing = self.outputs - x.shape[1]
         if self.stride == 1 and missing == 0:
@@ -132,9 +132,9 @@ class Residual(nn.Module):
     def __init__(self, shapes: Shapes, maxpool: bool) -> None:
         super().__init__()
         self.pattern, stages = _stages(shapes)
-        self.shortcut = _shortcut(shapes)
+        shortcut = _shortcut(shapes)
         self.pre = _preactivated(shapes, self.pattern)
-        self.head = "linear" if "linear.weight" in shapes else "fc"
+        self.head_name = "linear" if "linear.weight" in shapes else "fc"
         self.maxpool = maxpool
         large = shapes["conv1.weight"][2] == 7
         self.conv1 = _conv(shapes, "conv1", 2 if large else 1)
@@ -147,10 +147,10 @@ class Residual(nn.Module):
             for i in range(depth):
                 name = self.pattern.format(stage, i)
                 stride = 2 if i == 0 and stage > 1 else 1
-                _nest(self, name, _Block(shapes, name, self.shortcut, stride, self.pre))
+                _nest(self, name, _Block(shapes, name, shortcut, stride, self.pre))
                 self.blocks.append(name)
-        self.add_module(self.head, _linear(shapes, self.head))
-        self.features: int = shapes[f"{self.head}.weight"][1]
+        self.add_module(self.head_name, _linear(shapes, self.head_name))
+        self.features: int = shapes[f"{self.head_name}.weight"][1]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
@@ -160,7 +160,7 @@ class Residual(nn.Module):
             x = self.get_submodule(name)(x)
         if self.pre and self.norm:
             x = F.relu(self.get_submodule(self.norm)(x))
-        logits: Tensor = self.get_submodule(self.head)(_pool_flat(x, self.features))
+        logits: Tensor = self.get_submodule(self.head_name)(_pool_flat(x, self.features))
         return logits
 
     @staticmethod
