@@ -214,6 +214,7 @@ class CleanFolder:
     skipped: dict[str, str] = field(default_factory=dict)
     converted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     used: dict[str, int] | None = None
+    _last: tuple[tuple[Geometry, int, int | None], Clean] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -317,8 +318,12 @@ class CleanFolder:
     ) -> Clean:
         """The three parts in memory, decoded. Labels are -1 when the folder has none.
 
-        Raises :class:`Problem` (no verdict) when what decodes is too little for a part.
+        Asked again for the same, it gives the same copy. Raises :class:`Problem` (no verdict) when what decodes
+        is too little for a part.
         """
+        asked = (geometry, seed, max_images)
+        if self._last is not None and self._last[0] == asked:
+            return self._last[1]
         parts = {
             name: self.load(geometry, indices, threads, progress)
             for name, indices in self.split(seed, max_images).items()
@@ -328,7 +333,8 @@ class CleanFolder:
             # A damaged file or two may not decide; half of a part may.
             if len(part) < MINIMUM[name] / 2:
                 self._enough(sum(self.used.values()), name)
-        return Clean(**parts)
+        self._last = (asked, Clean(**parts))
+        return self._last[1]
 
     def _enough(self, count: int, part: str = "") -> None:
         needed = sum(MINIMUM.values())

@@ -432,6 +432,8 @@ def test_parts_in_memory(tree):
         "select": len(clean.select),
         "report": len(clean.report),
     }
+    assert folder.clean(SMALL, seed=0) is clean
+    assert folder.clean(SMALL, seed=1) is not clean
     broken = list(folder.files).index("dog/003.png")
     index = [int(i) for i in parts["report"] if i != broken][5]
     assert np.array_equal(clean.report.images[5].permute(1, 2, 0).numpy(), noise(seed=index))
