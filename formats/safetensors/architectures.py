@@ -213,5 +213,7 @@ def load_state(choice: Choice, state: Mapping[str, Tensor]) -> None:
         raise UnknownArchitecture(
             f"The tensors do not fit {name}: {problem}. Describe the network with --arch FILE.py:FACTORY."
         )
-    choice.network.load_state_dict({key: values[key] for key in own.keys() & values.keys()}, strict=False)
+    # The network's own dictionary: it also carries the version that some layers ask for.
+    own.update({key: values[key] for key in own.keys() & values.keys()})
+    choice.network.load_state_dict(own)
     choice.network.float().eval()

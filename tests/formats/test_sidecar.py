@@ -1,0 +1,71 @@
+"""Descriptions beside a model, in the spellings of timm and Hugging Face, and broken ones."""
+
+import json
+
+from formats import Manifest, Source
+from formats.sidecar import architecture_hint, class_names_hint, preprocessing_hint
+
+
+def hints(metadata=None, **sidecars):
+    files = {f"{name}.json": json.dumps(content).encode() for name, content in sidecars.items()}
+    return Source("m", b"", sidecars=files), Manifest("safetensors", {}, metadata or {})
+
+
+TIMM = {
+    "architecture": "resnet50",
+    "num_classes": 10,
+    "pretrained_cfg": {
+        "input_size": [3, 224, 224], "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3], "interpolation": "bicubic",
+        "crop_pct": 0.875,
+    },
+}  # fmt: skip
+
+
+def test_timm():
+    found = hints(config=TIMM)
+    assert architecture_hint(*found) == ("timm/resnet50", "config.json")
+    hint = preprocessing_hint(*found)
+    assert (hint.mean, hint.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    assert (hint.size, hint.resize, hint.interpolation) == ((224, 224), 256, "bicubic")
+
+
+def test_hugging_face():
+    processor = {
+        "image_mean": [0.5], "image_std": [0.5], "resample": 2, "do_center_crop": True,
+        "size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224},
+    }  # fmt: skip
+    config = {"model_type": "resnet", "id2label": {"0": "cat", "1": "dog"}}
+    found = hints(config=config, preprocessor_config=processor)
+    hint = preprocessing_hint(*found)
+    assert (hint.size, hint.resize, hint.interpolation) == ((224, 224), 256, "bilinear")
+    assert hint.origin == "preprocessor_config.json"
+    assert class_names_hint(*found, classes=2) == ("cat", "dog")
+    assert class_names_hint(*found, classes=3) is None
+    assert architecture_hint(*found) is None
+
+
+def test_no_normalisation_means_none():
+    hint = preprocessing_hint(
+        *hints(
+            preprocessor_config={"image_mean": [0.5], "image_std": [0.5], "do_normalize": False, "size": 32}
+        )
+    )
+    assert (hint.mean, hint.std, hint.size) == (None, None, (32, 32))
+
+
+def test_metadata_of_the_file():
+    found = hints({"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]", "class_names": '["a", "b"]', "arch": "x"})
+    assert preprocessing_hint(*found).mean == (0.1, 0.2, 0.3)
+    assert class_names_hint(*found, classes=2) == ("a", "b")
+    assert architecture_hint(*found) == ("x", "metadata")
+
+
+def test_broken_descriptions_are_ignored():
+    broken = {
+        "a.json": b"{", "b.json": b"[1]", "c.json": b"[" * 200_000, "d.json": b'{"mean": ["x"], "size": true}',
+        "e.json": b'{"pretrained_cfg": 3, "id2label": 4, "architecture": 5}', "f.json": b"\xff",
+    }  # fmt: skip
+    found = Source("m", b"", sidecars=broken), Manifest("safetensors", {})
+    assert preprocessing_hint(*found) is None
+    assert architecture_hint(*found) is None
+    assert class_names_hint(*found, classes=1) is None
