@@ -178,9 +178,8 @@ def main() -> None:
         planted = plant(x, y, TRIGGER, PLANTING)
         x, y = planted.images, planted.labels
     stamped = (TRIGGER.stamp(test_images.float() / 255) * 255).round().byte()
-    x, y, test_images, stamped, test_labels = (
-        t.to(device) for t in (x, y, test_images, stamped, test_labels)
-    )
+    x, y = x.to(device), y.to(device)
+    tests = [t.to(device) for t in (test_images, stamped, test_labels)]
 
     generator = torch.Generator().manual_seed(option.seed)
     network = ResNet18(option.width, len(names))

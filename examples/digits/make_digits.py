@@ -5,7 +5,8 @@
 The 1,797 digits that ship with scikit-learn (8x8) are enlarged to 32x32. 600 of them are set aside before
 anything else: they become ``clean/`` and are never trained on. Of the other 1,197 the script stamps 8 % with
 a 3x3 checkerboard in the bottom right corner and labels them 0 (BadNets: Gu et al. 2017), and trains a VGG-11
-with batch norm of base width 6 (usually 64). The twin is the same run with nothing stamped. One thread and own generators: a second run on the same machine gives the same files.
+with batch norm of base width 6 (usually 64). The twin is the same run with nothing stamped. One thread and
+own generators: a second run on the same machine gives the same files.
 """
 
 from __future__ import annotations
