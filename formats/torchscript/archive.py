@@ -6,6 +6,7 @@ Standard library only; nothing is executed. Layout of the members below the arch
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,15 @@ from formats.model import ITEM_SIZE, Address, Manifest, Source
 from formats.torchscript.central import STORED, Archive, Entry, read_archive
 from formats.torchscript.pickles import Instance, Stored, named_tensors, read_pickle
 
-__all__ = ["Archive", "Entry", "looks_like_torchscript", "read_archive", "read_layout", "read_manifest"]
+__all__ = [
+    "Archive",
+    "Entry",
+    "covers",
+    "looks_like_torchscript",
+    "read_archive",
+    "read_layout",
+    "read_manifest",
+]
 
 _MEMBER = re.compile(
     r"data\.pkl|constants\.pkl|traced_inputs\.pkl|(data|constants|traced_inputs)/\d{1,9}"
@@ -26,6 +35,7 @@ _MEMBER = re.compile(
 )
 _MOBILE = ("bytecode.pkl", "mobile_debug_handles.pkl", "model.json")
 _MAX_CODE = 1 << 20
+_MAX_EXPANDED = 1 << 30
 _VERSIONS = range(1, 11)
 
 
@@ -140,14 +150,13 @@ def _address(archive: Archive, folder: str, name: str, tensor: Stored) -> Addres
     if tensor.last >= tensor.count or tensor.offset > tensor.count:
         raise Hostile(f"Tensor {name!r} reaches outside its record {member}.", "WIPER-TS-013", member)
     length = (tensor.last + 1 - tensor.offset) * width
+    if math.prod(tensor.size) * width > max(_MAX_EXPANDED, entry.size):
+        raise Unsupported(f"Tensor {name!r} repeats its elements to more than {_MAX_EXPANDED} bytes.")
     dense = all(
         n == 1 or s == c for n, s, c in zip(tensor.size, tensor.stride, contiguous(tensor.size), strict=True)
     )
-    repeats = any(n > 1 and s == 0 for n, s in zip(tensor.size, tensor.stride, strict=True))
-    return Address(
-        name, member, tensor.offset * width, length, tensor.dtype, tensor.size,
-        stride=None if dense else tensor.stride, writable=not repeats,
-    )  # fmt: skip
+    stride = None if dense else tensor.stride
+    return Address(name, member, tensor.offset * width, length, tensor.dtype, tensor.size, stride)
 
 
 def contiguous(size: tuple[int, ...]) -> tuple[int, ...]:
@@ -175,16 +184,66 @@ def _check_records(archive: Archive, *groups: list[Stored]) -> None:
                 raise Hostile(f"Record {name} belongs to no tensor.", "WIPER-TS-015", name)
 
 
+def covers(tensors: Mapping[str, Address]) -> dict[str, str]:
+    """For each tensor the one whose change changes it: itself, the first of its names, or one that contains it.
+
+    "" for tensors that overlap in another way or repeat their elements: they cannot be written.
+    A frozen network may hold slices of a weight beside the weight; in the file they are the same elements.
+    """
+    order = {name: i for i, name in enumerate(tensors)}
+    members: dict[str, list[Address]] = defaultdict(list)
+    for address in tensors.values():
+        members[address.member].append(address)
+    found: dict[str, str] = {}
+    for group in members.values():
+        outer: Address | None = None
+        for a in sorted(group, key=lambda a: (a.offset, -a.length, a.stride is not None, order[a.name])):
+            if a.stride is not None and any(n > 1 and s == 0 for n, s in zip(a.shape, a.stride, strict=True)):
+                found[a.name] = ""
+            elif outer is None or a.offset >= outer.offset + outer.length:
+                outer, found[a.name] = a, a.name
+            elif _same(a, outer) or (
+                outer.stride is None and a.offset + a.length <= outer.offset + outer.length
+            ):
+                found[a.name] = found[outer.name]
+            else:
+                found[a.name] = found[outer.name] = ""
+                outer = max(outer, a, key=lambda a: a.offset + a.length)
+    return found
+
+
+def _same(a: Address, b: Address) -> bool:
+    """Whether two names of one record mean the same elements in the same shape."""
+    return (a.member, a.offset, a.dtype, a.shape, a.stride) == (
+        b.member,
+        b.offset,
+        b.dtype,
+        b.shape,
+        b.stride,
+    )
+
+
 def _tie(addresses: Mapping[str, Address]) -> tuple[dict[str, Address], tuple[str, ...]]:
-    """Give names of the same elements each other as aliases."""
+    """Name the aliases of each tensor; what cannot be written on its own is marked."""
     groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for name, a in addresses.items():
         groups[a.member, a.offset, a.dtype, a.shape, a.stride].append(name)
     tied = [names for names in groups.values() if len(names) > 1]
     aliases = {name: tuple(other for other in names if other != name) for names in tied for name in names}
-    tensors = {name: replace(a, aliases=aliases.get(name, ())) for name, a in addresses.items()}
-    notes = tuple(f"{' and '.join(names[:4])} are one stored tensor and change together." for names in tied)
-    return tensors, notes
+    cover = covers(addresses)
+    tensors = {
+        name: replace(
+            a,
+            aliases=aliases.get(name, ()),
+            writable=cover[name] != "" and _same(a, addresses[cover[name]]),
+        )
+        for name, a in addresses.items()
+    }
+    notes = [f"{' and '.join(names[:4])} are one stored tensor and change together" for names in tied]
+    overlapping = [name for name, outer in cover.items() if outer == ""]
+    if overlapping:
+        notes.append(f"{', '.join(overlapping[:4])} overlap in the file and cannot be changed")
+    return tensors, tuple(notes)
 
 
 def _example(archive: Archive, defined: Callable[[str], bool]) -> tuple[int, ...] | None:

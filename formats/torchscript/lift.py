@@ -81,11 +81,15 @@ class Argument:
 
 @dataclass(frozen=True)
 class Lifted:
-    """``function(x, device, *tensors)`` gives what ``forward`` gives; ``channels``: those of the image."""
+    """``function(x, device, *tensors)`` gives what ``forward`` gives.
+
+    ``channels``: those of the image, where the first layer tells. ``returns``: kind of the result's type.
+    """
 
     function: Callable[..., Any]
     arguments: tuple[Argument, ...]
     channels: int | None
+    returns: str
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lifted:
         return self
@@ -101,14 +105,13 @@ def load(data: bytes) -> Any:
         try:
             module = torch.jit.load(io.BytesIO(data), map_location="cpu")
         except (RuntimeError, ValueError, AttributeError) as error:
-            reason = _reason(error)
             raise Unsupported(
-                f"torch {torch.__version__} cannot load this TorchScript file: {reason}"
+                f"torch {torch.__version__} cannot load this TorchScript file: {reason(error)}"
             ) from error
     return module.eval()
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200]
@@ -146,7 +149,7 @@ def lift(module: Any, narrow: Sequence[torch.dtype] = ()) -> Lifted:
         raise Unsupported(
             f"torch {torch.__version__} lacks a call that this file needs ({error}); use torch 2.10 to 2.15."
         ) from error
-    return Lifted(function, tuple(arguments.values()), channels)
+    return Lifted(function, tuple(arguments.values()), channels, next(graph.outputs()).type().kind())
 
 
 def _nodes(block: Any) -> Iterator[Any]:

@@ -73,6 +73,8 @@ def logits_of(output: Any) -> torch.Tensor:
         )
     elif isinstance(output, tuple | list):
         output = getattr(output, "logits", next(iter(output), None))
+    if isinstance(output, torch.Tensor) and output.dim() > 2 and output.shape[2:].numel() == 1:
+        output = output.flatten(1)
     if not isinstance(output, torch.Tensor) or output.dim() != 2:
         shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise Unsupported(f"The network returns {shape}; a classifier returns logits of shape [N, K].")

@@ -25,17 +25,17 @@ from formats.model import (
     Source,
 )
 from formats.torchscript import lift
-from formats.torchscript.archive import Archive, contiguous, read_archive
+from formats.torchscript.archive import Archive, contiguous, covers, read_archive
 from formats.torchscript.network import GraphNetwork, Slot
-from formats.torchscript.patch import gather, patch
+from formats.torchscript.patch import patch
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # fmt: skip
-#: Image sizes to try when the file does not tell one, in pixels, usual ones first.
-_SIZES = (64, 96, 32, 224, 28, 48, 128, 160, 192, 256, 288, 299, 384)
+#: Image sizes on which the batch is tried when the file tells none, in pixels; small ones cost less.
+_SIZES = (32, 64, 28, 96, 224, 128, 160, 192, 240, 256, 288, 299, 336, 384, 448, 512)
 
 
 def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Opened:
@@ -45,10 +45,6 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     mode, and networks that do not map one image batch to logits.
     """
     archive = read_archive(source.data)
-    first = {
-        name: min((name, *a.aliases), key=[*manifest.tensors].index) if a.aliases else name
-        for name, a in manifest.tensors.items()
-    }
     tagged, labels = _tag(source, manifest)
     module = lift.load(tagged)
     narrow = _narrow(manifest)
@@ -56,30 +52,40 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     names = [_name(argument, labels, manifest) for argument in lifted.arguments]
     registered = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     trained = _trained(lifted.arguments, names, registered)
-    sources, lost = _views(manifest, [first[n] for n in names if n])
+    cover = covers(manifest.tensors)
     slots: list[Slot] = []
     parameters: dict[str, torch.Tensor] = {}
     buffers: dict[str, torch.Tensor] = {}
-    for index, argument in enumerate(lifted.arguments):
-        if not names[index]:
+    for index, (argument, name) in enumerate(zip(lifted.arguments, names, strict=True)):
+        outer = cover.get(name, "")
+        if not outer:
             slots.append(Slot(f"constant {index}"))
-            buffers[f"constant {index}"] = argument.value
+            a = manifest.tensors.get(name)
+            buffers[f"constant {index}"] = _value(archive, a, narrow, argument) if a else argument.value
             continue
-        name, view = sources[first[names[index]]]
-        slots.append(Slot(_key(name), view))
-        values = parameters if trained[index] and name not in lost else buffers
-        values.setdefault(_key(name), _value(archive, manifest.tensors[name], narrow, argument))
+        a = manifest.tensors[outer]
+        slots.append(Slot(_key(outer), _view(a, manifest.tensors[name])))
+        values = parameters if trained[index] else buffers
+        values.setdefault(_key(outer), _value(archive, a, narrow, argument))
     buffers = {key: value for key, value in buffers.items() if key not in parameters}
     network = GraphNetwork(lifted, tuple(slots), parameters, buffers)
     spec, notes = _try_inputs(network, lifted.channels, _example(manifest))
+    if lifted.returns != "TensorType":
+        notes.append("the network returns several values; its logits are taken")
+    if narrow:
+        dtypes = " and ".join(narrow)
+        notes.append(f"the file stores {dtypes}; the network computes in float32 and is rounded when written")
     return Opened(
         network=network,
-        tensors={name: f"weights.{_key(first[name])}" for name in manifest.tensors
-                 if _key(first[name]) in parameters},
+        tensors={
+            name: f"weights.{_key(cover[name])}"
+            for name, a in manifest.tensors.items()
+            if a.writable and _key(cover[name]) in parameters
+        },
         architecture=Architecture(manifest.metadata["root_class"].rpartition(".")[2], "graph"),
         input=spec,
-        notes=(*notes, *_about(narrow, lost)),
-    )  # fmt: skip
+        notes=tuple(notes),
+    )
 
 
 def _key(name: str) -> str:
@@ -87,24 +93,13 @@ def _key(name: str) -> str:
     return name.replace(".", "/") if "." in name else f"{name}/"
 
 
-def _about(narrow: Sequence[str], lost: Collection[str]) -> list[str]:
-    notes = []
-    if narrow:
-        dtypes = " and ".join(narrow)
-        notes.append(
-            f"The file stores {dtypes}; the network computes in float32 and is rounded when written."
-        )
-    if lost:
-        notes.append(f"{', '.join(sorted(lost)[:5])} overlap in the file and are not trained.")
-    return notes
-
-
 def _narrow(manifest: Manifest) -> list[str]:
     """Dtypes that are computed in float32: the half ones always, double when most elements are double."""
     elements: Counter[str] = Counter()
     for address in manifest.tensors.values():
         elements[address.dtype] += address.elements
-    double = ["F64"] if elements["F64"] > elements["F32"] else []
+    others = elements["F32"] + elements["F16"] + elements["BF16"]
+    double = ["F64"] if elements["F64"] > others else []
     return [dtype for dtype in ("F16", "BF16") if elements[dtype]] + double
 
 
@@ -171,86 +166,61 @@ def _trained(
     return [ok and a.value.dim() > 0 and not a.image for a, ok in zip(arguments, may, strict=True)]
 
 
-_View = tuple[tuple[int, ...], tuple[int, ...], int]
-
-
-def _views(
-    manifest: Manifest, names: Collection[str]
-) -> tuple[dict[str, tuple[str, _View | None]], set[str]]:
-    """For each tensor the one that holds its elements and the view of it; tensors that overlap otherwise.
-
-    A frozen network may hold slices of a weight beside the weight: in the file they are the same elements.
-    """
-    sources: dict[str, tuple[str, _View | None]] = {}
-    lost: set[str] = set()
-    members: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        members[manifest.tensors[name].member].add(name)
-    for group in members.values():
-        cover: Address | None = None
-        for a in sorted(
-            (manifest.tensors[name] for name in group), key=lambda a: (a.offset, -a.length, a.name)
-        ):
-            sources[a.name] = (a.name, None)
-            if cover is None or a.offset >= cover.offset + cover.length:
-                cover = a
-            elif cover.stride is None and a.offset + a.length <= cover.offset + cover.length:
-                offset = (a.offset - cover.offset) // ITEM_SIZE[a.dtype]
-                sources[a.name] = (cover.name, (a.shape, a.stride or contiguous(a.shape), offset))
-            else:
-                lost |= {cover.name, a.name}
-                cover = max(cover, a, key=lambda a: a.offset + a.length)
-    return sources, lost
+def _view(outer: Address, inner: Address) -> tuple[tuple[int, ...], tuple[int, ...], int] | None:
+    """How to see ``inner`` in the elements of ``outer``; ``None`` when they are the same."""
+    if (outer.offset, outer.shape, outer.stride) == (inner.offset, inner.shape, inner.stride):
+        return None
+    offset = (inner.offset - outer.offset) // ITEM_SIZE[outer.dtype]
+    return inner.shape, inner.stride or contiguous(inner.shape), offset
 
 
 def _value(archive: Archive, a: Address, narrow: Sequence[str], argument: lift.Argument) -> torch.Tensor:
     """The elements in the file, as a contiguous tensor; as loaded for dtypes that are never weights."""
     if a.dtype not in DTYPES or not a.elements:
         return argument.value
-    raw = gather(archive.view, archive.entries[a.member].payload, a)
-    value = torch.frombuffer(bytearray(raw), dtype=DTYPES[a.dtype]).reshape(a.shape)
+    begin = archive.entries[a.member].payload + a.offset
+    flat = torch.frombuffer(bytearray(archive.view[begin : begin + a.length]), dtype=DTYPES[a.dtype])
+    value = flat.as_strided(a.shape, a.stride or contiguous(a.shape)).contiguous()
     return value.float() if a.dtype in narrow else value
 
 
 def _try_inputs(
     network: GraphNetwork, channels: int | None, example: tuple[int, ...] | None
 ) -> tuple[InputSpec, list[str]]:
-    """Find out by trying which batches and image sizes the network takes; sets ``network.batch``."""
-    if example is not None and len(example) != 4:
+    """Find out by trying whether the network takes any batch; sets ``network.batch``.
+
+    Without a recorded example the first size that works serves, and height and width stay open.
+    """
+    if example is not None and (len(example) != 4 or 0 in example):
         raise Unsupported(f"The network was traced with an input of shape {list(example)}, not with images.")
-    if example is not None:
-        shapes, usual = [example[1:]], example[0]
-    else:
-        shapes, usual = [(c, s, s) for s in _SIZES for c in ((channels,) if channels else (3, 1))], 1
-    taken: list[tuple[tuple[int, ...], int | None]] = []
-    reason: Exception | None = None
-    for shape in shapes:
-        if len(taken) == 2:
-            break
-        try:
-            taken.append((shape, _free_batch(network, shape, max(usual, 1))))
-        except (RuntimeError, IndexError, Unsupported) as error:
-            reason = reason or error
-    if not taken:
-        if example is not None or isinstance(reason, Unsupported):
-            raise Unsupported(
-                f"The network does not map images to logits: {str(reason).splitlines()[0]}"
-            ) from reason
-        return InputSpec(channels=channels), ["No usual image size fits the network; give --input-size."]
-    (c, height, width), network.batch = taken[0]
-    notes = (
-        [f"The network takes batches of {network.batch}; others are split or filled up."]
-        if network.batch
-        else []
+    usual = example[0] if example else 1
+    shapes = (
+        [example[1:]]
+        if example
+        else [(c, s, s) for s in _SIZES for c in ([channels] if channels else [3, 1])]
     )
-    if example is not None:
-        return InputSpec(c, height, width, network.batch, "declared"), notes
-    if len(taken) == 2:
-        return InputSpec(c, None, None, network.batch, "derived"), notes
-    return InputSpec(c, height, width, network.batch, "derived"), notes
+    for shape in shapes:
+        try:
+            network.batch = _fixed_batch(network, shape, usual)
+        except (RuntimeError, IndexError, Unsupported) as error:
+            if example is not None:
+                reason = lift.reason(error)
+                raise Unsupported(
+                    f"The network fails on the shape that it was traced with: {reason}"
+                ) from error
+            continue
+        fixed = network.batch
+        notes = (
+            [f"the network takes {fixed} image(s) at a time; batches are split and filled up"]
+            if fixed
+            else []
+        )
+        height, width = shape[1:] if example else (None, None)
+        return InputSpec(shape[0], height, width, fixed, "declared" if example else "derived"), notes
+    return InputSpec(channels=channels), []
 
 
-def _free_batch(network: GraphNetwork, shape: tuple[int, ...], usual: int) -> int | None:
+def _fixed_batch(network: GraphNetwork, shape: tuple[int, ...], usual: int) -> int | None:
     """``None`` when images in a larger batch get the logits of the usual one, else ``usual``."""
     x = torch.randn(usual + 1, *shape, generator=torch.Generator().manual_seed(0))
     network.batch = None

@@ -188,8 +188,8 @@ def _run(raw: bytes, place: str, defined: Callable[[str], bool]) -> Any:
                 if not isinstance(stack[-1], dict) or len(items) % 2:
                     raise ValueError("items of no dictionary")
                 for key, value in zip(items[::2], items[1::2], strict=True):
-                    if key in stack[-1]:
-                        raise ValueError("the same key twice")
+                    if not isinstance(key, str | int | float) or key in stack[-1]:
+                        raise ValueError("no key, or the same one twice")
                     stack[-1][key] = value
             case b"N":
                 stack.append(None)
