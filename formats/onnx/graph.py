@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,32 +15,39 @@ from torch import Tensor, nn
 
 from formats.model import Manifest
 from formats.onnx import proto
+from formats.onnx.fusion import Call, fuse
 from formats.onnx.operators import SHAPE_INPUTS, UNTRAINED_INPUTS, lookup
 
 #: Operators whose result is a shape, wherever their input lies.
 _SHAPE_OUTPUTS = ("Shape", "Size")
+#: Input sizes whose shape arithmetic is remembered, and the bytes that may cost for one size.
+_REMEMBERED, _REMEMBERED_BYTES = 4, 2**26
 
 
 class Step(NamedTuple):
-    """One node: ``function(*slots[inputs], **attributes)`` into the slots ``outputs``.
+    """One call: ``function(*slots[inputs], **attributes)`` into the slots ``outputs``.
 
-    ``moved``: positions of inputs that are computed on the CPU and needed beside the images.
-    ``freed``: slots that nobody reads afterwards.
+    ``function`` is ``None`` for a move to the images' device. ``shape_only``: the result follows from the
+    input's shape alone. ``freed``: slots that nobody reads afterwards.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None
     inputs: tuple[int, ...]
     attributes: Mapping[str, Any]
     outputs: tuple[int, ...]
-    moved: tuple[int, ...]
-    freed: tuple[int, ...]
+    shape_only: bool
+    freed: tuple[int, ...] = ()
+
+
+Slots = list[Tensor | None]
 
 
 class GraphNetwork(nn.Module):
     """Interpreter of one graph: float32 [N,C,H,W] → logits float32 [N,K].
 
-    Weights are parameters, other float tensors and index tables are buffers; shape data stays on the CPU.
-    A graph of fixed batch size gets its batches cut to that size, the last one filled up.
+    Weights are parameters; other float tensors and index tables are buffers; shape data stays on the CPU and
+    is computed once for every size of input. A graph of fixed batch size gets its batches cut to that size,
+    the last one filled up.
     """
 
     def __init__(self, batch: int | None, dtype: torch.dtype) -> None:
@@ -48,10 +55,14 @@ class GraphNetwork(nn.Module):
         self.batch = batch
         self.dtype = dtype
         self._steps: list[Step] = []
-        self._slots: list[Tensor | None] = [None]  # slot 0: an input that the node leaves out
+        self._image_steps: list[Step] = []
+        self._slots: Slots = [None]  # slot 0: an input that the node leaves out
         self._tensors: list[tuple[int, str]] = []
         self._entry = 0
         self._exit = 0
+        #: False when a shape depends on pixel values.
+        self._static = True
+        self._shapes: dict[tuple[Any, ...], Slots] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         if self.batch is None or x.shape[0] == self.batch:
@@ -64,131 +75,128 @@ class GraphNetwork(nn.Module):
         return torch.cat(parts)
 
     def _run(self, x: Tensor) -> Tensor:
-        slots = list(self._slots)
+        key = (*x.shape, x.device)
+        known = self._shapes.get(key)
+        slots = list(known if known is not None else self._slots)
         for slot, name in self._tensors:
             slots[slot] = getattr(self, name)
         slots[self._entry] = x.to(self.dtype)
-        for function, inputs, attributes, outputs, moved, freed in self._steps:
-            values = [slots[slot] for slot in inputs]
-            for position in moved:
-                values[position] = values[position].to(x.device)  # type: ignore[union-attr]
-            result = function(*values, **attributes)
-            if isinstance(result, tuple):
-                for slot, value in zip(outputs, result, strict=False):
-                    slots[slot] = value
-            else:
-                slots[outputs[0]] = result
-            for slot in freed:
-                slots[slot] = None
+        if known is not None:
+            for step in self._image_steps:
+                _call(step, slots, x.device)
+        else:
+            self._first_run(slots, x.device, key)
         logits = slots[self._exit]
         assert logits is not None
         return logits.float()
 
+    def _first_run(self, slots: Slots, device: torch.device, key: tuple[Any, ...]) -> None:
+        """Run all steps, remembering what the image steps read of the shape arithmetic."""
+        wanted = {slot for step in self._image_steps for slot in step.inputs}
+        remembered = list(self._slots)
+        size = 0
+        for step in self._steps:
+            if not step.shape_only:
+                _call(step, slots, device)
+                continue
+            with torch.inference_mode(False), torch.no_grad():
+                _call(step, slots, device)
+            for slot in wanted.intersection(step.outputs):
+                value = slots[slot]
+                if value is not None:
+                    remembered[slot] = value
+                    size += value.numel() * value.element_size()
+        if self._static and size <= _REMEMBERED_BYTES:
+            while len(self._shapes) >= _REMEMBERED:
+                del self._shapes[next(iter(self._shapes))]
+            self._shapes[key] = remembered
 
-@dataclass
-class _Builder:
-    network: GraphNetwork
-    slots: dict[str, int] = field(default_factory=dict)
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    on_host: set[str] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
 
-    def slot(self, name: str) -> int:
-        if name not in self.slots:
-            self.slots[name] = len(self.network._slots)
-            self.network._slots.append(None)
-        return self.slots[name]
-
-    def register(self, name: str, value: Tensor, trained: bool) -> str:
-        """Make ``value`` a parameter or a buffer under a name that torch allows."""
-        inner = re.sub(r"\W+", "_", name) or "tensor"
-        while inner in self.taken or hasattr(self.network, inner):
-            inner += "_"
-        self.taken.add(inner)
-        if trained:
-            self.network.register_parameter(inner, nn.Parameter(value))
-        else:
-            self.network.register_buffer(inner, value)
-        self.network._tensors.append((self.slot(name), inner))
-        return inner
-
-    def read(self, name: str, beside_images: bool) -> int:
-        """Slot of an input; a constant array used beside the images moves with the network."""
-        if name not in self.constants:
-            return self.slot(name)
-        value = self.constants[name]
-        if not beside_images or value.dim() == 0:
-            slot = self.slot(name)
-            self.network._slots[slot] = value
-            return slot
-        moving = f"{name}@device"
-        if moving not in self.slots:
-            self.register(moving, value, trained=False)
-        return self.slots[moving]
+def _call(step: Step, slots: Slots, device: torch.device) -> None:
+    values = [slots[slot] for slot in step.inputs]
+    result: Any
+    if step.function is None:
+        result = values[0].to(device) if values[0] is not None else None
+    else:
+        result = step.function(*values, **step.attributes)
+    if isinstance(result, tuple):
+        for slot, value in zip(step.outputs, result, strict=False):
+            slots[slot] = value
+    else:
+        slots[step.outputs[0]] = result
+    for slot in step.freed:
+        slots[slot] = None
 
 
 def build(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], entry: proto.Signature, manifest: Manifest
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], entry: proto.Signature, manifest: Manifest
 ) -> tuple[GraphNetwork, dict[str, str]]:
     """Build the network of ``nodes`` (all of them known); also name in the file → parameter name."""
+    aliases = _aliases(nodes, manifest)
+    inputs = {id(node): [aliases.get(name, name) for name in proto.reads(node)] for node in nodes}
+    kept = [node for node in nodes if node.op_type != "Identity"]
+    used = {name for node in kept for name in inputs[id(node)]}
+    trained = _trainable([(node, inputs[id(node)]) for node in kept], manifest, used)
+
+    weights: dict[str, Tensor] = {}
+    constants: dict[str, Tensor] = {}
+    for name, tensor in proto.stored(model):
+        if name in used:
+            (weights if name in trained else constants)[name] = _tensor(tensor)
+
+    calls = []
     version = proto.opset(model)
-    dtype = torch.float64 if entry.elem_type == onnx.TensorProto.DOUBLE else torch.float32
-    builder = _Builder(GraphNetwork(entry.batch, dtype))
-    network = builder.network
-
-    aliases: dict[str, str] = {}
-    kept = []
-    for node in nodes:
-        inputs = [aliases.get(name, name) for name in proto.reads(node)]
-        if node.op_type == "Identity":
-            aliases[node.output[0]] = inputs[0]
-        else:
-            kept.append((node, inputs))
-    for name, address in manifest.tensors.items():
-        # Initializers that share one range of an external file.
-        first = min((name, *(other for other in address.aliases if other in manifest.tensors)))
-        if first != name:
-            aliases[name] = first
-    kept = [(node, [aliases.get(name, name) for name in inputs]) for node, inputs in kept]
-
-    used = {name for _, inputs in kept for name in inputs}
-    trained = _trainable(kept, manifest, used)
-    names: dict[str, str] = {}
-    stored = [(tensor.name, tensor) for tensor in model.graph.initializer]
-    stored += [
-        (node.output[0], attribute.t)
-        for node, _ in kept
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    ]
-    for name, tensor in stored:
-        if name not in used:
+    for node in kept:
+        if node.op_type == "Constant" and node.output[0] in (weights | constants):
             continue
-        if name in trained:
-            names[name] = builder.register(name, _tensor(tensor), trained=True)
+        call = _resolve(node, inputs[id(node)], version)
+        if all(not name or name in constants for name in call.inputs):
+            with torch.no_grad():
+                result = call.function(*[constants.get(name) for name in call.inputs], **call.attributes)
+            values = result if isinstance(result, tuple) else (result,)
+            constants.update(zip(call.outputs, values, strict=False))
         else:
-            builder.constants[name] = _tensor(tensor)
+            calls.append(call)
+
+    output = aliases.get(entry.output, entry.output)
+    calls = fuse(calls, constants, {name: tuple(value.shape) for name, value in weights.items()}, output)
+    dtype = torch.float64 if entry.elem_type == onnx.TensorProto.DOUBLE else torch.float32
+    emitter = _Emitter(GraphNetwork(entry.batch, dtype), constants)
+    names = {name: emitter.register(name, value, True) for name, value in weights.items()}
+    emitter.network._entry = emitter.slot(entry.input)
+    for call in calls:
+        emitter.emit(call)
+    network = emitter.network
+    network._exit = emitter.slot(output)
+    network._image_steps = [step for step in network._steps if not step.shape_only]
+    network._image_steps = _freeing(network._image_steps, network._entry, network._exit)
+    network._steps = _freeing(network._steps, network._entry, network._exit)
     for name, first in aliases.items():
         if first in names and name in manifest.tensors:
             names[name] = names[first]
-
-    network._entry = builder.slot(entry.input)
-    for node, inputs in kept:
-        if node.op_type != "Constant" or node.output[0] not in {*names, *builder.constants}:
-            _add(builder, node, inputs, version)
-    network._exit = builder.slot(aliases.get(entry.output, entry.output))
-    _free(network)
     return network.eval(), names
 
 
+def _aliases(nodes: Sequence[onnx.NodeProto], manifest: Manifest) -> dict[str, str]:
+    """Names that mean an earlier value: tied initializers, outputs of Identity."""
+    aliases: dict[str, str] = {}
+    for name, address in manifest.tensors.items():
+        first = min((name, *(other for other in address.aliases if other in manifest.tensors)))
+        if first != name:
+            aliases[name] = first
+    for node in nodes:
+        if node.op_type == "Identity":
+            aliases[node.output[0]] = aliases.get(node.input[0], node.input[0])
+    return aliases
+
+
 def _trainable(
-    kept: Iterable[tuple[onnx.NodeProto, list[str]]], manifest: Manifest, used: set[str]
+    nodes: Sequence[tuple[onnx.NodeProto, list[str]]], manifest: Manifest, used: set[str]
 ) -> set[str]:
     """Float tensors that weigh something: no statistics, no shapes, no single numbers of Constant nodes."""
     untrained: set[str] = set()
     literal: set[str] = set()
-    for node, inputs in kept:
+    for node, inputs in nodes:
         positions = UNTRAINED_INPUTS.get(node.op_type, frozenset())
         untrained.update(name for i, name in enumerate(inputs) if i in positions)
         if node.op_type == "Constant":
@@ -213,54 +221,86 @@ def _tensor(stored: onnx.TensorProto) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
-def _add(builder: _Builder, node: onnx.NodeProto, inputs: list[str], version: int) -> None:
+def _resolve(node: onnx.NodeProto, inputs: Sequence[str], version: int) -> Call:
     found = lookup(node.op_type, version)
     assert found is not None, node.op_type
-    function = found[1]
     attributes = {one.name: proto.attribute_value(one) for one in node.attribute}
     for name, value in attributes.items():
         if isinstance(value, onnx.TensorProto):
             attributes[name] = _tensor(value)
-    if proto.wants_count(function):
+    if proto.wants_count(found[1]):
         attributes["outputs"] = len(node.output)
-    outputs = [name for name in node.output if name]
-
-    constant = all(not name or name in builder.constants for name in inputs)
-    if constant:
-        with torch.no_grad():
-            result = function(*[builder.constants.get(name) for name in inputs], **attributes)
-        values = result if isinstance(result, tuple) else (result,)
-        builder.constants.update(zip(outputs, values, strict=False))
-        return
-    hosted = all(not name or name in builder.constants or name in builder.on_host for name in inputs)
-    if hosted or node.op_type in _SHAPE_OUTPUTS:
-        builder.on_host.update(outputs)
-    shaping = SHAPE_INPUTS.get(node.op_type, frozenset())
-    slots, moved = [], []
-    for position, name in enumerate(inputs):
-        beside = not hosted and position not in shaping
-        slots.append(builder.read(name, beside) if name else 0)
-        if beside and name in builder.on_host:
-            moved.append(position)
-    builder.network._steps.append(
-        Step(
-            function,
-            tuple(slots),
-            attributes,
-            tuple(builder.slot(name) for name in outputs),
-            tuple(moved),
-            (),
-        )
-    )
+    return Call(node.op_type, found[1], tuple(inputs), tuple(node.output), attributes)
 
 
-def _free(network: GraphNetwork) -> None:
+@dataclass
+class _Emitter:
+    """Turns calls into steps over numbered slots."""
+
+    network: GraphNetwork
+    constants: Mapping[str, Tensor]
+    slots: dict[str, int] = field(default_factory=dict)
+    shape_only: set[str] = field(default_factory=set)
+
+    def slot(self, name: str) -> int:
+        if name not in self.slots:
+            self.slots[name] = len(self.network._slots)
+            self.network._slots.append(None)
+        return self.slots[name]
+
+    def register(self, name: str, value: Tensor, trained: bool) -> str:
+        """Make ``value`` a parameter or a buffer under a name that torch allows."""
+        inner = re.sub(r"\W+", "_", name) or "tensor"
+        while hasattr(self.network, inner):
+            inner += "_"
+        if trained:
+            self.network.register_parameter(inner, nn.Parameter(value))
+        else:
+            self.network.register_buffer(inner, value)
+        self.network._tensors.append((self.slot(name), inner))
+        return inner
+
+    def emit(self, call: Call) -> None:
+        hosted = all(not name or name in self.constants or name in self.shape_only for name in call.inputs)
+        if hosted or call.operator in _SHAPE_OUTPUTS:
+            self.shape_only.update(call.outputs)
+        shaping = SHAPE_INPUTS.get(call.operator, frozenset())
+        slots = []
+        for position, name in enumerate(call.inputs):
+            beside_images = not hosted and position not in shaping
+            slots.append(self.read(name, beside_images) if name else 0)
+            if position in shaping and name not in self.constants and name not in self.shape_only and name:
+                self.network._static = False
+        outputs = tuple(self.slot(name) for name in call.outputs)
+        only = call.outputs[0] in self.shape_only
+        self.network._steps.append(Step(call.function, tuple(slots), call.attributes, outputs, only))
+
+    def read(self, name: str, beside_images: bool) -> int:
+        """Slot of an input; a constant or a shape used beside the images moves to their device."""
+        moving = f"{name}@images"
+        if name in self.constants:
+            value = self.constants[name]
+            if not beside_images or value.dim() == 0:
+                self.network._slots[self.slot(name)] = value
+                return self.slot(name)
+            if moving not in self.slots:
+                self.register(moving, value, False)
+            return self.slots[moving]
+        if not beside_images or name not in self.shape_only:
+            return self.slot(name)
+        if moving not in self.slots:
+            step = Step(None, (self.slot(name),), {}, (self.slot(moving),), True)
+            self.network._steps.append(step)
+        return self.slots[moving]
+
+
+def _freeing(steps: Sequence[Step], entry: int, exit: int) -> list[Step]:
     """Note after which step each computed value is read for the last time."""
-    computed = {slot for step in network._steps for slot in step.outputs} | {network._entry}
-    seen = {network._exit}
-    steps = []
-    for step in reversed(network._steps):
+    computed = {slot for step in steps for slot in step.outputs} | {entry}
+    seen = {exit}
+    noted = []
+    for step in reversed(steps):
         last = (set(step.inputs) | set(step.outputs)) & computed - seen
         seen |= last
-        steps.append(step._replace(freed=tuple(sorted(last))))
-    network._steps = steps[::-1]
+        noted.append(step._replace(freed=tuple(sorted(last))))
+    return noted[::-1]

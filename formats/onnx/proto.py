@@ -78,15 +78,7 @@ def load(source: Source, manifest: Manifest) -> onnx.ModelProto:
         model.ParseFromString(source.data)
     except Exception as error:  # protobuf's DecodeError has no typed home
         raise Unreadable("The ONNX file cannot be parsed; copy or download it again.") from error
-    held = [(tensor.name, tensor) for tensor in model.graph.initializer]
-    held += [
-        (node.output[0], attribute.t)
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.HasField("t")
-    ]
-    for name, tensor in held:
+    for name, tensor in stored(model):
         if tensor.data_location == _EXTERNAL and name in manifest.tensors:
             address = manifest.tensors[name]
             data = source.files[address.member]
@@ -96,6 +88,19 @@ def load(source: Source, manifest: Manifest) -> onnx.ModelProto:
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     return model
+
+
+def stored(model: onnx.ModelProto) -> list[tuple[str, onnx.TensorProto]]:
+    """All stored tensors by the names of the manifest: initializers, and values of Constant nodes."""
+    held = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    held += [
+        (node.output[0], attribute.t)
+        for node in model.graph.node
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
+    return held
 
 
 def opset(model: onnx.ModelProto) -> int:
