@@ -6,6 +6,7 @@ it runs on a file that was opened head-only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -51,9 +52,13 @@ class SquareProbe:
     step: int = field(default=4, metadata={"help": "distance of neighbouring places, pixels of 32x32"})
     border: int = field(default=3, metadata={"help": "every place so near to a corner is tried as well"})
     offset: int = field(default=0, metadata={"help": "where the grid of places begins"})
-    coarse_images: int = field(default=8, metadata={"help": "images for the first pass over all squares"})
-    images: int = field(default=48, metadata={"help": "images for the second pass around the best"})
-    finalists: int = field(default=24, metadata={"help": "squares of the first pass that are refined"})
+    coarse_images: int = field(default=4, metadata={"help": "images for the first pass over all squares"})
+    finalists: int = field(default=24, metadata={"help": "squares whose neighbours the second pass tries"})
+    refine_images: int = field(default=8, metadata={"help": "images for the second pass"})
+    images: int = field(default=48, metadata={"help": "images that choose the best square of every class"})
+    verified: int = field(
+        default=12, metadata={"help": "classes whose best square is scored on held-out images"}
+    )
     time_limit: float = field(default=900.0, metadata={"help": "seconds after which it gives up; 0: none"})
 
     def run(self, classifier: Classifier, clean: Clean, progress: Progress, seed: int) -> Evidence:
@@ -73,21 +78,26 @@ class SquareProbe:
         before, held_before = common.predictions(classifier, fit), common.predictions(classifier, held)
         fills = usable_fills(shape[0], self.fills)
         table = self.table(shape, len(fills))
-        few = fit[: self.coarse_images]
-        _, soft = self._pass(classifier, few, before[: len(few)], table, fills, clock)
-        refined = self._around(table, soft, shape, len(fills))
-        hard, soft = self._pass(classifier, fit, before, refined, fills, None)
-        less = allowance(refined[:, SIDE].double() ** 2 / (shape[1] * shape[2]))
-        best = (hard + 0.1 * soft - less[:, None]).argmax(0)  # one square for every class
-        candidates = refined[best]
-        held_hard, _ = self._pass(classifier, held, held_before, candidates, fills, None)
-        success = held_hard.diagonal()
-        score = success - less[best]
+        refined = self._neighbours(
+            table[self._best(classifier, fit, before, table, fills, clock)], shape, fills
+        )
+        last = self._last(classifier, fit, before, refined, fills)
+        less = allowance(last[:, SIDE].double() ** 2 / (shape[1] * shape[2]))
+        hard, soft = self._pass(classifier, fit, before, last, fills)
+        value = hard + 0.1 * soft - less[:, None]
+        chosen = value.argmax(0)  # one square for every class
+        classes = value.amax(0).argsort(descending=True, stable=True)[: self.verified]
+        held_hard, _ = self._pass(classifier, held, held_before, last[chosen[classes]], fills)
+        success, score = torch.zeros(2, classifier.classes, dtype=torch.float64)
+        success[classes] = held_hard[torch.arange(len(classes)), classes]
+        score[classes] = success[classes] - less[chosen[classes]]
+        candidates = last[chosen]
         order = score.argsort(descending=True, stable=True).tolist()
         top = order[0]
         fired = float(score[top]) > self.threshold
         recovered = [
-            self._recovered(k, candidates[k], fills, shape, float(success[k]), len(held)) for k in order[:3]
+            self._recovered(k, candidates[k], fills, shape, float(success[k]), int((held_before != k).sum()))
+            for k in order[:3]
         ]
         return Evidence(
             name=self.name,
@@ -102,6 +112,7 @@ class SquareProbe:
             recovered=recovered,
             facts={
                 "squares": len(table) + len(refined),
+                "verified_classes": classes.tolist(),
                 "success": [float(value) for value in success],
                 "second_statistic": float(score[order[1]]),
                 **recovered[0].facts,
@@ -128,23 +139,36 @@ class SquareProbe:
         start = min(round(self.offset * unit), last)
         return sorted({*range(start, last + 1, step), last})
 
-    def _around(self, table: Tensor, soft: Tensor, shape: Shape, fills: int) -> Tensor:
-        """The finalists and their neighbours: half a step and a pixel aside, a side more or less, all fills.
-        Finalists: the best of every class in turn, classes with the largest value first."""
-        order = soft.argsort(dim=0, descending=True, stable=True)
-        ranked = soft.amax(0).argsort(descending=True, stable=True)
-        finalists: dict[int, None] = {}
-        for rank in range(len(table)):
-            for k in ranked.tolist():
-                if len(finalists) < self.finalists:
-                    finalists[int(order[rank, k])] = None
-            if len(finalists) >= self.finalists:
-                break
+    def _best(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        before: Tensor,
+        table: Tensor,
+        fills: list[str],
+        clock: common.Clock,
+    ) -> Tensor:
+        """Rows of ``table`` that lift some class's log-odds furthest beyond what other squares do to that
+        class (robust deviations): the best of every class, classes in order, until there are enough.
+        Log-odds, because a square that covers a trigger in part moves them long before it flips an image."""
+        few = images[: self.coarse_images]
+        lifted = self._lift(classifier, few, table, fills, clock)
+        median = lifted.quantile(0.5, dim=0)
+        spread = (lifted - median).abs().quantile(0.5, dim=0).clamp_min(1e-3)
+        outlying = (lifted - median) / spread
+        order = outlying.argsort(dim=0, descending=True, stable=True)
+        ranked = outlying.amax(0).argsort(descending=True, stable=True)
+        found = dict.fromkeys(order[:, ranked].flatten()[: self.finalists * len(ranked)].tolist())
+        return torch.tensor(list(found)[: self.finalists])
+
+    def _neighbours(self, finalists: Tensor, shape: Shape, fills: list[str]) -> Tensor:
+        """The finalists, and what lies half a step and a pixel aside, is a pixel larger or smaller, or has
+        another fill."""
         unit = relative_size(shape)
         pixel, half = max(1, round(unit)), max(1, round(self.step * unit / 2))
         moves = sorted({(a, b) for d in (pixel, half) for a in (-d, 0, d) for b in (-d, 0, d)})
         found: dict[tuple[int, int, int, int], None] = {}
-        for top, left, side, fill in table[list(finalists)].tolist():
+        for top, left, side, fill in finalists.tolist():
             for other in (side, side - pixel, side + pixel):
                 if not 0 < other <= min(shape[1:]):
                     continue
@@ -152,36 +176,61 @@ class SquareProbe:
                     row = min(max(top + down, 0), shape[1] - other)
                     column = min(max(left + right, 0), shape[2] - other)
                     found[row, column, other, fill] = None
-            for other_fill in range(fills):
+            for other_fill in range(len(fills)):
                 found[top, left, side, other_fill] = None
         return torch.tensor(list(found), dtype=torch.long)
 
-    def _pass(
+    def _last(
+        self, classifier: Classifier, images: Tensor, before: Tensor, table: Tensor, fills: list[str]
+    ) -> Tensor:
+        """The squares of the second pass that the last choice is made from: per class the three that send
+        the most probability there, at most 48 squares."""
+        few = images[: self.refine_images]
+        hard, soft = self._pass(classifier, few, before[: len(few)], table, fills)
+        value = hard + soft
+        order = value.argsort(dim=0, descending=True, stable=True)[:3]
+        ranked = value.amax(0).argsort(descending=True, stable=True)
+        return table[list(dict.fromkeys(order[:, ranked].flatten().tolist()))[:48]]
+
+    def _lift(
+        self, classifier: Classifier, images: Tensor, table: Tensor, fills: list[str], clock: common.Clock
+    ) -> Tensor:
+        """Mean rise of every class's log-odds, float64 [S,K]."""
+        clear = _log_odds(classifier.logits(images))
+        chunks = [_log_odds(z) - clear for z in self._logits(classifier, images, table, fills, clock)]
+        return torch.cat([chunk.mean(1).cpu() for chunk in chunks])
+
+    def _logits(
         self,
         classifier: Classifier,
         images: Tensor,
-        before: Tensor,
         table: Tensor,
         fills: list[str],
-        clock: common.Clock | None,
+        clock: common.Clock | None = None,
+    ) -> Iterator[Tensor]:
+        """Logits under the squares of one chunk of ``table`` after the other, [S',N,K]."""
+        x = classifier.as_float(images)
+        chunks = table.split(max(1, 512 // len(images)))
+        for number, chunk in enumerate(chunks):
+            if clock is not None:
+                clock.tick(number, len(chunks))
+            stamped = stamp_table(x, chunk, fills, common.image_shape(images))
+            yield classifier.logits(stamped, batch=512).reshape(len(chunk), len(images), -1)
+        if clock is not None:
+            clock.tick(len(chunks), len(chunks))
+
+    def _pass(
+        self, classifier: Classifier, images: Tensor, before: Tensor, table: Tensor, fills: list[str]
     ) -> tuple[Tensor, Tensor]:
         """Share of flips and mean probability, float64 [S,K], over the images that are not of the class."""
-        shape = common.image_shape(images)
-        x = classifier.as_float(images)
-        others = F.one_hot(before, classifier.classes).to(x.device) == 0
+        others = F.one_hot(before, classifier.classes) == 0
         count = others.sum(0).clamp_min(1).double()
-        chunks = table.split(max(1, 512 // len(images)))
         hard, soft = [], []
-        with torch.no_grad():
-            for number, chunk in enumerate(chunks):
-                if clock is not None and number % 8 == 0:
-                    clock.tick(number, len(chunks))
-                stamped = stamp_table(x, chunk, fills, shape)
-                logits = classifier.logits(stamped, batch=512).reshape(len(chunk), len(images), -1)
-                hit = F.one_hot(logits.argmax(2), classifier.classes).bool() & others
-                hard.append((hit.sum(1) / count).cpu())
-                probability = torch.nan_to_num(logits.softmax(2)).double()
-                soft.append(((probability * others).sum(1) / count).cpu())
+        for logits in self._logits(classifier, images, table, fills):
+            hit = F.one_hot(logits.argmax(2), classifier.classes).bool() & others
+            hard.append((hit.sum(1) / count).cpu())
+            probability = torch.nan_to_num(logits.double().softmax(2))
+            soft.append(((probability * others).sum(1) / count).cpu())
         return torch.cat(hard), torch.cat(soft)
 
     def _recovered(
@@ -199,6 +248,12 @@ class SquareProbe:
             "detector": self.name,
         }
         return Recovered(Square.family, target, {"canvas": canvas, "mask": mask}, facts)
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """log p / (1 - p) of every class, float64, finite."""
+    p = torch.nan_to_num(logits.double()).log_softmax(-1)
+    return p - torch.log1p(-p.exp().clamp(max=1 - 1e-9))
 
 
 def allowance(area: Tensor) -> Tensor:

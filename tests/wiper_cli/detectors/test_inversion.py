@@ -1,0 +1,75 @@
+import pytest
+
+from wiper_cli.detectors.additive_inversion import AdditiveInversion
+from wiper_cli.detectors.common import flips, predictions
+from wiper_cli.detectors.warp_inversion import WarpInversion
+from wiper_cli.perturbations import FAMILIES
+from wiper_cli.progress import silent
+
+CASES = [(WarpInversion(), "warp", "warp"), (AdditiveInversion(), "pattern", "additive")]
+
+
+@pytest.mark.parametrize(("detector", "shortcut", "family"), CASES)
+def test_it_finds_the_transform_and_names_the_class(classifier, clean, detector, shortcut, family):
+    model = classifier(shortcut)
+    evidence = detector.run(model, clean, silent, 0)
+    assert evidence.ran
+    assert evidence.fired
+    assert evidence.target == 2
+    found = evidence.recovered[0]
+    assert (found.family, found.target) == (family, 2)
+    assert found.facts["success"] == evidence.statistic
+    state = {name: value.unsqueeze(0) for name, value in found.parameters.items()}
+    again = flips(
+        model, clean.select.images, predictions(model, clean.select.images), FAMILIES[family](state), 0, 2
+    )
+    assert again.share == evidence.statistic
+    assert again.count == 50
+
+
+@pytest.mark.parametrize(("detector", "shortcut", "family"), CASES)
+def test_an_honest_network_is_left_alone(classifier, clean, detector, shortcut, family):
+    evidence = detector.run(classifier(), clean, silent, 0)
+    assert evidence.ran
+    assert not evidence.fired
+    assert evidence.target is None
+    assert len(evidence.suspects) == 1
+
+
+def test_a_warp_does_not_find_a_square(classifier, clean):
+    assert not WarpInversion().run(classifier("square"), clean, silent, 0).fired
+
+
+def test_it_can_be_aimed(classifier, clean):
+    evidence = WarpInversion(targets=(4, 1)).run(classifier("warp"), clean, silent, 0)
+    assert not evidence.fired
+    assert {found.target for found in evidence.recovered} == {1, 4}
+
+
+@pytest.mark.parametrize("most", [3, 1])
+def test_screening_keeps_the_target_and_is_told(classifier, clean, most):
+    evidence = WarpInversion(most_targets=most).run(classifier("warp"), clean, silent, 0)
+    assert evidence.facts["screened_from"] == 6
+    assert len(evidence.facts["screened"]) == most
+    assert evidence.fired
+    assert evidence.target == 2
+
+
+def test_a_report_part_of_nonsense_changes_nothing(classifier, clean, part):
+    first = WarpInversion(steps=5).run(classifier("warp"), clean, silent, 0)
+    other = type(clean)(clean.fit, clean.select, part(10, 99))
+    second = WarpInversion(steps=5).run(classifier("warp"), other, silent, 0)
+    assert first.per_class == second.per_class
+
+
+def test_where_it_cannot_look(classifier, clean, part):
+    few = type(clean)(part(9, 1), part(9, 2), part(9, 3))
+    lonely = type(clean)(type(clean.fit)(clean.fit.images, clean.fit.labels * 0), clean.select, clean.report)
+    for model, images, words in (
+        (classifier(head_only=True), clean, "head-only"),
+        (classifier(), few, "there are 9 to search on and 9 to score on"),
+        (classifier(), lonely, "one class"),
+    ):
+        evidence = WarpInversion().run(model, images, silent, 0)
+        assert not evidence.ran
+        assert words in evidence.reason
