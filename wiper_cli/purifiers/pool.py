@@ -18,6 +18,8 @@ from wiper_cli.perturbations import FAMILIES, Patch, Pool, Recovered, Shape, rel
 #: Families that start from noise. A random ``square`` is nothing to optimise: squares come from finds only.
 OPEN_FAMILIES = ("additive", "patch", "sparse", "warp", "smooth")
 UNTARGETED = -1
+#: How far variants of a find go, in the unit of :meth:`Pool.from_recovered`.
+JITTERS = (1.0, 2.0, 4.0)
 
 Network = Callable[[Tensor], Tensor]
 
@@ -73,12 +75,24 @@ class Perturbations:
         for group in self.groups:
             group.pool.sign_step()
 
-    def vary(self) -> None:
-        """Draws new variants of the finds that have nothing to optimise."""
+    @torch.no_grad()
+    def vary(self, student: Network, images: Tensor, labels: Tensor) -> None:
+        """Draws new variants of the finds that have nothing to optimise, four times as many as wanted, and
+        keeps those that still lead ``student`` most surely from ``labels`` to their target."""
         for group in self.groups:
-            if group.find is not None and not group.pool.parameters:
-                kind = FAMILIES[group.find.family]
-                group.pool = kind.from_recovered(group.find, len(group.pool), self.generator).to(self.device)
+            if group.find is None or group.pool.parameters:
+                continue
+            wanted, drawn = len(group.pool), 4 * len(group.pool)
+            pool = variants(group.find, drawn, self.generator).to(self.device)
+            others = images[labels != group.find.target][:8]
+            if len(others):
+                member = torch.arange(drawn, device=self.device).repeat_interleave(len(others))
+                p = student(pool.stamp(others.repeat(drawn, 1, 1, 1), member)).softmax(dim=1)
+                success = p[:, group.find.target].view(drawn, -1).mean(dim=1)
+            else:
+                success = torch.ones(drawn, device=self.device)
+            best = success.topk(wanted).indices
+            group.pool = type(pool)({name: value[best] for name, value in pool.state.items()})
 
 
 def assemble(
@@ -99,10 +113,20 @@ def assemble(
         pool = FAMILIES[family].random(len(targets), shape, generator)
         groups.append(Group(pool, targets, share / len(OPEN_FAMILIES)))
     for find in recovered:
-        pool = FAMILIES[find.family].from_recovered(find, members, generator)
+        pool = variants(find, members, generator)
         found = torch.full((members,), find.target)
         groups.append(Group(pool, found, recovered_share / len(recovered), find))
     return groups
+
+
+def variants(find: Recovered, count: int, generator: torch.Generator) -> Pool:
+    """``count`` members around a find: itself, then others that go as far as :data:`JITTERS` in turn."""
+    kind = FAMILIES[find.family]
+    pools = [kind.from_recovered(find, 1, generator)]
+    for n in range(count - 1):
+        pair = kind.from_recovered(find, 2, generator, JITTERS[n % len(JITTERS)])
+        pools.append(kind({name: value[1:] for name, value in pair.state.items()}))
+    return pools[0].joined(*pools[1:])
 
 
 def screen_windows(

@@ -99,7 +99,7 @@ def purify(
 
         def step(i: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
             if i % len(batches) == 0:
-                perturbations.vary()
+                perturbations.vary(student.logits, x, y)
             z, aims = perturbations.stamp(x)
             hz0, logits_z0 = look_found(z)
             reached = logits_z0.detach().argmax(dim=1)

@@ -136,7 +136,7 @@ def backward_order(student: NetworkStudent, batches: Batches) -> list[str]:
         arrived.append(name)
 
     hooks = [
-        weight.register_post_accumulate_grad_hook(partial(arrive, name))  # type: ignore[no-untyped-call]
+        weight.register_post_accumulate_grad_hook(partial(arrive, name))
         for name, weight in student.weights.items()
         if weight.dim() >= 2
     ]
