@@ -154,7 +154,7 @@ _HOSTILE = (
         do="Do not load the file anywhere. Get it again from its author and compare digests.",
         severity=Severity.CRITICAL,
         cwe=(436, 125, 400),
-        atlas=("AML.T0010.003", "AML.T0011.000"),
+        atlas=("AML.T0010.003", "AML.T0011.000", "AML.T0029"),
     ),
     Rule(
         id="WIPER-TS",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from json import loads  # the name json is our own module here
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -86,7 +86,7 @@ def read(text: str | bytes) -> list[dict[str, Any]]:
     from wiper_cli.reports.schema import problem
 
     try:
-        document = json.loads(text)
+        document = loads(text)
     except (ValueError, RecursionError):
         raise Problem("This is not JSON; give the file that `wiper … -f json=FILE` wrote.") from None
     wrong = problem(document)

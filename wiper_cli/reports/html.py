@@ -20,9 +20,8 @@ from wiper_cli.reports import as_document, plain, story, svg
 from wiper_cli.reports.plain import Report, Style
 from wiper_cli.reports.schema import complete
 
-#: Characters of all pictures together, and of the JSON copy; with these a page stays under 2 MB.
-PICTURE_BUDGET = 900_000
-COPY_BUDGET = 500_000
+#: Characters of a page. What its words leave is shared by the pictures (two thirds) and the JSON copy.
+LIMIT = 1_900_000
 
 #: Rows of a table; what is beyond is in the JSON.
 ROWS = 60
@@ -54,11 +53,16 @@ class Row:
 
 
 def render(reports: Sequence[Report], style: Style) -> str:
-    views = [_view(report, PICTURE_BUDGET // max(1, len(reports))) for report in reports]
+    free = max(0, LIMIT - len(_page(reports, 0, 0)))
+    return _page(reports, free * 2 // 3, free // 3)
+
+
+def _page(reports: Sequence[Report], pictures: int, copy: int) -> str:
+    """The page with at most so many characters of pictures and of the JSON copy."""
     return _template().render(
-        views=views,
+        views=[_view(report, pictures // len(reports)) for report in reports],
         css=Markup(files(__package__).joinpath("page.css").read_text("utf-8")),
-        copy=_copy(reports),
+        copy=_copy(reports, copy),
         story=story,
         svg=svg,
         rules=rules,
@@ -221,12 +225,12 @@ def _history(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _copy(reports: Sequence[Report]) -> tuple[Markup, str]:
+def _copy(reports: Sequence[Report], budget: int) -> tuple[Markup, str]:
     """(data URI of the result, what it lacks); without pictures, or empty, when it would be too large."""
     lacking = {0: "", 1: "without the pictures"}
     for step, content in enumerate((as_document(reports), _without_pictures(as_document(reports)))):
         encoded = base64.b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
-        if len(encoded) <= COPY_BUDGET:
+        if len(encoded) <= budget:
             return Markup(f"data:application/json;base64,{encoded}"), lacking[step]
     return Markup(""), ""
 

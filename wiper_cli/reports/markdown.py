@@ -10,7 +10,7 @@ from wiper_cli.reports.plain import Report, Style, percent, plain
 from wiper_cli.rules import known
 
 #: What Markdown or HTML could act on, written as entities; some only at the start or in an address.
-_ACTIVE = re.compile(r"[\\`*_\[\]<>#|~&@$]|^[-+=:\d]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_ACTIVE = re.compile(r"[\\`*_\[\]<>#|~&@$]|^[-+=:]|^\d(?=\d*[.)]\s)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def md(text: str) -> str:

@@ -38,12 +38,19 @@ def render(reports: Sequence[Report], style: Style) -> str:
     found = found[:_MOST_RESULTS]
     used = sorted({finding["rule"] for _, finding in found})
     taken: dict[str, int] = {}
+    artifacts: list[dict[str, Any]] = []
+    for artifact in map(_artifact, reports):
+        if artifact not in artifacts:
+            artifacts.append(artifact)
     run = {
         "tool": {"driver": _driver(reports, used, [finding for _, finding in found])},
         "taxonomies": _taxonomies(used),
         "invocations": [_invocation(report) for report in reports],
-        "artifacts": [_artifact(report) for report in reports],
-        "results": [_result(reports[at], at, finding, used, taken) for at, finding in found],
+        "artifacts": artifacts,
+        "results": [
+            _result(reports[at], artifacts.index(_artifact(reports[at])), finding, used, taken)
+            for at, finding in found
+        ],
         "columnKind": "unicodeCodePoints",
         "properties": {
             "verdicts": [

@@ -56,8 +56,7 @@ def _report(console: Console, report: Report) -> None:
     _findings(console, report)
     _detectors(console, report)
     _rows(console, "Purification", story.purification_rows(report))
-    undone = story.undone(report)
-    _rows(console, "Not done", undone)
+    _undone(console, report)
     _rows(console, "Model", story.model_rows(report))
     _rows(console, "Clean set", story.clean_rows(report))
     _rows(console, "Reproduce", story.reproduce(report))
@@ -146,8 +145,18 @@ def _detectors(console: Console, report: Report) -> None:
         console.print(Padding(Text(line, style="dim"), (0, 0, 0, 4)))
 
 
+def _undone(console: Console, report: Report) -> None:
+    rows = story.undone(report)
+    if not rows:
+        return
+    _heading(console, "Not done")
+    for what, why in rows:
+        console.print(Padding(Text.assemble(("◇ ", "magenta"), what), (0, 0, 0, 2)))
+        console.print(Padding(Text(why, style="dim"), (0, 0, 0, 4)))
+
+
 def _overview(console: Console, reports: Sequence[Report]) -> None:
-    table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
+    table = Table.grid(padding=(0, 2), pad_edge=False)
     table.add_column()
     table.add_column(overflow="fold")
     for report in reports:

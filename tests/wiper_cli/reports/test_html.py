@@ -1,0 +1,294 @@
+import base64
+import html
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from wiper_cli.reports import render
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+TAGS = {
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "nav",
+        "main",
+        "header",
+        "section",
+        "article",
+        "footer",
+    ),
+    *(
+        "div",
+        "p",
+        "h1",
+        "h2",
+        "h3",
+        "span",
+        "strong",
+        "code",
+        "pre",
+        "a",
+        "figure",
+        "figcaption",
+        "img",
+        "br",
+    ),
+    *("svg", "path", "line", "circle", "text", "dl", "dt", "dd", "details", "summary", "ul", "li"),
+    *("table", "thead", "tbody", "tr", "th", "td"),
+}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.words, self.stack = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attribute) for attribute in attrs]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def test_verdict_numbers_findings_limits_and_command(make):
+    text = Page(render("html", [make("purify_accepted")])).text
+    order = [
+        "No finding",
+        "98.7% → 1.2%",
+        "Triggers",
+        "Findings",
+        "Detectors",
+        "Salience",
+        "Not done",
+        "How to reproduce",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    for part in (
+        "base rate 1.3%",
+        "threshold 4",
+        "Every class",
+        "WIPER-F02",
+        "wiper purify models/model.onnx",
+        "ab" * 32,
+    ):
+        assert part in text
+
+
+def test_every_picture_has_words(make):
+    page = render("html", [make("purify_accepted")])
+    assert page.count('<svg class="drawing"') == page.count("aria-label=") - page.count("<nav aria-label")
+    for _, name, value in Page(page).attributes:
+        if name == "alt":
+            assert value
+    text = Page(page).text
+    assert "place unit BS MBS" in text
+    assert "epoch accuracy clean adversarial total moved seconds" in text
+
+
+def test_thumbnails_are_whole_multiples(make):
+    page = Page(render("html", [make("purify_accepted")]))
+    sizes = {value for tag, name, value in page.attributes if tag == "img" and name == "width"}
+    assert sizes == {"192"}
+    assert "image-rendering: pixelated" in render("html", [make("purify_accepted")])
+
+
+def addresses(page):
+    return [
+        value for _, name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")
+    ]
+
+
+def test_the_page_asks_nobody_for_anything(sample):
+    text = render("html", [sample])
+    page = Page(text)
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert ("meta", "content", policy) in page.attributes
+    assert set(page.tags) <= TAGS
+    assert all(address.startswith(("data:", "#")) for address in addresses(page))
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_hostile_names_are_words(make, sample_names):
+    for name in sample_names:
+        text = render("html", [make(name, hostile=True)])
+        page = Page(text)
+        assert set(page.tags) <= TAGS
+        assert not [attribute for _, attribute, _ in page.attributes if attribute.startswith("on")]
+        assert all(address.startswith(("data:", "#")) for address in addresses(page))
+        assert not re.search(
+            r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text
+        )
+        assert "</title><script>alert(1)" in page.text
+        assert "{{7*7}}" in page.text
+        assert "A" * 1000 not in re.sub("base64,[A-Za-z0-9+/=]+", "", text)
+        assert len(text) < 500_000
+
+
+def test_the_copy_is_the_result(make):
+    report = make("purify_accepted")
+    page = Page(render("html", [report]))
+    (link,) = [address for address in addresses(page) if address.startswith("data:application/json")]
+    assert json.loads(base64.b64decode(link.split(",", 1)[1])) == report
+
+
+def noise(size):
+    """A picture that PNG cannot make smaller."""
+    generator = random.Random(1)
+    image = Image.frombytes("RGB", (size, size), generator.randbytes(3 * size * size))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def test_the_largest_report_stays_under_2_mb(make):
+    report = make("purify_accepted", hostile=True)
+    report["model"]["classes"] = ["name " * 200] * 1000
+    report["clean"]["classes"] = [{"name": "name " * 200, "images": 3}] * 1000
+    report["salience"] |= {
+        "units": [index / 7 for index in range(4096)],
+        "mbs": [1 / 3] * 4096,
+        "am": [1 / 3] * 4096,
+    }
+    picture = noise(224)
+    pictures = {"clean": picture, "triggered": picture, "difference": picture}
+    detector = report["detection"]["detectors"][0] | {"per_class": [index / 11 for index in range(1000)]}
+    detector["trigger"] = {"family": "square", "target": 1, "facts": {}, "pictures": pictures}
+    report["detection"]["detectors"] = [detector] * 8
+    report["verification"]["probes"] = [detector] * 8
+    for moment in ("before", "after"):
+        report["verification"][moment]["triggers"][0]["pictures"] = pictures
+        report["verification"][moment]["triggers"] *= 6
+    report["findings"] *= 500
+    report["purification"]["changed"] *= 500
+    text = render("html", [report])
+    assert len(text.encode()) < 2_000_000
+    assert "A picture was left out" in text
+    assert text.count("<img") >= 1
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "data:image/svg+xml;base64,PHN2Zz4=",
+        "data:image/png;base64,AAAA",
+        'data:image/png;base64,x" onerror="alert(1)',
+        "https://evil.example/x.png",
+        "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\xff" * 20).decode(),
+    ],
+)
+def test_only_small_png_pictures_are_shown(make, uri):
+    report = make("scan_finding")
+    report["detection"]["detectors"][1]["trigger"]["pictures"] = {"clean": uri}
+    text = render("html", [report])
+    assert "<img" not in text
+    assert "A picture was left out" in text
+
+
+def test_large_pictures_keep_their_size(make):
+    report = make("scan_finding")
+    report["detection"]["detectors"][1]["trigger"]["pictures"] = {"clean": noise(200)}
+    page = Page(render("html", [report]))
+    assert ("img", "width", "200") in page.attributes
+
+
+def test_touched_units_are_marked(make):
+    text = render("html", [make("purify_accepted")])
+    assert "Ticks mark the 4 units" in text
+    assert 'class="ticks"' in text
+    report = make("purify_accepted")
+    del report["purification"]["changed"][0]["units"]
+    assert 'class="ticks"' not in render("html", [report])
+
+
+def test_dark_light_and_print_are_there(make):
+    text = render("html", [make("scan_clean")])
+    assert "@media (prefers-color-scheme: dark)" in text
+    assert "@media print" in text
+    assert '<meta name="color-scheme" content="light dark">' in text
+
+
+def contrast(one, two):
+    def luminance(colour):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_colour_of_text_can_be_read(make):
+    """WCAG AA, 4.5 to 1, on paper and card, light and dark."""
+    text = render("html", [make("scan_clean")])
+    schemes = [
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{([^}]*)\}", text)
+    ][:2]
+    assert [len(scheme) for scheme in schemes] == [9, 9]
+    for scheme in schemes:
+        for name in ("ink", "soft", "blue", "orange", "red", "purple"):
+            for ground in ("paper", "card"):
+                assert contrast(scheme[name], scheme[ground]) >= 4.5, (name, ground)
+
+
+def chromium(tmp_path, text, *options):
+    page = tmp_path / "page.html"
+    page.write_text(text, "utf-8")
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=1200,1600",
+        "--host-resolver-rules=MAP * ~NOTFOUND", *options, page.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_chromium_runs_nothing_and_complains_of_nothing(tmp_path, make, sample_names):
+    reports = [make(name, hostile=True) for name in sample_names] + [make("purify_accepted")]
+    done = chromium(tmp_path, render("html", reports), "--dump-dom")
+    page = Page(done.stdout)
+    assert set(page.tags) <= TAGS
+    assert page.tags.count("main") == len(reports)
+    assert page.tags.count("img") >= 3
+    assert "How to reproduce" in page.text
+    assert html.unescape("</title><script>alert(1)</script>") in page.text
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize(("scheme", "bright"), [("1", True), ("0", False)], ids=["light", "dark"])
+def test_chromium_draws_it(tmp_path, make, scheme, bright):
+    shot = tmp_path / "page.png"
+    options = (f"--screenshot={shot}", f"--blink-settings=preferredColorScheme={scheme}")
+    chromium(tmp_path, render("html", [make("purify_rejected")]), *options)
+    with Image.open(Path(shot)) as image:
+        pixels = image.convert("RGB")
+        assert pixels.size == (1200, 1600)
+        assert (sum(pixels.getpixel((4, 4))) > 600) is bright
+        # The accent of the banner, the ink of the text, the pictures of the trigger.
+        assert len(pixels.getcolors(1_000_000)) > 500

@@ -1,0 +1,76 @@
+import pytest
+
+from wiper_cli.reports import story
+
+
+def test_three_numbers_before_and_after(make):
+    accuracy, success, robust = story.measures(make("purify_accepted"))
+    assert (accuracy.before.value, accuracy.after.value) == (0.931, 0.924)
+    assert (success.before.value, success.after.value, success.base.value) == (0.987, 0.012, 0.013)
+    assert (robust.before.value, robust.after.value) == (0.013, 0.918)
+    assert success.note == "recovered square → class 0 (airplane)"
+
+
+def test_the_strongest_trigger_before_is_followed_even_if_the_order_changed(make):
+    report = make("purify_accepted")
+    report["verification"]["after"]["triggers"].reverse()
+    assert story.measures(report)[1].after.value == 0.012
+
+
+def test_a_trigger_is_not_paired_with_another(make):
+    report = make("purify_accepted")
+    del report["verification"]["after"]["triggers"][0]
+    assert story.measures(report)[1].after is None
+
+
+def test_a_scan_shows_what_it_measured_and_no_more(make):
+    assert [measure.name for measure in story.measures(make("scan_clean"))] == ["Clean accuracy"]
+    found = story.measures(make("scan_finding"))
+    assert [(measure.before.value, measure.after) for measure in found] == [(0.931, None), (0.987, None)]
+    assert story.measures(make("refused")) == ()
+    assert story.measures(make("inspect")) == ()
+
+
+def test_findings_come_gravest_first(make):
+    report = make("scan_finding")
+    report["findings"].reverse()
+    assert [finding["severity"] for finding in story.findings(report)] == ["high", "high", "info"]
+
+
+def test_evidence_starts_with_measurement_threshold_and_origin(make):
+    rows = story.evidence(make("scan_finding")["findings"][0])
+    assert rows[:3] == [("statistic", "0.987"), ("threshold", "0.5"), ("threshold origin", "set by hand")]
+
+
+def test_what_could_not_run_is_not_done(make):
+    rows = dict(story.undone(make("scan_clean")))
+    assert rows["One-pixel warp"] == "the file was opened head-only, and this needs gradients"
+    assert "Calibrated thresholds" in rows
+
+
+def test_false_alarms_that_nobody_measured_say_so(make):
+    report = make("scan_finding")
+    rows = dict(story.detector_rows(report, report["detection"]["detectors"][0]))
+    assert rows["false alarms on clean models"] == "not measured"
+    assert rows["suspected target"] == "class 0 (airplane)"
+
+
+@pytest.mark.parametrize(("index", "said"), [(None, "no class"), (0, "class 0 (airplane)"), (99, "class 99")])
+def test_class_names(make, index, said):
+    assert story.class_name(make("scan_clean"), index) == said
+
+
+def test_a_class_name_that_is_its_number_is_not_repeated(make):
+    assert story.class_name({"model": {"classes": ["0", "1"]}}, 1) == "class 1"
+
+
+def test_the_command_can_be_pasted(make):
+    assert story.command_line(make("scan_clean")) == "wiper scan models/model.onnx --clean 'clean images'"
+
+
+def test_reproduction_has_command_digest_seed_versions(make):
+    rows = dict(story.reproduce(make("purify_accepted")))
+    assert rows["sha256"] == "ab" * 32
+    assert rows["seed"] == "0"
+    assert rows["torch"] == "2.13.0"
+    assert rows["isolation"] == "child, not confined: no confinement yet"
