@@ -38,6 +38,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")
 SHARE = 0.2
 #: Fewest images of a part.
 MINIMUM: Mapping[str, int] = {"fit": 40, "select": 20, "report": 20}
+#: Files that a thread decodes at a time.
+CHUNK = 8
 #: Examples kept for each reason to skip.
 EXAMPLES = 5
 
@@ -98,6 +100,20 @@ def decode(path: str, geometry: Geometry) -> tuple[Tensor, tuple[str, ...]]:
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     shape = (geometry.height, geometry.width, geometry.channels)
     return pixels.reshape(shape).permute(2, 0, 1), converted
+
+
+#: An image, or ``None``, with what was converted, or why it was left out.
+_Decoded = tuple[Tensor | None, tuple[str, ...]]
+
+
+def _decode_all(paths: Sequence[str], geometry: Geometry) -> list[_Decoded]:
+    found: list[_Decoded] = []
+    for path in paths:
+        try:
+            found.append(decode(path, geometry))
+        except SkipError as reason:
+            found.append((None, (str(reason),)))
+    return found
 
 
 def open_picture(path: str, channels: int) -> tuple[Image.Image, tuple[str, ...]]:
@@ -242,29 +258,34 @@ class CleanFolder:
         """Batches of the files at ``indices`` (default all), in order and without those that are skipped; the
         last one may be smaller. At most two batches are in memory beside the one in use."""
         chosen = range(len(self.files)) if indices is None else [int(i) for i in indices]
+        groups = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            waiting: deque[tuple[int, Future[tuple[Tensor, tuple[str, ...]]]]] = deque()
+            waiting: deque[tuple[Sequence[int], Future[list[_Decoded]]]] = deque()
             ready: list[tuple[int, Tensor]] = []
-            todo = iter(chosen)
-            for done in range(len(chosen)):
-                while len(waiting) < 2 * batch and (index := next(todo, None)) is not None:
-                    path = str(self.path / self.files[index])
-                    waiting.append((index, pool.submit(decode, path, geometry)))
-                index, future = waiting.popleft()
-                try:
-                    image, converted = future.result()
-                except SkipError as reason:
-                    self.skipped[self.files[index]] = str(reason)
-                else:
-                    ready.append((index, image))
-                    if converted:
-                        self.converted[self.files[index]] = converted
-                progress("decode", done + 1, len(chosen))
-                if len(ready) == batch:
-                    yield self._batch(ready)
-                    ready = []
+            todo = iter(groups)
+            done = 0
+            for _ in groups:
+                while len(waiting) * CHUNK < 2 * batch and (following := next(todo, None)) is not None:
+                    paths = [str(self.path / self.files[index]) for index in following]
+                    waiting.append((following, pool.submit(_decode_all, paths, geometry)))
+                group, future = waiting.popleft()
+                for index, (image, remarks) in zip(group, future.result(), strict=True):
+                    self._note(self.files[index], image is None, remarks)
+                    if image is not None:
+                        ready.append((index, image))
+                    if len(ready) == batch:
+                        yield self._batch(ready)
+                        ready = []
+                done += len(group)
+                progress("decode", done, len(chosen))
             if ready:
                 yield self._batch(ready)
+
+    def _note(self, file: str, left_out: bool, remarks: tuple[str, ...]) -> None:
+        if left_out:
+            self.skipped[file] = remarks[0]
+        elif remarks:
+            self.converted[file] = remarks
 
     def _batch(self, ready: Sequence[tuple[int, Tensor]]) -> Batch:
         indices = torch.tensor([index for index, _ in ready])
@@ -409,7 +430,7 @@ def read_folder(
     try:
         found, folders = _walk(root)
     except OSError as error:
-        raise Problem(f"{root} cannot be read: {error.strerror}.") from error
+        raise Problem(f"{error.filename or root} cannot be read: {error.strerror}.") from error
     if not found:
         raise Problem(f"{root} holds no files; a folder of images is needed.")
     names = list(class_names or ())
