@@ -7,7 +7,7 @@ weight is the head; its saved first operand is the features. No names are guesse
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -57,7 +57,8 @@ class HeadTap:
     """``x`` → (features [N,D], logits [N,K]), both float32 and differentiable with respect to the body.
 
     ``weight`` is the parameter of ``network`` that holds the head's weight; it must require a gradient while
-    the tap is used. Conv heads are pooled over space, heads applied to tokens are averaged over them.
+    the tap is used. Conv heads are pooled over space, heads applied to tokens are averaged over them; with
+    a plain linear head the features are the very tensor that the logits were computed from.
     """
 
     def __init__(self, network: nn.Module, weight: Tensor, head: Head) -> None:
@@ -79,8 +80,9 @@ def find_head(network: nn.Module, tensors: Mapping[str, str], example: Tensor) -
     """The head of ``network``, or ``None`` when no stored weight is the last linear map.
 
     ``tensors``: name in the file → name of the parameter; ``example`` float32 [N,C,H,W], N ≥ 2, on which
-    ``Head.linear`` and ``Head.scale`` are measured (relative 1e-4). Log-probabilities count as logits, since
-    they differ from them by one constant a row.
+    ``Head.linear`` and ``Head.scale`` are measured (relative 1e-4), with the head as it is and with its sign
+    turned, so that a rectifier behind it shows. Log-probabilities count as logits, since they differ from them
+    by one constant a row.
     """
     parameters = dict(network.named_parameters())
     named = {name: parameters[inner] for name, inner in tensors.items()}
@@ -90,25 +92,20 @@ def find_head(network: nn.Module, tensors: Mapping[str, str], example: Tensor) -
             parameter.requires_grad_(True)
         with torch.enable_grad():
             logits = network(example)
-            heads = [
-                (head, _features(found, len(logits)).detach())
-                for found in _frontier(logits)
-                if (head := _describe(found, named, logits.shape[1])) is not None
-            ]
+        heads = [
+            head
+            for found in _frontier(logits)
+            if (head := _describe(found, named, logits.shape[1])) is not None
+        ]
+        if not heads:
+            return None
+        if len(heads) > 1:
+            return replace(heads[0], linear=False, frontier=tuple(head.weight for head in heads))
+        linear, scale = _measure(network, heads[0], named, example)
+        return replace(heads[0], linear=linear, scale=scale)
     finally:
         for parameter, required in before:
             parameter.requires_grad_(required)
-    if not heads:
-        return None
-    head, features = heads[0]
-    frontier = tuple(other.weight for other, _ in heads) if len(heads) > 1 else ()
-    linear, scale = False, 1.0
-    if not frontier:
-        weight, bias = _matrix(head, named)
-        linear, scale = _measure(logits.detach().double(), features.double() @ weight.double().T + bias)
-    return Head(
-        head.weight, head.bias, head.units, head.classes, head.layout, linear, scale=scale, frontier=frontier
-    )
 
 
 def head_values(model: Model, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
@@ -209,6 +206,8 @@ def _features(found: _Found, rows: int) -> Tensor:
     if found.weight.ndim > 2:
         whole = features.shape[2:] == found.weight.shape[2:]
         return (features.flatten(1) if whole else features.flatten(2).mean(2)).float()
+    if features.ndim == 2 and len(features) == rows:
+        return features.float()
     return features.reshape(rows, -1, features.shape[-1]).mean(1).float()
 
 
@@ -220,16 +219,34 @@ def _matrix(head: Head, named: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return weight.clone(), bias.clone()
 
 
-def _measure(logits: Tensor, product: Tensor) -> tuple[bool, float]:
-    """(the logits are the product, or its multiple, up to a constant a row; the factor)."""
-    if product.shape != logits.shape or not bool(product.isfinite().all()):
+def _measure(network: nn.Module, head: Head, named: Mapping[str, Any], example: Tensor) -> tuple[bool, float]:
+    """(the logits are the linear map of the features for either sign of it, up to a factor; the factor)."""
+    own = [named[name] for name in (head.weight, head.bias) if name]
+    tap = HeadTap(network, named[head.weight], head)
+    factors = []
+    for _ in range(2):  # turned before each measurement, so it ends as it began
+        with torch.no_grad():
+            for parameter in own:
+                parameter.neg_()
+        features, logits = tap(example)
+        weight, bias = _matrix(head, named)
+        product = features.detach().double() @ weight.double().T + bias
+        factors.append(_factor(logits.detach().double(), product))
+    turned, straight = factors
+    if turned is None or straight is None or abs(turned - straight) > 1e-4 * abs(straight):
         return False, 1.0
+    return True, straight
+
+
+def _factor(logits: Tensor, product: Tensor) -> float | None:
+    """``logits / product``, also where they differ by a constant a row; ``None`` if they are no multiple."""
+    if product.shape != logits.shape or not bool(product.isfinite().all()):
+        return None
     centred, image = logits - logits.mean(1, keepdim=True), product - product.mean(1, keepdim=True)
-    for a, b in ((logits, product), (centred, image)):
-        if _close(a, b):
-            return True, 1.0
+    if _close(logits, product) or _close(centred, image):
+        return 1.0
     scale = float((logits * product).sum() / (product * product).sum().clamp_min(1e-30))
-    return (True, scale) if scale != 0 and _close(logits, scale * product) else (False, 1.0)
+    return scale if scale != 0 and _close(logits, scale * product) else None
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -83,6 +83,9 @@ def identify(data: bytes, name: str) -> Kind:
     """
     if not data:
         raise Unreadable(f"{name} is empty; get the file again.")
+    # First, since the header's length can begin with any other kind's magic bytes.
+    if looks_like_safetensors(data):
+        return "safetensors"
     if data.startswith(b"version https://git-lfs.github.com/spec/"):
         raise Unreadable(f"{name} is a Git LFS pointer, not the file itself; run: git lfs pull")
     start = data[:512].lstrip().lower()
@@ -95,8 +98,6 @@ def identify(data: bytes, name: str) -> Kind:
         return _identify_zip(data, name)
     if data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise _pickle(name)
-    if looks_like_safetensors(data):
-        return "safetensors"
     onnx = _scan_onnx(data)
     if onnx == "whole":
         return "onnx"

@@ -76,6 +76,12 @@ def test_kinds_by_content_whatever_the_name():
     assert identify(zipped("m/data.pkl", "m/constants.pkl", "m/code/a.py"), "model.bin") == "torchscript"
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x8B1F, 0x4A4B50, 0x685A42])
+def test_a_header_length_may_look_like_other_magic_bytes(length):
+    text = b"{" + b" " * (length - 2) + b"}"
+    assert identify(length.to_bytes(8, "little") + text, "m") == "safetensors"
+
+
 def test_conversion_snippet_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old.pth").write_bytes(pickled(True))

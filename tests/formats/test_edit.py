@@ -1,0 +1,158 @@
+"""What training changed, rounded to the file's dtype; edits packed and applied."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from formats import (
+    Edit,
+    EditError,
+    FormatError,
+    NewTensor,
+    Source,
+    apply_edit,
+    edit_of,
+    head_edit,
+    head_values,
+    open_model,
+    pack_edit,
+    unpack_edit,
+    write_edit,
+)  # fmt: skip
+
+FACTORY = """
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(4, 3)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+        self.c = self.b
+
+    def forward(self, x):
+        return self.head(self.c(self.b(self.norm(self.a(x)))).relu().mean((2, 3)))
+
+def plain():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+"""
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens a network of the factory file, stored in the given dtype."""
+    path = tmp_path / "nets.py"
+    path.write_text(FACTORY)
+    scope = {}
+    exec(FACTORY, scope)
+
+    def build(factory="plain", dtype=torch.float32):
+        torch.manual_seed(0)
+        network = scope[factory]()
+        state = {name: value.clone().to(dtype) if value.is_floating_point() else value
+                 for name, value in network.state_dict().items()}  # fmt: skip
+        return open_model(Source("m", save(state)), arch=f"{path}:{factory}")
+
+    return build
+
+
+def moved(model, *names, by=0.25):
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        for name in names:
+            model.named(network)[name].add_(by)
+    return network
+
+
+def test_only_what_changed_enters(opened):
+    model = opened()
+    assert not edit_of(model, copy.deepcopy(model.network))
+    edit = edit_of(model, moved(model, "0.weight", "4.bias"))
+    assert set(edit.tensors) == {"0.weight", "4.bias"}
+    written = load(write_edit(model.source, model.manifest, edit)[""])
+    before = load(model.source.data)
+    assert torch.equal(written["0.weight"], before["0.weight"] + 0.25)
+    assert torch.equal(written["4.weight"], before["4.weight"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_change_that_rounding_swallows_is_none(opened, dtype):
+    model = opened(dtype=dtype)
+    assert not edit_of(model, moved(model, "4.weight", by=1e-7))
+    edit = edit_of(model, moved(model, "4.weight"))
+    written = load(write_edit(model.source, model.manifest, edit)[""])
+    expected = (load(model.source.data)["4.weight"].float() + 0.25).to(dtype)
+    assert torch.equal(written["4.weight"], expected)
+
+
+def test_layout_of_training_is_undone(opened):
+    model = opened()
+    network = moved(model, "0.weight").to(memory_format=torch.channels_last)
+    assert edit_of(model, network) == edit_of(model, moved(model, "0.weight"))
+
+
+def test_two_stored_copies_of_one_parameter_are_both_written(opened):
+    model = opened("Tied")
+    assert model.tensors["b.weight"] == model.tensors["c.weight"]
+    edit = edit_of(model, moved(model, "b.weight"))
+    assert set(edit.tensors) == {"b.weight", "c.weight"}
+
+
+def test_batch_norm_statistics_are_never_part_of_it(opened):
+    model = opened("Tied")
+    network = copy.deepcopy(model.network)
+    network.network.norm.running_mean.add_(1)
+    assert not edit_of(model, network)
+    assert "norm.running_mean" not in model.tensors
+
+
+def test_values_that_overflow_are_refused(opened):
+    model = opened(dtype=torch.float16)
+    with pytest.raises(EditError, match="not finite"):
+        edit_of(model, moved(model, "4.weight", by=1e6))
+
+
+def test_head_edit_and_apply(opened):
+    model = opened()
+    weight, bias = torch.randn(3, 4), torch.randn(3)
+    edit = head_edit(model, weight, bias)
+    changed = apply_edit(model, edit)
+    for got, wanted in zip(head_values(changed), (weight, bias), strict=True):
+        assert torch.equal(got, wanted)
+    assert not torch.equal(head_values(model)[0], weight)
+    assert edit_of(model, changed.network) == edit
+    with pytest.raises(EditError, match="3 x 4"):
+        head_edit(model, weight.T, bias)
+
+
+def test_apply_equals_opening_the_written_file(opened, tmp_path):
+    model = opened()
+    edit = edit_of(model, moved(model, "0.weight", "4.weight"))
+    data = write_edit(model.source, model.manifest, edit)[""]
+    again = open_model(Source("m", data), arch=model.architecture.name)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again.network(x), apply_edit(model, edit).network(x))
+    with pytest.raises(EditError, match="no weight"):
+        apply_edit(model, Edit({"nothing": NewTensor("F32", (1,), b"\0" * 4)}))
+
+
+def test_packing_round_trip():
+    edit = Edit({
+        "/model/fc.weight": NewTensor("F32", (2, 1), b"12345678"),
+        "ünï\0code": NewTensor("F16", (), b"ab"),
+        "empty": NewTensor("I64", (0, 3), b""),
+    })  # fmt: skip
+    again = unpack_edit(pack_edit(edit))
+    assert again == edit
+    assert list(again.tensors) == list(edit.tensors)
+    assert unpack_edit(pack_edit(Edit({}))) == Edit({})
+
+
+def test_packed_edit_is_read_strictly():
+    data = pack_edit(Edit({"w": NewTensor("F32", (1,), b"1234")}))
+    for broken in (data[:-1], data + b"x", data.replace(b'"t0":"w"', b'"t1":"w"'), b""):
+        with pytest.raises(FormatError):
+            unpack_edit(broken)
