@@ -88,7 +88,7 @@ class GraphNetwork(nn.Module):
             self._first_run(slots, x.device, key)
         logits = slots[self._exit]
         assert logits is not None
-        return logits.float()
+        return logits.float().flatten(1) if logits.dim() > 2 else logits.float()
 
     def _first_run(self, slots: Slots, device: torch.device, key: tuple[Any, ...]) -> None:
         """Run all steps, remembering what the image steps read of the shape arithmetic."""

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from formats.errors import Unsupported
 from formats.model import Architecture, Manifest, Opened, Source
 from formats.onnx import proto
 from formats.onnx.graph import build
+from formats.onnx.headless import HeadRuntime
+
+#: Operators of quantised graphs, besides those whose name begins with QLinear.
+_QUANTISED = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "ConvInteger",
+    "MatMulInteger",
+    "QGemm",
+)
 
 
 def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Opened:
     """Open ``source``; the graph is its own architecture, so ``arch`` is ignored with a note.
 
-    Raises ``Unsupported`` when the graph takes no images, gives no logits, or has unknown operators and no
-    last linear map to stop at.
+    Raises ``Unsupported`` when the graph takes no images or gives no logits, or when it has unknown operators
+    and no last linear map with stored weights.
     """
     model = proto.load(source, manifest)
     entry = proto.signature(model)
@@ -22,7 +36,25 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     name = manifest.metadata.get("graph") or manifest.metadata.get("producer", "ONNX graph")
     architecture = Architecture(name, "graph")
     missing = proto.unknown(nodes, proto.opset(model))
-    if missing:
-        raise NotImplementedError(missing)
-    network, tensors = build(model, nodes, entry, manifest)
-    return Opened(network, tensors, architecture, entry.spec, notes=tuple(notes))
+    if not missing:
+        network, tensors = build(model, nodes, entry, manifest)
+        return Opened(network, tensors, architecture, entry.spec, notes=tuple(notes))
+    reason = _reason(missing)
+    try:
+        runtime = HeadRuntime(source, manifest)
+    except Unsupported as error:
+        raise Unsupported(f"The ONNX file cannot be opened as a network: {reason}. {error}") from error
+    notes.append(
+        f"Opened head-only, because {reason}: features come from onnxruntime and only the last layer can be "
+        "changed; methods that need gradients through the network do not run."
+    )
+    return Opened(None, {}, architecture, entry.spec, runtime=runtime, head=runtime.head, notes=tuple(notes))
+
+
+def _reason(missing: Sequence[proto.Unknown]) -> str:
+    kinds = [one.operator.rpartition("::")[2] for one in missing]
+    if all(kind in _QUANTISED or kind.startswith("QLinear") for kind in kinds):
+        return f"the graph is quantised ({', '.join(sorted(set(kinds)))})"
+    listed = "; ".join(str(one) for one in missing[:8])
+    more = f"; {len(missing) - 8} more" if len(missing) > 8 else ""
+    return f"these operators are unknown here: {listed}{more}"

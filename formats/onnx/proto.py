@@ -117,6 +117,11 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     )
 
 
+def _is_flat(shape: tuple[int | None, ...] | None) -> bool:
+    """Whether a value may be [N,K], or [N,K,1,1]."""
+    return shape is None or len(shape) == 2 or (len(shape) == 4 and set(shape[2:]) <= {1, None})
+
+
 def signature(model: onnx.ModelProto) -> Signature:
     """Choose the image input and the logits. Raises ``Unsupported`` when the graph has no such."""
     graph = model.graph
@@ -136,7 +141,7 @@ def signature(model: onnx.ModelProto) -> Signature:
     if shape[3] in (1, 3) and shape[1] is not None and shape[1] > 4:
         raise Unsupported("The ONNX graph takes images with channels last; export it with channels first.")
     notes = []
-    flat = [value for value in graph.output if len(_dims(value) or (0, 0)) == 2]
+    flat = [value for value in graph.output if _is_flat(_dims(value))]
     if not flat:
         raise Unsupported("The ONNX graph has no output of the form [N, classes].")
     if len(graph.output) > 1:

@@ -1,0 +1,88 @@
+"""Run an ONNX graph as a deployment does: onnxruntime on the CPU, from one self-contained byte string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from formats.errors import Unsupported
+from formats.model import Source
+from formats.onnx import proto
+from formats.onnx.wire import read_manifest
+
+_ORT: Any = onnxruntime  # its stubs export nothing
+_INPUTS: Mapping[int, type[np.floating[Any]]] = {
+    onnx.TensorProto.FLOAT16: np.float16,
+    onnx.TensorProto.DOUBLE: np.float64,
+}
+
+
+class Session:
+    """``x`` float32 [N,C,H,W] → the named values, float32 (integers stay) on the CPU, first axis N.
+
+    One thread; nothing but the bytes is read. A fixed batch size is met by cutting and filling up. Raises
+    :class:`Unsupported` when onnxruntime refuses the graph or the images.
+    """
+
+    def __init__(self, model: onnx.ModelProto, entry: proto.Signature, outputs: Sequence[str]) -> None:
+        self._entry = entry
+        self._outputs = list(outputs)
+        exposed = onnx.ModelProto()
+        exposed.CopyFrom(model)
+        there = {value.name for value in exposed.graph.output}
+        for name in outputs:
+            if name not in there:
+                exposed.graph.output.append(onnx.ValueInfoProto(name=name))
+        options = _ORT.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.graph_optimization_level = _ORT.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        try:
+            self._session = _ORT.InferenceSession(
+                exposed.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has no common base of its errors
+            raise _refused(error) from error
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        images = x.detach().cpu().numpy().astype(_INPUTS.get(self._entry.elem_type, np.float32))
+        size = self._entry.batch or max(len(images), 1)
+        rows: list[list[Tensor]] = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            count = len(part)
+            if self._entry.batch and count < size:
+                part = np.concatenate([part, np.repeat(part[-1:], size - count, 0)])
+            try:
+                values = self._session.run(self._outputs, {self._entry.input: part})
+            except Exception as error:
+                raise _refused(error) from error
+            rows.append([_float(value)[:count] for value in values])
+        return [torch.cat(column) for column in zip(*rows, strict=True)]
+
+
+def _float(value: Any) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(value))
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _refused(error: Exception) -> Unsupported:
+    return Unsupported(f"onnxruntime refuses the model: {str(error).splitlines()[0][:300]}")
+
+
+def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
+    """Normalised float32 [N,C,H,W] → logits float32 [N,K] on the CPU, read before a final softmax."""
+    model = proto.load(source, read_manifest(source))
+    entry = proto.signature(model)
+    session = Session(model, entry, [entry.output])
+
+    def run(x: Tensor) -> Tensor:
+        return session(x)[0].flatten(1)
+
+    return run
