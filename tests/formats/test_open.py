@@ -1,0 +1,182 @@
+"""What opening decides on the network itself: classes, input, head, softmax, damaged weights."""
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from formats import Source, Unsupported, edit_of, head_values, open_model, serve, write_edit
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Then(nn.Module):
+    def __init__(self, then, channels=3):
+        super().__init__()
+        self.then = then
+        self.body, self.fc = nn.Conv2d(channels, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.then(self.fc(self.body(x).relu().mean((2, 3))))
+
+def plain():
+    return Then(lambda z: z)
+
+def grey():
+    return Then(lambda z: z, 1)
+
+def many():
+    return Then(lambda z: z, 9)
+
+def softmax():
+    return Then(lambda z: z.softmax(1))
+
+def sequence():
+    return Then(lambda z: (z, z * 2))
+
+def mapping():
+    return Then(lambda z: {"logits": z})
+
+def spatial():
+    return Then(lambda z: z[:, :, None, None])
+
+def one():
+    return Then(lambda z: z[:, :1])
+
+def image():
+    return Then(lambda z: z[:, :, None, None].expand(-1, -1, 3, 3))
+
+def fixed():
+    return nn.Sequential(nn.Conv2d(1, 2, 5, stride=5), nn.Flatten(), nn.Linear(2 * 5 * 5, 3))
+
+def extra():
+    net = Then(lambda z: z)
+    net.unused = nn.Linear(3, 3)
+    return net
+
+def impossible():
+    return nn.Sequential(nn.Flatten(), nn.Linear(7, 3))
+"""
+
+
+@pytest.fixture
+def source_of(tmp_path):
+    """(source, arch) of a network in the factory file, after a change of its state."""
+    path = tmp_path / "nets.py"
+    path.write_text(FACTORY)
+    scope = {}
+    exec(FACTORY, scope)
+
+    def build(name, change=lambda state: None, **source):
+        torch.manual_seed(0)
+        state = scope[name]().state_dict()
+        change(state)
+        return Source("m", save(state), **source), f"{path}:{name}"
+
+    return build
+
+
+def images(channels=3, size=16):
+    return torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_plain(source_of):
+    model = open_model(*source_of("plain"))
+    assert (model.kind, model.classes, model.head_only) == ("safetensors", 5, False)
+    assert (model.input.channels, model.input.height, model.input.batch) == (3, None, None)
+    assert not model.network.training
+    assert {name for name, p in model.named().items() if p.requires_grad} == set(model.tensors)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("grey", 1), ("many", 9)])
+def test_channels_are_found(source_of, name, channels):
+    assert open_model(*source_of(name)).input.channels == channels
+
+
+def test_a_fixed_size_is_found(source_of):
+    spec = open_model(*source_of("fixed")).input
+    assert (spec.channels, spec.height, spec.width, spec.origin) == (1, 28, 28, "derived")
+
+
+@pytest.mark.parametrize("name", ["sequence", "mapping", "spatial"])
+def test_the_first_output_serves_as_logits(source_of, name):
+    with torch.no_grad():
+        expected = open_model(*source_of("plain")).network(images())
+        assert torch.equal(open_model(*source_of(name)).network(images()), expected)
+
+
+def test_softmax_is_undone_up_to_a_constant(source_of):
+    plain, model = open_model(*source_of("plain")), open_model(*source_of("softmax"))
+    with torch.no_grad():
+        expected = plain.network(images()).log_softmax(1)
+        torch.testing.assert_close(model.network(images()), expected, rtol=1e-5, atol=1e-6)
+    assert model.head.linear
+    assert any("softmax" in note for note in model.notes)
+    assert torch.equal(head_values(model)[0], head_values(plain)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("one", "two or more"), ("image", "shape"), ("impossible", "sizes")]
+)
+def test_what_is_no_image_classifier_is_refused(source_of, name, words):
+    with pytest.raises(Unsupported, match=words):
+        open_model(*source_of(name))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_damaged_weights_are_named(source_of, value):
+    def damage(state):
+        state["body.weight"][1, 0, 0, 0] = value
+
+    with pytest.raises(Unsupported, match=r"body\.weight"):
+        open_model(*source_of("plain", damage))
+
+
+def test_overflowing_output_is_refused(source_of):
+    def damage(state):
+        state["body.weight"][:] = 3e38
+
+    with pytest.raises(Unsupported, match="finite"):
+        open_model(*source_of("plain", damage))
+
+
+def test_unused_weights_are_left_out(source_of):
+    model = open_model(*source_of("extra"))
+    assert "unused.weight" in model.manifest.tensors
+    assert not any(name.startswith("unused") for name in model.tensors)
+
+
+def test_hints_beside_the_model(source_of):
+    sidecars = {
+        "config.json": b'{"id2label": {"0": "a", "1": "b", "2": "c", "3": "d", "4": "e"}}',
+        "preprocessor_config.json": b'{"image_mean": [0.5], "image_std": [0.5], "size": 48}',
+    }
+    model = open_model(*source_of("plain", sidecars=sidecars))
+    assert model.class_names == ("a", "b", "c", "d", "e")
+    assert model.preprocessing.size == (48, 48)
+
+
+def test_the_whole_way_and_back(source_of):
+    source, arch = source_of("plain")
+    model = open_model(source, arch)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.mul_(1.5)
+    changed = model.network
+    model = open_model(source, arch)
+    edit = edit_of(model, changed)
+    assert set(edit.tensors) == set(model.tensors)
+    written = Source("m", write_edit(source, model.manifest, edit)[""])
+    with torch.no_grad():
+        torch.testing.assert_close(serve(written, arch)(images()), changed(images()))
+
+
+def test_statistics_of_batch_norm_are_checked():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    network[1].running_var[0] = float("nan")
+    from formats.model import Manifest
+    from formats.open import _check_finite, _Classifier
+
+    with pytest.raises(Unsupported, match="running_var"):
+        _check_finite(_Classifier(network), {}, Manifest("safetensors", {}))
