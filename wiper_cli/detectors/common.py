@@ -178,7 +178,7 @@ def first_order(classifier: Classifier, images: Tensor, pool: Pool, targets: Seq
         margin = margins(z, goal).reshape(len(some), -1).mean(1)
         slopes = torch.autograd.grad(margin.sum(), pool.parameters)
         reached[some] += margin.detach().double().cpu()
-        for (name, leaf), slope in zip(pool.leaves.items(), slopes, strict=True):
+        for leaf, slope in zip(pool.leaves.values(), slopes, strict=True):
             unit = pool.state[leaf.limit].flatten()[some] if leaf.limit else leaf.scale
             reached[some] += (unit * slope[some].flatten(1).abs().sum(1)).double().cpu()
     return torch.nan_to_num(reached, nan=-torch.inf)

@@ -53,7 +53,7 @@ class SquareProbe:
     border: int = field(default=3, metadata={"help": "every place so near to a corner is tried as well"})
     offset: int = field(default=0, metadata={"help": "where the grid of places begins"})
     coarse_images: int = field(default=4, metadata={"help": "images for the first pass over all squares"})
-    finalists: int = field(default=24, metadata={"help": "squares whose neighbours the second pass tries"})
+    finalists: int = field(default=36, metadata={"help": "squares whose neighbours the second pass tries"})
     refine_images: int = field(default=8, metadata={"help": "images for the second pass"})
     images: int = field(default=48, metadata={"help": "images that choose the best square of every class"})
     verified: int = field(
@@ -82,15 +82,15 @@ class SquareProbe:
             table[self._best(classifier, fit, before, table, fills, clock)], shape, fills
         )
         last = self._last(classifier, fit, before, refined, fills)
-        less = allowance(last[:, SIDE].double() ** 2 / (shape[1] * shape[2]))
+        less = _allowances(last, shape)
         hard, soft = self._pass(classifier, fit, before, last, fills)
-        value = hard + 0.1 * soft - less[:, None]
+        value = hard + 0.1 * soft - less
         chosen = value.argmax(0)  # one square for every class
         classes = value.amax(0).argsort(descending=True, stable=True)[: self.verified]
         held_hard, _ = self._pass(classifier, held, held_before, last[chosen[classes]], fills)
         success, score = torch.zeros(2, classifier.classes, dtype=torch.float64)
         success[classes] = held_hard[torch.arange(len(classes)), classes]
-        score[classes] = success[classes] - less[chosen[classes]]
+        score[classes] = success[classes] - less[chosen[classes], 0]
         candidates = last[chosen]
         order = score.argsort(descending=True, stable=True).tolist()
         top = order[0]
@@ -148,18 +148,30 @@ class SquareProbe:
         fills: list[str],
         clock: common.Clock,
     ) -> Tensor:
-        """Rows of ``table`` that lift some class's log-odds furthest beyond what other squares do to that
-        class (robust deviations): the best of every class, classes in order, until there are enough.
-        Log-odds, because a square that covers a trigger in part moves them long before it flips an image."""
+        """Rows of ``table`` to refine, a third each: the best of every class, classes in order; the best of
+        all by probability; the best of all by how far they lift the log-odds of some class beyond what
+        other squares do to it, which a square that covers a trigger in part does before it flips an image."""
         few = images[: self.coarse_images]
-        lifted = self._lift(classifier, few, table, fills, clock)
+        clear = _log_odds(classifier.logits(few))
+        soft, lift = [], []
+        for logits in self._logits(classifier, few, table, fills, clock):
+            soft.append(_over_others(torch.nan_to_num(logits.double().softmax(2)), before[: len(few)]))
+            lift.append((_log_odds(logits) - clear).mean(1).cpu())
+        probable, lifted = torch.cat(soft), torch.cat(lift)
+        probable = probable - _allowances(table, common.image_shape(images))
         median = lifted.quantile(0.5, dim=0)
-        spread = (lifted - median).abs().quantile(0.5, dim=0).clamp_min(1e-3)
-        outlying = (lifted - median) / spread
-        order = outlying.argsort(dim=0, descending=True, stable=True)
-        ranked = outlying.amax(0).argsort(descending=True, stable=True)
-        found = dict.fromkeys(order[:, ranked].flatten()[: self.finalists * len(ranked)].tolist())
-        return torch.tensor(list(found)[: self.finalists])
+        outlying = (lifted - median) / (lifted - median).abs().quantile(0.5, dim=0).clamp_min(1e-3)
+        third = max(1, self.finalists // 3)
+        found: dict[int, None] = {}
+        best_of_each = probable.argmax(0)[probable.amax(0).argsort(descending=True, stable=True)]
+        for order in (
+            best_of_each,
+            probable.amax(1).argsort(descending=True),
+            outlying.amax(1).argsort(descending=True),
+        ):
+            fresh = dict.fromkeys(row for row in order.tolist() if row not in found)
+            found |= dict.fromkeys(list(fresh)[:third])
+        return torch.tensor(list(found))
 
     def _neighbours(self, finalists: Tensor, shape: Shape, fills: list[str]) -> Tensor:
         """The finalists, and what lies half a step and a pixel aside, is a pixel larger or smaller, or has
@@ -187,18 +199,10 @@ class SquareProbe:
         the most probability there, at most 48 squares."""
         few = images[: self.refine_images]
         hard, soft = self._pass(classifier, few, before[: len(few)], table, fills)
-        value = hard + soft
+        value = hard + soft - _allowances(table, common.image_shape(images))
         order = value.argsort(dim=0, descending=True, stable=True)[:3]
         ranked = value.amax(0).argsort(descending=True, stable=True)
         return table[list(dict.fromkeys(order[:, ranked].flatten().tolist()))[:48]]
-
-    def _lift(
-        self, classifier: Classifier, images: Tensor, table: Tensor, fills: list[str], clock: common.Clock
-    ) -> Tensor:
-        """Mean rise of every class's log-odds, float64 [S,K]."""
-        clear = _log_odds(classifier.logits(images))
-        chunks = [_log_odds(z) - clear for z in self._logits(classifier, images, table, fills, clock)]
-        return torch.cat([chunk.mean(1).cpu() for chunk in chunks])
 
     def _logits(
         self,
@@ -223,14 +227,10 @@ class SquareProbe:
         self, classifier: Classifier, images: Tensor, before: Tensor, table: Tensor, fills: list[str]
     ) -> tuple[Tensor, Tensor]:
         """Share of flips and mean probability, float64 [S,K], over the images that are not of the class."""
-        others = F.one_hot(before, classifier.classes) == 0
-        count = others.sum(0).clamp_min(1).double()
         hard, soft = [], []
         for logits in self._logits(classifier, images, table, fills):
-            hit = F.one_hot(logits.argmax(2), classifier.classes).bool() & others
-            hard.append((hit.sum(1) / count).cpu())
-            probability = torch.nan_to_num(logits.double().softmax(2))
-            soft.append(((probability * others).sum(1) / count).cpu())
+            hard.append(_over_others(F.one_hot(logits.argmax(2), classifier.classes), before))
+            soft.append(_over_others(torch.nan_to_num(logits.double().softmax(2)), before))
         return torch.cat(hard), torch.cat(soft)
 
     def _recovered(
@@ -248,6 +248,17 @@ class SquareProbe:
             "detector": self.name,
         }
         return Recovered(Square.family, target, {"canvas": canvas, "mask": mask}, facts)
+
+
+def _over_others(values: Tensor, before: Tensor) -> Tensor:
+    """Mean of [S,N,K] over the images whose prediction (int64 [N]) is another class, float64 [S,K], CPU."""
+    others = F.one_hot(before, values.shape[2]) == 0
+    return ((values * others).double().sum(1) / others.sum(0).clamp_min(1)).cpu()
+
+
+def _allowances(table: Tensor, shape: Shape) -> Tensor:
+    """:func:`allowance` of every row, as a column."""
+    return allowance(table[:, SIDE].double() ** 2 / (shape[1] * shape[2]))[:, None]
 
 
 def _log_odds(logits: Tensor) -> Tensor:
