@@ -320,6 +320,8 @@ class CleanFolder:
                 f"{self.path}: all images are of one class; images of at least 2 classes are needed.",
                 ExitCode.NO_VERDICT,
             )
+        if max_images is not None and max_images < (needed := sum(MINIMUM.values())) <= len(self.files):
+            raise Problem(f"--max-images {max_images} is too few; at least {needed} are needed.")
         generator = torch.Generator().manual_seed(seed)
         order = _stratified(self.labels, generator)[:max_images]
         order = order[_stratified(self.labels[order], generator)]

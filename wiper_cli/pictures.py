@@ -58,7 +58,7 @@ def preview(trigger: Trigger, image: Tensor | None = None, side: int = 3 * SIDE)
 
     ``image``: [C,H,W] in 0..1; a plain colour ramp of 32x32 where there is none.
     """
-    clean = ramp() if image is None else image
+    clean = quantise(ramp() if image is None else image)
     stamped = quantise(trigger.stamp(clean.unsqueeze(0), torch.Generator().manual_seed(0)))[0]
     return png(torch.cat([clean, stamped, difference(clean, stamped)], 2), side)
 

@@ -470,6 +470,12 @@ def test_too_few_images(tmp_path):
     assert problem.value.exit_code == ExitCode.NO_VERDICT
 
 
+def test_limit_below_the_minimum(tree):
+    with pytest.raises(Problem, match="--max-images 50 is too few; at least 80") as problem:
+        read_folder(tree, 4).split(seed=0, max_images=50)
+    assert problem.value.exit_code == ExitCode.USAGE
+
+
 def test_too_few_images_after_decoding(tree):
     for path in sorted(tree.rglob("*.png"))[::4]:
         path.write_text("x")

@@ -71,3 +71,9 @@ def test_preview_of_a_family():
     assert pixels.shape == (16, 48)
     assert pixels[0, 16] == 255
     assert pixels[8, 24] == 128
+
+
+def test_preview_is_grey_where_the_trigger_is_not():
+    pixels = opened(preview(BadNet()))
+    assert (pixels[12:, 256:] == 128).all()
+    assert not (pixels[:12, 256:268] == 128).all()
