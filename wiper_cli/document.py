@@ -56,7 +56,7 @@ def describe(document: Document, source: Source, manifest: Manifest) -> None:
         size=source.size,
         opened="static",
         notes=list(manifest.notes),
-        tensors=len(manifest.tensors),
+        parameters=sum(address.elements for address in manifest.tensors.values()),
     )
 
 

@@ -78,8 +78,9 @@ def shown_detection(
 
 
 def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
-    """One detector's evidence, with a picture of the first trigger it recovered."""
-    trigger = piece.recovered[0] if piece.recovered else None
+    """One detector's evidence; what it recovered is shown where it fired, since elsewhere it did not work."""
+    works = [found for found in piece.recovered if piece.fired and found.target == piece.target]
+    trigger = works[0] if works else None
     return {
         "name": piece.name,
         "title": piece.title,

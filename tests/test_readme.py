@@ -1,0 +1,38 @@
+"""The README says what the program does: its exit codes, its commands, its test command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from wiper_cli.main import cli
+from wiper_cli.verdict import EXIT_PRECEDENCE, ExitCode, combine
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_exit_codes_are_the_constants():
+    rows = {int(code): text for code, text in re.findall(r"^\| (\d) \| (.+) \|$", README, re.MULTILINE)}
+    assert set(rows) == {int(code) for code in ExitCode}
+    assert "finding" in rows[ExitCode.FINDING]
+    assert "wrong usage" in rows[ExitCode.USAGE]
+    assert "no verdict" in rows[ExitCode.NO_VERDICT]
+    assert "Over several files 1 comes before 2 before 3 before 0." in README
+    assert [int(code) for code in EXIT_PRECEDENCE] == [1, 2, 3, 0]
+    assert combine([0, 3, 2]) == ExitCode.USAGE
+
+
+def test_every_command_shown_exists_with_its_options():
+    lines = re.findall(r"^    wiper (\w+)(.*)$", README, re.MULTILINE)
+    assert lines
+    for name, rest in lines:
+        command = cli.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        for option in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest):
+            assert option in known, f"wiper {name} has no {option}"
+
+
+def test_continuous_integration_runs_the_test_command():
+    command = next(line.strip() for line in README.splitlines() if "-m pytest" in line)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
