@@ -1,0 +1,168 @@
+"""The whole path on the bundled example, through the command as installed, in three formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from wiper_cli.example_files import example_folder
+from wiper_cli.reports.schema import schema
+
+ROOT = Path(__file__).resolve().parents[3]
+DIGITS = example_folder()
+FORMATS = ("model.safetensors", "model.torchscript.pt", "model.onnx")
+TRIGGER = ("--trigger-image", DIGITS / "trigger.png", "--mask", DIGITS / "mask.png")
+
+
+def wiper(*arguments):
+    """Exit code and the validated JSON result."""
+    outcome = subprocess.run(
+        [sys.executable, "-m", "wiper_cli.main", *map(str, arguments), "-f", "json"],
+        capture_output=True, text=True, timeout=900, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert "Traceback" not in outcome.stderr, outcome.stderr
+    document = json.loads(outcome.stdout)
+    jsonschema.validate(document, schema())
+    assert document["exit_code"] == outcome.returncode
+    return outcome.returncode, document
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """200 of the clean images: enough for every part, quick to examine."""
+    folder = tmp_path_factory.mktemp("few")
+    for label in range(10):
+        (folder / str(label)).mkdir()
+        for picture in sorted((DIGITS / "clean" / str(label)).iterdir())[:20]:
+            shutil.copy(picture, folder / str(label))
+    return folder
+
+
+def tensors(path):
+    """Name → values, as plain libraries read the file."""
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    if path.suffix == ".onnx":
+        import onnx
+        from onnx import numpy_helper
+
+        return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    import torch
+
+    module = torch.jit.load(str(path))
+    return {name: value.detach().numpy() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_purified_files_open_in_plain_libraries_and_only_what_changed_changed(name, tmp_path, few):
+    out = tmp_path / name
+    code, result = wiper(
+        "purify", DIGITS / name, "--clean", few, "-o", out, "--method", "fine-tuning", "--train", "head",
+        "--epochs", "2", "--detectors", "none", "--accept-unverified",
+    )  # fmt: skip
+    assert code == 0, result["sentence"]
+    assert result["purification"]["output"]["largest_logit_difference"] < 1e-4
+    before, after = tensors(DIGITS / name), tensors(out)
+    assert before.keys() == after.keys()
+    differing = {key for key in before if not np.array_equal(before[key], after[key])}
+    claimed = {row["address"] for row in result["purification"]["changed"]}
+    assert differing == claimed
+    head = result["model"]["head"]
+    assert differing == {head["weight"], head["bias"]}
+    assert out.stat().st_size == (DIGITS / name).stat().st_size
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
+
+
+def test_without_a_look_nothing_is_claimed(tmp_path, few):
+    code, result = wiper(
+        "purify", DIGITS / "model.onnx", "--clean", few, "-o", tmp_path / "out.onnx", "--method", "fine-tuning",
+        "--train", "head", "--epochs", "1", "--detectors", "none",
+    )  # fmt: skip
+    assert code in (1, 3)
+    assert not result["purification"]["accepted"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scan_finds_the_planted_patch_and_names_its_target():
+    code, result = wiper("scan", DIGITS / "model.torchscript.pt", "--clean", DIGITS / "clean")
+    assert code == 1
+    assert result["verdict"] == "suspicious"
+    squares = next(d for d in result["detection"]["detectors"] if d["name"] == "square-probe")
+    assert squares["fired"]
+    assert squares["target"] == 0
+    assert squares["trigger"]["pictures"]["triggered"].startswith("data:image/png;base64,")
+    assert len(result["salience"]["units"]) == result["model"]["head"]["units"]
+
+
+def test_scan_does_not_accuse_the_clean_twin():
+    code, result = wiper("scan", DIGITS / "twin.safetensors", "--clean", DIGITS / "clean")
+    assert code == 0, result["sentence"]
+    assert result["verdict"] == "no_finding"
+
+
+def test_the_default_removes_the_backdoor_and_verify_shows_it(tmp_path):
+    out = tmp_path / "purified.onnx"
+    code, result = wiper("purify", DIGITS / "model.onnx", "--clean", DIGITS / "clean", "-o", out)
+    assert code == 0, result["sentence"]
+    code, result = wiper(
+        "verify", DIGITS / "model.onnx", out, "--clean", DIGITS / "clean", "--triggers", "none", *TRIGGER
+    )
+    assert code == 0, result["sentence"]
+    before, after = result["verification"]["before"], result["verification"]["after"]
+    assert before["triggers"][0]["asr"]["value"] > 0.99
+    assert after["triggers"][0]["asr"]["value"] < 0.05
+    assert after["acc"]["value"] > before["acc"]["value"] - 0.02
+
+
+def test_verify_condemns_the_original(few):
+    code, result = wiper(
+        "verify", DIGITS / "model.safetensors", "--clean", few, "--triggers", "none", *TRIGGER
+    )
+    assert code == 1
+    assert result["findings"][0]["rule"] == "WIPER-B04"
+    assert result["verification"]["before"]["triggers"][0]["target"] == 0
+
+
+def test_a_poisoned_folder_is_measured(tmp_path, few):
+    from PIL import Image
+
+    trigger = Image.open(DIGITS / "trigger.png").convert("L")
+    mask = Image.open(DIGITS / "mask.png").convert("L")
+    for picture in few.rglob("*.png"):
+        image = Image.open(picture).convert("L")
+        image.paste(trigger, (0, 0), mask)
+        place = tmp_path / picture.relative_to(few)
+        place.parent.mkdir(exist_ok=True)
+        image.save(place)
+    code, result = wiper(
+        "verify",
+        DIGITS / "model.onnx",
+        "--clean",
+        few,
+        "--triggers",
+        "none",
+        "--poisoned",
+        tmp_path,
+        "--target",
+        "0",
+    )
+    assert code == 1
+    assert result["verification"]["before"]["triggers"][0]["asr"]["value"] > 0.99
+
+
+def test_several_files_give_one_document_and_the_gravest_code(few, tmp_path):
+    (tmp_path / "none.onnx").write_bytes(b"")
+    code, result = wiper("inspect", DIGITS / "model.onnx", tmp_path / "none.onnx")
+    assert code == 2
+    assert [report["exit_code"] for report in result["reports"]] == [0, 2]
