@@ -135,8 +135,8 @@ def measure(job: Job, payload: bytes, report: Reporter) -> Result:
         with notes.stage("verify"):
             settled = verify.settled(stampers, before)
             after = verify.measure(subject.with_model(model), part, settled, poisoned, progress=report)
-    judged = after or before
-    findings = [*_working(judged, job["max_asr"], subject), *notes.findings]
+    working = _working(after or before, job["max_asr"], subject)
+    findings = [*working, *notes.findings]
     return notes.result(
         **examined(subject),
         findings=[finding.as_dict() for finding in findings],
@@ -148,7 +148,7 @@ def measure(job: Job, payload: bytes, report: Reporter) -> Result:
             "accepted": None,
             "reason": "",
         },
-        verdict=(Verdict.SUSPICIOUS if findings else Verdict.NO_FINDING).value,
+        verdict=(Verdict.SUSPICIOUS if working else Verdict.NO_FINDING).value,
         sentence=_measured(before, after),
     ), []
 
