@@ -90,9 +90,11 @@ def _find_directory(data: bytes) -> tuple[int, int, int]:
     """Number of entries, first byte of the central directory, one past its last byte."""
     start = len(data) - _END.size
     if start < 0 or data[start : start + 4] != b"PK\5\6":
-        if data[:2] == b"PK" and data.rfind(b"PK\5\6", max(0, start - 0xFFFF)) >= 0:
+        if start > 0 and data[:2] == b"PK" and data.rfind(b"PK\5\6", max(0, start - 0xFFFF), start + 3) >= 0:
             raise Hostile("The archive does not end where its directory ends.", "WIPER-TS-002")
         raise Unreadable("The archive has no end: the file was cut off, or is no archive; copy it again.")
+    if data[:4] != b"PK\3\4":
+        raise Hostile("Bytes stand before the archive.", "WIPER-TS-001")
     _, disk, first_disk, here, total, size, offset, comment = _END.unpack_from(data, start)
     stop = start
     locator = start - _END64_LOCATOR.size

@@ -12,6 +12,9 @@ from torch import nn
 from formats.errors import Unsupported
 from formats.torchscript.lift import Lifted, plain_execution
 
+#: Fixed batch sizes that are tried where the file records none.
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
 
 @dataclass(frozen=True)
 class Slot:

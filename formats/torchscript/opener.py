@@ -7,7 +7,7 @@ else tells which constant of the graph is which record. Values come from the byt
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,7 +26,7 @@ from formats.model import (
 )
 from formats.torchscript import lift
 from formats.torchscript.archive import Archive, contiguous, covers, read_archive
-from formats.torchscript.network import GraphNetwork, Slot
+from formats.torchscript.network import BATCHES, GraphNetwork, Slot
 from formats.torchscript.patch import patch
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -36,6 +36,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 }  # fmt: skip
 #: Image sizes on which the batch is tried when the file tells none, in pixels; small ones cost less.
 _SIZES = (32, 64, 28, 96, 224, 128, 160, 192, 240, 256, 288, 299, 336, 384, 448, 512)
+#: Pixels of a larger batch that is tried.
+_MAX_TRIAL = 1 << 20
 
 
 def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Opened:
@@ -69,7 +71,7 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
         values.setdefault(_key(outer), _value(archive, a, narrow, argument))
     buffers = {key: value for key, value in buffers.items() if key not in parameters}
     network = GraphNetwork(lifted, tuple(slots), parameters, buffers)
-    spec, notes = _try_inputs(network, lifted.channels, _example(manifest))
+    spec, notes = _try_inputs(network, lifted.channels, example_shape(manifest))
     if lifted.returns != "TensorType":
         notes.append("the network returns several values; its logits are taken")
     if narrow:
@@ -103,7 +105,8 @@ def _narrow(manifest: Manifest) -> list[str]:
     return [dtype for dtype in ("F16", "BF16") if elements[dtype]] + double
 
 
-def _example(manifest: Manifest) -> tuple[int, ...] | None:
+def example_shape(manifest: Manifest) -> tuple[int, ...] | None:
+    """Shape of the input that the network was traced with, when the file records it."""
     text = manifest.metadata.get("example_shape", "")
     return tuple(map(int, text.split(","))) if text else None
 
@@ -193,16 +196,11 @@ def _try_inputs(
     """
     if example is not None and (len(example) != 4 or 0 in example):
         raise Unsupported(f"The network was traced with an input of shape {list(example)}, not with images.")
-    usual = example[0] if example else 1
-    shapes = (
-        [example[1:]]
-        if example
-        else [(c, s, s) for s in _SIZES for c in ([channels] if channels else [3, 1])]
-    )
-    for shape in shapes:
+    trials = [(example[0], example[1:])] if example else list(_trials([channels] if channels else [3, 1]))
+    for usual, shape in trials:
         try:
             network.batch = _fixed_batch(network, shape, usual)
-        except (RuntimeError, IndexError, Unsupported) as error:
+        except Exception as error:  # any operator may refuse a size, each in its own words
             if example is not None:
                 reason = lift.reason(error)
                 raise Unsupported(
@@ -220,6 +218,14 @@ def _try_inputs(
     return InputSpec(channels=channels), []
 
 
+def _trials(channels: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Batches and shapes, one image first; larger batches only as far as they cost little."""
+    for batch in BATCHES:
+        for size in _SIZES:
+            if batch == 1 or batch * size * size <= _MAX_TRIAL:
+                yield from ((batch, (count, size, size)) for count in channels)
+
+
 def _fixed_batch(network: GraphNetwork, shape: tuple[int, ...], usual: int) -> int | None:
     """``None`` when images in a larger batch get the logits of the usual one, else ``usual``."""
     x = torch.randn(usual + 1, *shape, generator=torch.Generator().manual_seed(0))
@@ -230,7 +236,7 @@ def _fixed_batch(network: GraphNetwork, shape: tuple[int, ...], usual: int) -> i
             raise RuntimeError(f"{usual} images give {len(expected)} rows")
         try:
             got = network(x)
-        except RuntimeError:
+        except Exception:  # as above
             return usual
     if len(got) != usual + 1 or not torch.allclose(got[:usual], expected, 1e-3, 1e-4, equal_nan=True):
         return usual

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
 
+from formats.errors import Unsupported
 from formats.model import Source
 from formats.torchscript import lift
 from formats.torchscript.archive import read_manifest
-from formats.torchscript.network import batched, logits_of
-from formats.torchscript.opener import DTYPES
+from formats.torchscript.network import BATCHES, batched, logits_of
+from formats.torchscript.opener import DTYPES, example_shape
 
 
 def serve(source: Source, arch: str | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
     """float32 ``[N,C,H,W]`` → float32 logits ``[N,K]`` on the CPU, without gradients.
 
-    ``arch`` is ignored. Images are cast to the dtype of the file's weights; a graph that takes one batch size
-    only is given that size.
+    ``arch`` is ignored. Images are cast to the dtype of most weights; a graph that takes one batch size only
+    is given that size. The function raises Unsupported when the network fails on the images.
     """
     manifest = read_manifest(source)
     module = lift.load(source.data)
-    elements = {"F32": 0, "F16": 0, "BF16": 0, "F64": 0}
+    elements = Counter({"F32": 0})
     for address in manifest.tensors.values():
-        if address.dtype in elements:
+        if address.dtype in ("F64", "F32", "F16", "BF16"):
             elements[address.dtype] += address.elements
-    dtype = DTYPES[max(elements, key=elements.__getitem__)]
-    text = manifest.metadata.get("example_shape", "1")
-    usual = max(int(text.partition(",")[0]), 1)
-    fixed: list[int | None] = [None]
+    dtype = DTYPES[elements.most_common(1)[0][0]]
+    example = example_shape(manifest)
+    batches: list[int | None] = [None, *((example[0],) if example else BATCHES)]
 
     def run(x: torch.Tensor) -> torch.Tensor:
         return logits_of(module(x.to(dtype)))
 
+    @torch.no_grad()
     def call(x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
+        failure: Exception | None = None
+        for batch in batches:
             try:
-                logits = batched(run, x, fixed[0])
-            except RuntimeError:
-                if fixed[0] is not None or len(x) == usual:
-                    raise
-                logits = None
-            if logits is None or len(logits) != len(x):
-                fixed[0] = usual
-                logits = batched(run, x, usual)
-        return logits.float()
+                logits = batched(run, x, batch)
+            except (RuntimeError, torch.jit.Error) as error:
+                failure = failure or error
+                continue
+            if len(logits) == len(x):
+                if batch is not None:
+                    batches[:] = [batch]
+                return logits.float()
+        reason = lift.reason(failure) if failure else "it gives another number of rows"
+        raise Unsupported(f"The network fails on images of shape {list(x.shape)}: {reason}") from failure
 
     return call

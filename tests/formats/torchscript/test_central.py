@@ -1,0 +1,129 @@
+import io
+import random
+import struct
+import zipfile
+
+import pytest
+
+from formats import FormatError, Hostile, Unreadable
+from formats.torchscript.central import read_archive
+
+
+def refuses(data, rule):
+    with pytest.raises(Hostile) as caught:
+        read_archive(data)
+    assert caught.value.rule == rule
+
+
+def test_reads_what_zipfile_reads(plain):
+    archive = read_archive(plain)
+    with zipfile.ZipFile(io.BytesIO(plain)) as other:
+        assert {f"{archive.root}/{name}" for name in archive.entries} == set(other.namelist())
+        for name, entry in archive.entries.items():
+            assert archive.read(name) == other.read(f"{archive.root}/{name}")
+            assert entry.crc == other.getinfo(f"{archive.root}/{name}").CRC
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_reads_other_packers(plain, rezip, zip64):
+    packed = read_archive(rezip(plain, {}, deflate=("data.pkl",), zip64=zip64))
+    assert packed.read("data.pkl") == read_archive(plain).read("data.pkl")
+    assert packed.entries["data.pkl"].method == 8
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1, -30, -500])
+def test_truncated(plain, keep):
+    with pytest.raises(Unreadable):
+        read_archive(plain[:keep])
+
+
+def test_random_bytes():
+    with pytest.raises(Unreadable):
+        read_archive(random.Random(0).randbytes(5000))
+
+
+def test_junk_before_after_and_between(plain, headers):
+    refuses(b"#!/bin/sh\n" + plain, "WIPER-TS-001")
+    refuses(plain + b"\0" * 100, "WIPER-TS-002")
+    first = min(headers(plain, name)[2] for name in read_archive(plain).entries)
+    between = bytearray(plain[:first] + b"junk" + plain[first:])
+    end = len(between) - 22
+    struct.pack_into("<L", between, end + 16, first + 4)
+    struct.pack_into("<Q", between, end - 20 + 8, end - 20 - 56)
+    struct.pack_into("<Q", between, end - 20 - 56 + 48, first + 4)
+    with zipfile.ZipFile(io.BytesIO(between)) as other:
+        assert other.testzip() is None
+    refuses(bytes(between), "WIPER-TS-001")
+
+
+def test_comment(plain):
+    refuses(plain[:-2] + b"\5\0hello", "WIPER-TS-002")
+
+
+def test_two_end_records_that_disagree(plain):
+    changed = bytearray(plain)
+    changed[-22 - 20 - 56 + 32] ^= 1
+    refuses(bytes(changed), "WIPER-TS-002")
+
+
+def test_local_header_that_disagrees(plain, headers):
+    local, _, _ = headers(plain, "data.pkl")
+    for offset, bit in ((6, 1), (8, 8), (14, 1), (30, 32)):  # flags, method, CRC, name
+        changed = bytearray(plain)
+        changed[local + offset] ^= bit
+        refuses(bytes(changed), "WIPER-TS-003")
+
+
+def test_descriptor_that_disagrees(plain):
+    entry = read_archive(plain).entries["data.pkl"]
+    changed = bytearray(plain)
+    changed[entry.descriptor + 4] ^= 1
+    refuses(bytes(changed), "WIPER-TS-003")
+
+
+def test_encryption_and_other_methods(plain, headers):
+    local, _, central = headers(plain, "data.pkl")
+    for mine, theirs, bit in ((6, 8, 1), (8, 10, 12)):
+        changed = bytearray(plain)
+        changed[local + mine] ^= bit
+        changed[central + theirs] ^= bit
+        refuses(bytes(changed), "WIPER-TS-006")
+
+
+def test_flipped_tensor_byte(plain):
+    changed = bytearray(plain)
+    changed[read_archive(plain).entries["data/0"].payload + 2] ^= 4
+    refuses(bytes(changed), "WIPER-TS-007")
+
+
+def test_names_alike_but_for_capitals(plain, rezip):
+    refuses(rezip(plain, {"DATA.pkl": b"x"}), "WIPER-TS-004")
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "code/../../x", "code//x.py", "a\\b", "c:x", "é"])
+def test_names_out_of_place(plain, rezip, name):
+    refuses(rezip(plain, {name: b"x"}), "WIPER-TS-005")
+
+
+def test_bombs(plain, rezip):
+    refuses(rezip(plain, {"code/x.py": b"\0" * (1 << 20)}, deflate=("code/x.py",)), "WIPER-TS-008")
+
+
+def test_overlap(plain, headers):
+    _, _, central = headers(plain, "data/0")
+    other, _, _ = headers(plain, "data/1")
+    changed = bytearray(plain)
+    struct.pack_into("<L", changed, central + 42, other)
+    refuses(bytes(changed), "WIPER-TS-003")
+
+
+def test_no_damage_escapes_the_errors(plain):
+    dice = random.Random(0)
+    directory = plain.index(b"PK\1\2")
+    for _ in range(300):
+        changed = bytearray(plain)
+        changed[dice.randrange(directory, len(plain))] = dice.randrange(256)
+        try:
+            read_archive(bytes(changed))
+        except FormatError:
+            continue

@@ -1,0 +1,172 @@
+"""The private torch calls: each is exercised here, so that a new torch version shows what it lacks."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from formats import Unsupported
+from formats.torchscript import lift
+
+
+def lifted(data, *narrow):
+    return lift.lift(lift.load(data), narrow)
+
+
+def run(function, x):
+    with lift.plain_execution():
+        return function.function(x, x.device, *(a.value for a in function.arguments))
+
+
+@pytest.mark.parametrize("how", ["traced", "scripted", "frozen_traced", "frozen_scripted"])
+def test_arguments_and_output(network, archive, images, how):
+    data = archive(network("cnn"), how)
+    found = lifted(data)
+    assert torch.equal(run(found, images()), torch.jit.load(io.BytesIO(data))(images()))
+    assert found.channels == 3
+    assert found.returns == "TensorType"
+    names = {a.name for a in found.arguments}
+    if how.startswith("frozen"):
+        assert names == {None}
+        assert all(a.constant for a in found.arguments)
+    else:
+        assert {"conv.weight", "fc.bias", "norm.running_var"} <= names
+        assert {a.name for a in found.arguments if a.statistic} == {"norm.running_mean", "norm.running_var"}
+    image = [tuple(a.value.shape) for a in found.arguments if a.image and a.value.dim()]
+    assert image == [(3, 1, 1)]
+
+
+def test_statistics_of_a_norm_that_freezing_keeps(archive, images):
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.fc(self.norm(torch.relu(self.conv(x))).mean((2, 3)))
+
+    net = First().eval()
+    nn.init.uniform_(net.norm.running_var, 0.5, 1.5)
+    found = lifted(archive(net, "frozen_traced"))
+    statistics = [a.value for a in found.arguments if a.statistic]
+    assert len(statistics) == 2
+    assert any(torch.equal(value, net.norm.running_var) for value in statistics)
+
+
+@pytest.mark.parametrize("how", ["traced_fused", "frozen_traced"])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("attention", ()), ("encoder", ()), ("encoder", (True, "gelu")), ("encoder", (False, "gelu"))],
+)
+def test_fused_attention_is_written_out(network, archive, images, how, name, more):
+    net = network(name, *more)
+    data = archive(net, how)
+    assert "_native_multi_head" in (code := str(torch.jit.load(io.BytesIO(data)).inlined_graph)) or (
+        "_transformer_encoder_layer_fwd" in code
+    )
+    assert torch.allclose(run(lifted(data), images()), net(images()), atol=1e-5)
+
+
+def test_fused_attention_with_a_mask_is_refused(as_bytes):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+
+        def forward(self, x):
+            mask = torch.zeros(x.size(0), x.size(1), dtype=torch.bool)
+            return self.attend(x, x, x, key_padding_mask=mask, need_weights=False)[0].mean(1)
+
+    with torch.no_grad():
+        data = as_bytes(torch.jit.trace(Masked().eval(), torch.randn(2, 4, 8)))
+    with pytest.raises(Unsupported, match="mask"):
+        lifted(data)
+
+
+def test_scripted_in_training_mode_is_evaluated(network, archive, images):
+    net = network("cnn")
+    expected = net(images())
+    assert torch.equal(run(lifted(archive(net.train(), "scripted")), images()), expected)
+
+
+def test_traced_in_training_mode_is_refused(network, archive):
+    with pytest.raises(Unsupported, match="training mode"):
+        lifted(archive(network("cnn").train(), "traced"))
+
+
+def test_state_and_second_inputs_are_refused(as_bytes):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n = 0
+
+        def forward(self, x):
+            self.n += 1
+            return x.mean((2, 3)) * self.n
+
+    class Two(nn.Module):
+        def forward(self, x, y):
+            return (x + y).mean((2, 3))
+
+    class Default(nn.Module):
+        def forward(self, x, scale: float = 2.0):
+            return x.mean((2, 3)) * scale
+
+    with pytest.raises(Unsupported, match="state"):
+        lifted(as_bytes(torch.jit.script(Counts())))
+    with pytest.raises(Unsupported, match="second input"):
+        lifted(as_bytes(torch.jit.script(Two())))
+    x = torch.ones(1, 3, 2, 2)
+    assert run(lifted(as_bytes(torch.jit.script(Default()))), x).tolist() == [[2.0, 2.0, 2.0]]
+
+
+def test_optimised_for_inference_is_refused(network, as_bytes):
+    data = as_bytes(torch.jit.optimize_for_inference(torch.jit.script(network("cnn"))))
+    with pytest.raises(Unsupported, match="cannot load"):
+        lifted(data)
+
+
+def test_devices_become_an_argument(as_bytes):
+    class Makes(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) + torch.ones(3, device=torch.device("cpu"))
+
+    found = lifted(as_bytes(torch.jit.trace(Makes(), torch.zeros(1, 3, 2, 2))))
+    meta = found.function(torch.zeros(1, 3, 2, 2, device="meta"), torch.device("meta"))
+    assert meta.device.type == "meta"
+
+
+def test_casts_to_half_become_casts_to_float(network, as_bytes, images):
+    class Casts(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x.half()).float()
+
+    net = network("cnn")
+    expected = net(images())
+    found = lifted(as_bytes(torch.jit.script(Casts(net.half()))), torch.float16)
+    with lift.plain_execution():
+        got = found.function(images(), torch.device("cpu"), *(a.value.float() for a in found.arguments))
+    assert got.dtype == torch.float32
+    assert torch.allclose(got, expected, atol=2e-3)
+
+
+def test_a_missing_call_is_named(network, archive, monkeypatch):
+    module = lift.load(archive(network("cnn"), "scripted"))
+    monkeypatch.delattr(torch._C, "_create_function_from_graph")
+    with pytest.raises(Unsupported, match="_create_function_from_graph"):
+        lift.lift(module)
+
+
+def test_unknown_operators_are_refused(plain, rezip, member):
+    import zipfile
+
+    with zipfile.ZipFile(io.BytesIO(plain)) as old:
+        name = next(n.partition("/")[2] for n in old.namelist() if n.endswith(".py"))
+    code = member(plain, name).replace(b"torch.relu(", b"ops.mylib.relu(")
+    with pytest.raises(Unsupported, match="cannot load"):
+        lift.load(rezip(plain, {name: code}))

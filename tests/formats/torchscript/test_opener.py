@@ -1,0 +1,164 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from formats import Unsupported
+from formats.torchscript.serving import serve
+
+KINDS = ("traced", "traced_fused", "scripted", "frozen_traced", "frozen_scripted")
+LABELS = torch.tensor([0, 1, 2])
+
+
+def parameters(opened, network=None):
+    inner = dict((network or opened.network).named_parameters())
+    return {name: inner[key] for name, key in opened.tensors.items()}
+
+
+@pytest.mark.parametrize("how", KINDS)
+@pytest.mark.parametrize("name", ["cnn", "attention", "encoder", "fixed", "tied"])
+def test_logits_and_gradients(network, archive, opened, images, name, how):
+    net, x = network(name), images()
+    source, _manifest, found = opened(archive(net, how))
+    expected = net(x)
+    assert torch.allclose(found.network(x), expected, atol=1e-5)
+    assert torch.allclose(serve(source)(x), expected, atol=1e-5)
+    F.cross_entropy(found.network(x), LABELS).backward()
+    gradients = {n: p.grad for n, p in parameters(found).items()}
+    assert all(g is not None and g.abs().max() > 0 for g in gradients.values())
+    if not how.startswith("frozen"):
+        F.cross_entropy(expected, LABELS).backward()
+        eager = dict(net.named_parameters(remove_duplicate=False))
+        assert gradients.keys() == eager.keys()
+        for n, g in gradients.items():
+            assert torch.allclose(g, eager[n].grad, rtol=1e-4, atol=1e-6), n
+
+
+def test_gradient_through_the_fold(network, archive, opened, images):
+    """Batch norm folded into the convolution: dL/dw_file · scale = dL/dw of the original."""
+    net, x = network("cnn"), images()
+    _, _, found = opened(archive(net, "frozen_scripted"))
+    F.cross_entropy(found.network(x), LABELS).backward()
+    F.cross_entropy(net(x), LABELS).backward()
+    scale = (net.norm.weight / (net.norm.running_var + net.norm.eps).sqrt()).detach()
+    folded = next(p for p in parameters(found).values() if p.dim() == 4)
+    assert torch.allclose(folded, net.conv.weight * scale.view(-1, 1, 1, 1), atol=1e-6)
+    assert torch.allclose(folded.grad * scale.view(-1, 1, 1, 1), net.conv.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["scripted", "frozen_traced"])
+def test_copies_train_apart(network, archive, opened, images, how):
+    _, _, found = opened(archive(network("attention"), how))
+    x = images()
+    before = found.network(x).detach()
+    copied = copy.deepcopy(found.network)
+    optimiser = torch.optim.SGD(copied.parameters(), 0.5)
+    F.cross_entropy(copied(x), LABELS).backward()
+    optimiser.step()
+    assert not torch.allclose(copied(x), before, atol=1e-3)
+    assert torch.equal(found.network(x), before)
+    assert all(p.grad is None for p in found.network.parameters())
+
+
+def test_gradient_to_the_image_alone(network, archive, opened, images):
+    _, _, found = opened(archive(network("attention"), "scripted"))
+    found.network.requires_grad_(False)
+    x = images().requires_grad_()
+    found.network(x).sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+def test_statistics_and_constants_are_not_trained(network, archive, opened):
+    for how in ("scripted", "frozen_scripted"):
+        _, manifest, found = opened(archive(network("cnn"), how))
+        trained = {tuple(manifest.tensors[name].shape) for name in found.tensors}
+        assert (3, 1, 1) not in trained
+        assert not any("running" in name or "mean" in name for name in found.tensors)
+
+
+def test_training_mode_changes_nothing(network, archive, opened, images):
+    _, _, found = opened(archive(network("cnn").train(), "scripted"))
+    expected = network("cnn")(images())
+    assert torch.equal(found.network.train()(images()), expected)
+
+
+def test_ties_share_one_parameter(network, archive, opened):
+    _, _, found = opened(archive(network("tied"), "scripted"))
+    assert found.tensors["a.weight"] == found.tensors["b.weight"]
+
+
+def test_slices_beside_their_whole_follow_it(as_bytes, opened, images):
+    class Sliced(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            whole = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+            self.whole, self.part = torch.nn.Parameter(whole), torch.nn.Parameter(whole[1:4])
+
+        def forward(self, x):
+            h = x.mean((2, 3))
+            return torch.cat([h @ self.whole.t(), h @ self.part.t()], 1)
+
+    net = Sliced().eval()
+    _, _, found = opened(as_bytes(torch.jit.script(net)))
+    assert set(found.tensors) == {"whole"}
+    with torch.no_grad():
+        parameters(found)["whole"][2, 1] = 7.0
+        net.whole[2, 1] = 7.0
+    assert torch.equal(found.network(images()), net(images()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("how", ["traced", "frozen_scripted"])
+def test_other_precisions_compute_in_float32(network, archive, opened, images, dtype, how):
+    net = network("cnn").to(dtype)
+    source, _manifest, found = opened(archive(net, how, dtype=dtype))
+    assert all(p.dtype == torch.float32 for p in found.network.parameters())
+    logits = found.network(images())
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, net.float()(images()), atol=1e-2 if how.startswith("frozen") else 1e-5)
+    assert torch.allclose(logits, serve(source)(images()), atol=5e-2)
+    assert "float32" in found.notes[0]
+
+
+def test_what_the_file_tells(network, archive, opened):
+    _, _, traced = opened(archive(network("cnn"), "traced", size=20))
+    assert (traced.input.channels, traced.input.height, traced.input.width) == (3, 20, 20)
+    assert traced.input.origin == "declared"
+    _, _, scripted = opened(archive(network("cnn"), "scripted"))
+    assert (scripted.input.channels, scripted.input.height, scripted.input.batch) == (3, None, None)
+    assert (scripted.architecture.name, scripted.architecture.how) == ("Cnn", "graph")
+
+
+@pytest.mark.parametrize("how", ["traced", "frozen_traced"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_fixed_batches(network, archive, opened, images, how, batch):
+    net = network("fixed")
+    source, _manifest, found = opened(archive(net, how, batch=batch))
+    assert found.input.batch == batch
+    for n in (1, 2, 7):
+        assert torch.allclose(found.network(images(n)), net(images(n)), atol=1e-5)
+        assert torch.allclose(serve(source)(images(n)), net(images(n)), atol=1e-5)
+
+
+def test_several_outputs(network, as_bytes, opened, images):
+    class Both(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            y = self.inner(x)
+            return {"aux": y * 0, "logits": y}
+
+    net = network("cnn")
+    _, _, found = opened(as_bytes(torch.jit.script(Both(net))))
+    assert torch.equal(found.network(images()), net(images()))
+    assert "logits are taken" in found.notes[0]
+
+
+def test_no_classifier(as_bytes, opened):
+    with pytest.raises(Unsupported, match="images"):
+        opened(as_bytes(torch.jit.trace(torch.nn.Linear(4, 2), torch.zeros(1, 4))))
+    with pytest.raises(Unsupported, match=r"\[N, K\]"):
+        opened(as_bytes(torch.jit.trace(torch.nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 8, 8))))

@@ -1,0 +1,110 @@
+import io
+import zipfile
+
+import pytest
+import torch
+
+from formats import Edit, NewTensor, Source, write_edit
+from formats.torchscript.archive import read_manifest
+from formats.torchscript.opener import open_file
+from formats.torchscript.patch import patch
+from formats.torchscript.serving import serve
+
+KINDS = ("traced", "scripted", "frozen_traced", "frozen_scripted")
+
+
+def as_new(address, value):
+    return NewTensor(
+        address.dtype, address.shape, bytes(value.contiguous().view(torch.uint8).flatten().tolist())
+    )
+
+
+def changed_members(old, new):
+    with zipfile.ZipFile(io.BytesIO(old)) as a, zipfile.ZipFile(io.BytesIO(new)) as b:
+        assert a.namelist() == b.namelist()
+        assert b.testzip() is None
+        return {name.partition("/")[2] for name in a.namelist() if a.read(name) != b.read(name)}
+
+
+@pytest.mark.parametrize("how", KINDS)
+@pytest.mark.parametrize("name", ["cnn", "attention"])
+def test_trained_copy_is_served(network, archive, images, name, how):
+    source = Source("model.pt", archive(network(name), how))
+    manifest = read_manifest(source)
+    opened = open_file(source, manifest)
+    inner = dict(opened.network.named_parameters())
+    generator = torch.Generator().manual_seed(3)
+    new = {}
+    for tensor in list(opened.tensors)[::2]:
+        value = inner[opened.tensors[tensor]]
+        value.data += 0.1 * torch.randn(value.shape, generator=generator)
+        new[tensor] = as_new(manifest.tensors[tensor], value.detach())
+    data = write_edit(source, manifest, Edit(new))[""]
+    assert len(data) == len(source.data)
+    assert changed_members(source.data, data) == {manifest.tensors[n].member for n in new}
+    assert torch.allclose(serve(Source("model.pt", data))(images()), opened.network(images()), atol=1e-5)
+    loaded = torch.jit.load(io.BytesIO(data)).state_dict()
+    before = torch.jit.load(io.BytesIO(source.data)).state_dict()
+    for key, value in loaded.items():
+        expected = inner[opened.tensors[key]].detach() if key in new else before[key]
+        assert torch.equal(value, expected), key
+
+
+def test_only_elements_and_checksums_change(plain):
+    source = Source("model.pt", plain)
+    manifest = read_manifest(source)
+    address = manifest.tensors["fc.bias"]
+    data = patch(source, manifest, Edit({"fc.bias": as_new(address, torch.arange(5.0))}))[""]
+    different = [i for i, (a, b) in enumerate(zip(plain, data, strict=True)) if a != b]
+    assert len(different) <= 5 * 4 + 2 * 4
+    assert patch(source, manifest, Edit({}))[""] == plain
+
+
+def test_strides_offsets_and_precisions(as_bytes):
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            whole = torch.arange(40.0)
+            self.register_buffer("turned", whole[4:24].view(4, 5).t())
+            self.register_buffer(
+                "last", torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+            )
+            self.register_buffer("narrow", torch.randn(3).half())
+            self.register_buffer("whole", torch.arange(3))
+            self.register_buffer("scalar", torch.tensor(2.0))
+
+        def forward(self, x):
+            return (
+                x + self.turned.sum() + self.last.sum() + self.narrow.sum() + self.whole.sum() + self.scalar
+            )
+
+    source = Source("odd.pt", as_bytes(torch.jit.script(Odd())))
+    manifest = read_manifest(source)
+    old = torch.jit.load(io.BytesIO(source.data)).state_dict()
+    new = {name: (value + 1) for name, value in old.items()}
+    edit = Edit({name: as_new(manifest.tensors[name], value.reshape(-1)) for name, value in new.items()})
+    data = write_edit(source, manifest, edit)[""]
+    loaded = torch.jit.load(io.BytesIO(data)).state_dict()
+    for name, value in new.items():
+        assert torch.equal(loaded[name], value), name
+    assert changed_members(source.data, data) == {a.member for a in manifest.tensors.values()}
+
+
+def test_other_packers_headers_are_kept_right(plain, rezip):
+    """Python writes the checksum into the local header as well."""
+    source = Source("model.pt", rezip(plain, {}))
+    manifest = read_manifest(source)
+    edit = Edit({"fc.bias": as_new(manifest.tensors["fc.bias"], torch.arange(5.0))})
+    data = write_edit(source, manifest, edit)[""]
+    assert changed_members(source.data, data) == {manifest.tensors["fc.bias"].member}
+    assert torch.jit.load(io.BytesIO(data)).fc.bias.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_tied_names_move_together(network, archive):
+    source = Source("model.pt", archive(network("tied"), "scripted"))
+    manifest = read_manifest(source)
+    value = torch.full((12, 12), 3.0)
+    data = write_edit(source, manifest, Edit({"a.weight": as_new(manifest.tensors["a.weight"], value)}))[""]
+    state = torch.jit.load(io.BytesIO(data)).state_dict()
+    assert torch.equal(state["a.weight"], value)
+    assert torch.equal(state["b.weight"], value)

@@ -1,0 +1,136 @@
+import random
+import struct
+
+import pytest
+
+from formats import FormatError, Hostile, Unsupported
+from formats.torchscript.pickles import Instance, Stored, named_tensors, read_pickle
+
+
+def text(value):
+    raw = value.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def tensor(
+    key="0", count=6, offset=0, size=b"K\x02K\x03", stride=b"K\x03K\x01", kind="FloatStorage", device="cpu"
+):
+    storage = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text(device)
+    storage += b"J" + struct.pack("<i", count) + b"tQ"
+    rest = b"K" + bytes([offset]) + b"(" + size + b"t(" + stride + b"t\x88ccollections\nOrderedDict\n)RtR"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest
+
+
+def module(body, name="__torch__.Net"):
+    path, _, cls = name.rpartition(".")
+    return f"c{path}\n{cls}\n".encode() + b")\x81}(" + body + b"ub"
+
+
+def read(body, defined=("__torch__.Net",)):
+    return read_pickle(b"\x80\x02" + body + b".", "data.pkl", defined.__contains__)
+
+
+def refuses(body, rule, **more):
+    with pytest.raises(Hostile) as caught:
+        read(body, **more)
+    assert caught.value.rule == rule
+
+
+def test_module_tree():
+    inner = module(text("weight") + tensor(offset=0) + text("training") + b"\x89")
+    root = read(
+        module(
+            text("a") + inner + text("list") + b"](" + tensor(key="7") + b"e" + text("n") + b"\x8a\x01\xff"
+        )
+    )
+    assert isinstance(root, Instance)
+    assert root.state["n"] == -1
+    assert dict(named_tensors(root)) == {
+        "a.weight": Stored("0", "F32", 6, 0, (2, 3), (3, 1), True),
+        "list.0": Stored("7", "F32", 6, 0, (2, 3), (3, 1), True),
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"cos\nsystem\n" + text("true") + b"\x85R",
+        b"c__builtin__\neval\n",
+        b"ctorch\nload\n",
+        b"ctorch._utils\n_rebuild_parameter\n",
+        module(b"", "__torch__.Unknown"),
+        b"c__torch__.torch.classes.rnn\nCellParamsBase\n",
+    ],
+)
+def test_foreign_names(body):
+    refuses(body, "WIPER-TS-011")
+
+
+@pytest.mark.parametrize(
+    "opcode", [b"\x93", b"i", b"o", b"P0\n", b"\x94", b"\x95", b"\x82\x01", b"0", b"2", b"S''\n"]
+)
+def test_unknown_instructions(opcode):
+    refuses(b"N" + opcode, "WIPER-TS-010")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"NN",
+        b"N.N",
+        b"t",
+        b"e",
+        b"h\x05",
+        b"X\xff\xff\xff\xffabc",
+        b"K",
+        b"\x8a\x09" + b"\1" * 9,
+        b"N}b",
+        b"}(" + text("a") + b"N" + text("a") + b"Nu",
+        b"}(" + b"(Nt" + b"Nu",
+        b"ccollections\nOrderedDict\nN\x85R",
+        tensor(count=-1),
+        tensor(key="../0"),
+        tensor(device="/dev/sda"),
+        tensor(size=b"J\xff\xff\xff\xffK\x03"),
+        tensor(size=b"K\x02"),
+        tensor(size=b"G\0\0\0\0\0\0\0\0K\x03"),
+    ],
+)
+def test_malformed(body):
+    refuses(body, "WIPER-TS-010")
+
+
+def test_quantised_is_unsupported():
+    with pytest.raises(Unsupported, match="quantised"):
+        read(b"ctorch._utils\n_rebuild_qtensor\n")
+
+
+def test_objects_that_contain_themselves():
+    body = b"c__torch__\nNet\n)\x81q\0}(" + text("me") + b"h\0ub"
+    with pytest.raises(Hostile) as caught:
+        list(named_tensors(read(body)))
+    assert caught.value.rule == "WIPER-TS-010"
+
+
+def test_objects_that_double():
+    body = b"](" + tensor() + b"e"
+    for i in range(60):
+        body += b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86"
+    with pytest.raises(Hostile):
+        list(named_tensors(read(body)))
+
+
+def test_no_damage_escapes_the_errors():
+    whole = (
+        b"\x80\x02" + module(text("a") + module(text("w") + tensor()) + text("b") + tensor(key="1")) + b"."
+    )
+    dice = random.Random(0)
+    for _ in range(2000):
+        changed = bytearray(whole)
+        for _ in range(dice.randrange(1, 4)):
+            changed[dice.randrange(2, len(changed))] = dice.randrange(256)
+        try:
+            list(named_tensors(read_pickle(bytes(changed), "data.pkl", {"__torch__.Net"}.__contains__)))
+        except FormatError:
+            continue
