@@ -279,7 +279,7 @@ def _stampers(job: Job, subject: Subject, notes: Notes) -> list[verify.Stamper]:
 
 def _poisoned(job: Job, subject: Subject) -> verify.Poisoned:
     folder = read_folder(job["poisoned"], subject.model.classes, subject.model.class_names)
-    part = folder.load(subject.preprocessing.geometry)
+    part = folder.load(subject.preprocessing.geometry, range(min(len(folder), job["max_images"])))
     if not len(part):
         raise Problem(f"{job['poisoned']}: no image in it could be read.")
     return verify.Poisoned(part, job["target"], job["poisoned"])
