@@ -9,12 +9,20 @@ import errno
 import os
 import stat
 import zipfile
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 from formats.errors import Hostile, Unreadable, Unsupported
 from formats.model import Kind, Manifest, Source
 from formats.safetensors.header import looks_like_safetensors
+
+#: What external data of an honest ONNX file never is, one id each; ids are stable and never reused.
+RULES: Mapping[str, str] = {
+    "WIPER-FILE-001": "The model names external data by something else than a plain file name.",
+    "WIPER-FILE-002": "The model's external data is a symbolic link.",
+    "WIPER-FILE-003": "The model's external data is a hard link or no regular file.",
+}
 
 MAX_FILE = 16 << 30
 MAX_SIDECAR = 1 << 20

@@ -2,32 +2,33 @@
 
 ``u64 N`` (little endian), ``N`` bytes of JSON, then the data. The reference library accepts duplicate keys,
 unknown fields, leading white space and unprintable names; no honest writer makes them, so here they are
-:class:`Hostile`. Truncation is :class:`Unreadable`. Rules:
-
-=================  ==========================================================================================
-WIPER-ST-001       header longer than 16 MiB
-WIPER-ST-002       header is not one JSON object: leading or odd trailing bytes, not UTF-8, floats, too deep
-WIPER-ST-003       the same key twice
-WIPER-ST-004       ``__metadata__`` is no mapping of strings to strings
-WIPER-ST-005       a tensor's entry has other fields than dtype, shape, data_offsets, or of another type
-WIPER-ST-006       unknown dtype
-WIPER-ST-007       a size that is negative, or a number of elements of 2^40 or more
-WIPER-ST-008       the range of a tensor differs from its shape times its item size
-WIPER-ST-009       tensors overlap, or bytes of the data belong to no tensor
-WIPER-ST-010       a name that is empty, longer than 512, not ASCII, or has a slash, backslash or control
-WIPER-ST-011       a byte of a BOOL tensor that is neither 0 nor 1
-=================  ==========================================================================================
+:class:`Hostile`. Truncation is :class:`Unreadable`.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from formats.errors import Hostile, Unreadable
 from formats.model import ITEM_SIZE, Address, Manifest, Source
+
+#: What no honest writer makes, one id each; ids are stable and never reused.
+RULES: Mapping[str, str] = {
+    "WIPER-ST-001": "The header is longer than 16 MiB.",
+    "WIPER-ST-002": "The header is not one JSON object of UTF-8 text and integers, from the first byte on.",
+    "WIPER-ST-003": "The header has the same key twice; readers disagree on which one counts.",
+    "WIPER-ST-004": "The metadata is no mapping of strings to strings.",
+    "WIPER-ST-005": "A tensor's entry has missing, unknown or wrongly typed fields.",
+    "WIPER-ST-006": "A tensor has an unknown dtype.",
+    "WIPER-ST-007": "A tensor has a negative size, or 2^40 elements or more.",
+    "WIPER-ST-008": "The byte range of a tensor does not fit its shape and dtype.",
+    "WIPER-ST-009": "Tensors overlap, or bytes of the data belong to no tensor.",
+    "WIPER-ST-010": "A tensor's name is empty, too long, not printable ASCII, or has a slash or backslash.",
+    "WIPER-ST-011": "A truth value is neither 0 nor 1.",
+}
 
 MAX_HEADER = 16 << 20
 MAX_ELEMENTS = 1 << 40

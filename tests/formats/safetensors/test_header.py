@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from formats import Hostile, Source, Unreadable
-from formats.safetensors.header import read_header, read_manifest
+from formats.safetensors.header import RULES, read_header, read_manifest
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -110,6 +110,10 @@ def test_refuses_what_no_honest_writer_makes(rule, data):
         read_header(data)
     assert refusal.value.rule == f"WIPER-ST-{rule}"
     assert str(refusal.value).isprintable()
+
+
+def test_every_rule_has_a_case():
+    assert {f"WIPER-ST-{rule}" for rule, _ in HOSTILE.values()} == set(RULES)
 
 
 def test_every_truncation_is_called_one():
