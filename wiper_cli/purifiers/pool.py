@@ -103,7 +103,12 @@ def assemble(
     recovered_share: float,
     generator: torch.Generator,
 ) -> list[Group]:
-    """Random groups, half untargeted and half aimed at ``suspects`` in turn, and one group for every find."""
+    """Random groups, half untargeted and half aimed at ``suspects`` in turn, and one group for every find.
+
+    ``recovered_share`` of the images goes to the finds, to each in proportion to the success that its
+    ``facts`` report (1 where they do not).
+    """
+    success = [max(1e-3, float(find.facts.get("success", 1.0))) for find in recovered]
     share = 1 - recovered_share if recovered else 1.0
     aimed = max(members - members // 2, len(suspects)) if suspects else 0
     plain = members - members // 2 if suspects else members
@@ -112,10 +117,10 @@ def assemble(
     for family in OPEN_FAMILIES:
         pool = FAMILIES[family].random(len(targets), shape, generator)
         groups.append(Group(pool, targets, share / len(OPEN_FAMILIES)))
-    for find in recovered:
+    for find, worth in zip(recovered, success, strict=True):
         pool = variants(find, members, generator)
         found = torch.full((members,), find.target)
-        groups.append(Group(pool, found, recovered_share / len(recovered), find))
+        groups.append(Group(pool, found, recovered_share * worth / sum(success), find))
     return groups
 
 

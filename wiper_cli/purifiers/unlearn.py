@@ -42,6 +42,8 @@ from wiper_cli.salience.bs import Momentum, benign_salience, require_linear
 from wiper_cli.splits import Clean
 
 TEMPERATURE = 2.0
+#: A find that sends this share of images to its target makes the target a suspect.
+LIKELY = 0.5
 #: Without a suspect, so many classes are aimed at.
 MOST_TARGETS = 16
 
@@ -74,7 +76,8 @@ def purify(
         crop=settings.crop,
     )
     total = settings.epochs * len(batches)
-    suspected = list(dict.fromkeys([*suspects, *(find.target for find in recovered)]))
+    likely = (find.target for find in recovered if find.facts.get("success", 1.0) >= LIKELY)
+    suspected = list(dict.fromkeys([*suspects, *likely]))
     targets = suspected or torch.randperm(classifier.classes, generator=generator)[:MOST_TARGETS].tolist()
     finds = list(recovered)
     if settings.windows:

@@ -1,5 +1,7 @@
 """Small real networks on the 8x8 digits of scikit-learn, opened as if from a safetensors file."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ class Digits(nn.Module):
         return self.fc(x.flatten(1))
 
 
-def opened(network, head=("fc.weight", "fc.bias")):
+def _opened(network, head=("fc.weight", "fc.bias")):
     """A Model over ``network`` whose file is its parameters, one after the other."""
     network.eval()
     addresses, data = {}, b""
@@ -77,7 +79,7 @@ def trained(digits):
         network = Digits()
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(25):
+    for _ in range(15):
         for rows in torch.randperm(900, generator=generator).split(90):
             optimiser.zero_grad()
             F.cross_entropy(network((images[rows] / 255 - 0.5) / 0.25), labels[rows]).backward()
@@ -87,9 +89,13 @@ def trained(digits):
 
 @pytest.fixture
 def classifier(trained):
-    import copy
+    return Classifier(_opened(copy.deepcopy(trained)), (0.5,), (0.25,))
 
-    return Classifier(opened(copy.deepcopy(trained)), (0.5,), (0.25,))
+
+@pytest.fixture
+def opened():
+    """``opened(network, head=(weight, bias))``: a Model whose file is the network's parameters."""
+    return _opened
 
 
 @pytest.fixture

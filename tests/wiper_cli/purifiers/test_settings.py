@@ -1,0 +1,44 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from wiper_cli.purifiers import METHODS
+
+
+def test_methods_are_listed_without_torch():
+    code = "import sys, wiper_cli.purifiers; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_explain_themselves_and_defaults_are_in_range(name):
+    method = METHODS[name]
+    assert method.name == name
+    assert method.title
+    settings = method()
+    assert settings.needs <= {"labels", "body", "head"}
+    for field in dataclasses.fields(settings):
+        value, low, high = field.default, field.metadata["low"], field.metadata["high"]
+        assert field.metadata["help"].endswith(".")
+        assert low is None or value >= low
+        assert high is None or value <= high
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_presets_fit(name):
+    for preset in METHODS[name].presets.values():
+        METHODS[name](**preset)
+
+
+def test_the_papers_numbers():
+    wiper = METHODS["wiper"](**METHODS["wiper"].presets["paper"])
+    assert (wiper.alpha, wiper.beta, wiper.eta) == (0.01, 0.5, 0.9)
+    assert (wiper.lr, wiper.momentum, wiper.batch, wiper.epochs) == (0.01, 0.0, 128, 10)
+    assert (wiper.regulariser, wiper.last_layers) == ("ar", 1)
+
+
+def test_only_head_training_needs_the_head_alone():
+    assert METHODS["wiper"](train="head").needs == {"labels", "head"}
+    assert METHODS["wiper"]().needs == METHODS["unlearn"]().needs == {"labels", "body"}
