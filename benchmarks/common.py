@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from formats import Model, Source, open_model
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -39,14 +43,11 @@ def write_result(name: str, result: dict[str, Any]) -> None:
     print(json.dumps({"benchmark": name, **result}))
 
 
-def seconds(work: Any, repeats: int = 1) -> float:
-    """Least wall time of ``repeats`` calls of ``work()``."""
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - started)
-    return best
+def opened(network: nn.Module) -> Model:
+    """``network`` as a safetensors file, opened again by its names and shapes."""
+    from safetensors.torch import save
+
+    return open_model(Source("model.safetensors", save(network.state_dict())))
 
 
 def export_safetensors(network: nn.Module, path: Path) -> None:
