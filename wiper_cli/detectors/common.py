@@ -17,8 +17,8 @@ from wiper_cli.perturbations import Pool, Shape
 from wiper_cli.progress import Progress, silent
 from wiper_cli.splits import Clean
 
-#: Where every threshold of this package comes from until somebody calibrates it.
-ORIGIN = "chosen on eight small CIFAR-10 networks, three of them clean; not calibrated on other models"
+#: Where the thresholds of the first two detectors come from.
+ORIGIN = "chosen on eight small CIFAR-10 networks, three of them clean"
 
 #: Images in both parts together, and in each, below which no detector that needs data looks.
 FEWEST_IMAGES, FEWEST_IN_PART = 20, 8
@@ -196,6 +196,8 @@ class Inversion(Protocol):
     @property
     def threshold(self) -> float: ...
     @property
+    def origin(self) -> str: ...
+    @property
     def steps(self) -> int: ...
     @property
     def per_target(self) -> int: ...
@@ -241,7 +243,7 @@ def invert_and_score(
         ran=True,
         statistic=found.share,
         threshold=settings.threshold,
-        threshold_origin=ORIGIN,
+        threshold_origin=settings.origin,
         fired=fired,
         target=target if fired else None,
         per_class=[share[k].share if k in share else 0.0 for k in range(classifier.classes)],
@@ -256,7 +258,8 @@ def invert_and_score(
                     "detector": settings.name,
                 },
             )
-            for i in order[:2]
+            for i in order[:3]
+            if i == best or share[targets[i]].share > settings.threshold / 2
         ],
         facts=facts,
         seconds=clock.seconds,

@@ -23,6 +23,9 @@ from wiper_cli.splits import Clean
 #: Fewer classes give no spread to compare the largest with.
 FEWEST_CLASSES = 4
 
+#: Share of the median margin that the spread between classes is never taken to be less than.
+LEAST_SPREAD = 0.25
+
 
 @dataclass(frozen=True)
 class MaxMargin:
@@ -124,10 +127,10 @@ class MaxMargin:
 
 
 def robust_deviations(values: Tensor) -> Tensor:
-    """(x - median) / (1.4826 MAD), float64 [K]; the MAD is at least a thousandth of the median's size, so
-    that classes which are all alike give small numbers, not a division by nothing."""
+    """(x - median) / (1.4826 MAD), float64 [K]. The spread counts as at least :data:`LEAST_SPREAD` of the
+    median, so that where all classes are alike a small difference is no outlier: with a threshold of 4, the
+    largest margin has to be twice the median at the least."""
     values = values.double()
     median = values.quantile(0.5)
     spread = 1.4826 * (values - median).abs().quantile(0.5)
-    floor = 1e-3 * float(median.abs()) + 1e-9
-    return (values - median) / spread.clamp_min(floor)
+    return (values - median) / spread.clamp_min(LEAST_SPREAD * float(median.abs()) + 1e-9)

@@ -42,6 +42,9 @@ class SquareProbe:
     name: ClassVar[str] = "square-probe"
     title: ClassVar[str] = "small squares at many places, forward passes only"
     needs_gradients: ClassVar[bool] = False
+    origin: ClassVar[str] = (
+        "between the 49% of one honest network and the 91% or more of three with planted squares, all 32x32"
+    )
 
     threshold: float = field(default=0.75, metadata={"help": "share of held-out images sent to the class"})
     sides: tuple[int, ...] = field(default=(3, 4, 5), metadata={"help": "sides in pixels of a 32x32 image"})
@@ -91,20 +94,22 @@ class SquareProbe:
         success, score = torch.zeros(2, classifier.classes, dtype=torch.float64)
         success[classes] = held_hard[torch.arange(len(classes)), classes]
         score[classes] = success[classes] - less[chosen[classes], 0]
-        candidates = last[chosen]
-        order = score.argsort(descending=True, stable=True).tolist()
+        order = _ranked(score)
         top = order[0]
         fired = float(score[top]) > self.threshold
+        finds = [(top, row) for row in _ranked(value[:, top])[:3]]
+        finds += [(k, int(chosen[k])) for k in order[1:3] if float(score[k]) > self.threshold / 2]
+        works, _ = self._pass(classifier, held, held_before, last[[row for _, row in finds]], fills)
         recovered = [
-            self._recovered(k, candidates[k], fills, shape, float(success[k]), int((held_before != k).sum()))
-            for k in order[:3]
+            self._recovered(k, last[row], fills, shape, float(works[i, k]), int((held_before != k).sum()))
+            for i, (k, row) in enumerate(finds)
         ]
         return Evidence(
             name=self.name,
             ran=True,
             statistic=float(score[top]),
             threshold=self.threshold,
-            threshold_origin=common.ORIGIN,
+            threshold_origin=self.origin,
             fired=fired,
             target=top if fired else None,
             per_class=[float(value) for value in score],
@@ -248,6 +253,11 @@ class SquareProbe:
             "detector": self.name,
         }
         return Recovered(Square.family, target, {"canvas": canvas, "mask": mask}, facts)
+
+
+def _ranked(values: Tensor) -> list[int]:
+    order: list[int] = values.argsort(descending=True, stable=True).tolist()
+    return order
 
 
 def _over_others(values: Tensor, before: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ class WarpInversion:
     name: ClassVar[str] = "warp-inversion"
     title: ClassVar[str] = "universal small warp found by gradients, per class"
     needs_gradients: ClassVar[bool] = True
+    origin: ClassVar[str] = common.ORIGIN
 
     threshold: float = field(default=0.5, metadata={"help": "share of held-out images sent to the class"})
     bound: float = field(default=1.0, metadata={"help": "largest shift, in pixels of a 32x32 image"})

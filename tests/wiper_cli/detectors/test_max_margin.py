@@ -98,4 +98,9 @@ def test_robust_deviations():
     values = torch.tensor([1.0, 2.0, 3.0, 4.0, 100.0])
     assert robust_deviations(values).tolist() == pytest.approx([(v - 3) / 1.4826 for v in (1, 2, 3, 4, 100)])
     assert robust_deviations(torch.full((5,), 7.0)).tolist() == [0] * 5
-    assert robust_deviations(torch.tensor([10.0, 10, 10, 10, 10.001])).max() < 1
+
+
+def test_classes_that_are_alike_have_no_outlier_below_twice_the_median():
+    values = torch.tensor([10.0, 10.1, 9.9, 10.05, 19.0])
+    assert float(robust_deviations(values).max()) < 4
+    assert float(robust_deviations(values.clone().index_fill_(0, torch.tensor([4]), 21.0)).max()) > 4
