@@ -29,13 +29,13 @@ def write_edit(source: Source, manifest: Manifest, edit: Edit) -> dict[str, byte
     if manifest.kind == "safetensors":
         written = _patch_ranges(source, manifest, edit)
     elif manifest.kind == "torchscript":
-        from formats.torchscript import patch as torchscript
+        from formats.torchscript.patch import patch as patch_archive
 
-        written = torchscript.patch(source, manifest, edit)
+        written = patch_archive(source, manifest, edit)
     else:
-        from formats.onnx import patch as onnx
+        from formats.onnx.patch import patch as patch_onnx
 
-        written = onnx.patch(source, manifest, edit)
+        written = patch_onnx(source, manifest, edit)
     written = {"": source.data, **written}
     _prove(source, manifest, edit, written)
     return written

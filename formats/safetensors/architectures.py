@@ -42,13 +42,20 @@ class Choice:
 
 def choose(source: Source, manifest: Manifest, arch: str | None) -> Choice:
     """Build the network for a file. Raises :class:`UnknownArchitecture` when none is known that fits."""
-    prefix, shapes = plain_shapes(manifest)
+    spellings = without_wrappers(manifest)
     if arch is not None and ".py:" in arch:
         note = f"the code in {arch.rpartition(':')[0]} was run to build the network"
-        return Choice(_from_file(arch), Architecture(arch, "option"), prefix, (note,))
+        network = _from_file(arch)
+        own = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
+        prefix = next((prefix for prefix, shapes in spellings.items() if own <= shapes.keys()), "")
+        return Choice(network, Architecture(arch, "option"), prefix, (note,))
     hint = architecture_hint(source, manifest)
     wanted, how = (arch, "option") if arch else hint or (None, "fingerprint")
-    fitting = matches(shapes)
+    prefix, fitting = next(
+        ((prefix, found) for prefix, shapes in spellings.items() if (found := matches(shapes))),
+        (list(spellings)[-1], []),
+    )
+    shapes = spellings[prefix]
     names = tuple(full_name(match) for match in fitting)
     notes: list[str] = []
     if wanted is not None:
@@ -86,13 +93,17 @@ def full_name(match: Match) -> str:
     return f"{match.library}/{match.name}"
 
 
-def plain_shapes(manifest: Manifest) -> tuple[str, dict[str, tuple[int, ...]]]:
-    """(prefix that all names share because of a wrapper, shapes by name without it)."""
-    prefix, names = "", list(manifest.tensors)
-    while names and (wrapper := next((w for w in _WRAPPERS if all(n.startswith(w) for n in names)), None)):
+def without_wrappers(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Prefix that all names share, from none to the longest → shapes by name without it."""
+    prefix = ""
+    found = {}
+    while True:
+        found[prefix] = {name.removeprefix(prefix): a.shape for name, a in manifest.tensors.items()}
+        names = found[prefix]
+        wrapper = next((w for w in _WRAPPERS if names and all(name.startswith(w) for name in names)), None)
+        if wrapper is None:
+            return found
         prefix += wrapper
-        names = [name.removeprefix(wrapper) for name in names]
-    return prefix, {name.removeprefix(prefix): a.shape for name, a in manifest.tensors.items()}
 
 
 class _NoInit(TorchFunctionMode):

@@ -54,7 +54,7 @@ def load_index(library: str) -> dict[str, Any]:
 
 def look_up(shapes: Shapes) -> list[Match]:
     """Every indexed architecture that fits, torchvision's first, then by length of name."""
-    found = []
+    found: list[Match] = []
     for library in LIBRARIES:
         index = load_index(library)
         digests: dict[int, tuple[str, int]] = {}

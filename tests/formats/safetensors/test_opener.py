@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import nn
 
 from formats import Source, UnknownArchitecture, Unsupported, open_model, serve
-from formats.safetensors.architectures import choose, matches, plain_shapes
+from formats.safetensors.architectures import choose, load_state, matches, without_wrappers
 from formats.safetensors.fingerprint import LIBRARIES, load_index
 from formats.safetensors.header import read_manifest
 from formats.safetensors.torchvision_stub import import_torchvision
@@ -189,10 +189,23 @@ def test_other_precisions_compute_in_float32(own, dtype):
 
 
 def test_wrappers_are_seen_through_only_when_all_share_them():
-    manifest = read_manifest(
-        Source("m", save({"module.model.a": torch.ones(1), "module.model.b": torch.ones(2)}))
-    )
-    assert plain_shapes(manifest) == ("module.model.", {"a": (1,), "b": (2,)})
-    manifest = read_manifest(Source("m", save({"module.a": torch.ones(1), "b": torch.ones(2)})))
-    assert plain_shapes(manifest)[0] == ""
+    both = {"module.model.a": torch.ones(1), "module.model.b": torch.ones(2)}
+    found = without_wrappers(read_manifest(Source("m", save(both))))
+    assert list(found) == ["", "module.", "module.model."]
+    assert found["module.model."] == {"a": (1,), "b": (2,)}
+    one = {"module.a": torch.ones(1), "b": torch.ones(2)}
+    assert list(without_wrappers(read_manifest(Source("m", save(one))))) == [""]
     assert matches({"a": (1,)}) == []
+
+
+def test_a_factory_may_have_the_wrapper_itself(own, tmp_path):
+    source, _ = own
+    (tmp_path / "wrapped.py").write_text(FACTORY + """
+def wrapped():
+    return nn.ModuleDict({"model": network()})
+""")  # fmt: skip
+    state = {f"module.model.{name}": value for name, value in load(source.data).items()}
+    choice = chosen(Source("m", save(state)), f"{tmp_path}/wrapped.py:wrapped")
+    assert choice.prefix == "module."
+    load_state(choice, state)
+    assert torch.equal(choice.network["model"][4].weight, state["module.model.4.weight"])
