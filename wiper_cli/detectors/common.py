@@ -45,7 +45,7 @@ class Clock:
         self.progress(self.stage, done, total)
         spent = self.seconds
         expected = spent * total / max(done, 1)
-        if self.limit and spent > 0.05 * self.limit and expected > self.limit and done < total:
+        if self.limit and spent > 0.02 * self.limit and expected > self.limit and done < total:
             raise CannotLookError(
                 f"it would take about {expected:.0f} s on this device and the limit is {self.limit:.0f} s; "
                 "raise time_limit, or lower the detector's effort"

@@ -43,7 +43,8 @@ def test_a_warp_does_not_find_a_square(classifier, clean):
 def test_it_can_be_aimed(classifier, clean):
     evidence = WarpInversion(targets=(4, 1)).run(classifier("warp"), clean, silent, 0)
     assert not evidence.fired
-    assert {found.target for found in evidence.recovered} == {1, 4}
+    assert evidence.suspects[0] in (1, 4)
+    assert {found.target for found in evidence.recovered} <= {1, 4}
 
 
 @pytest.mark.parametrize("most", [3, 1])
