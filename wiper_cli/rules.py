@@ -140,6 +140,24 @@ _TABLE = (
         "`--input-size` and `--resize`: a wrong choice lowers every number in the report.",
         severity=Severity.INFO,
     ),
+    Rule(
+        id="WIPER-F03",
+        title="The model is no better than guessing on the clean images",
+        means="On the select part the model is right no more often than if it always named the commonest class, so "
+        "labels, normalisation or size are probably not what it was made for. Every number of the report "
+        "then means little.",
+        do="Check that folders and classes agree, and give `--mean`, `--std`, `--input-size`, `--resize` if you "
+        "know them.",
+        severity=Severity.LOW,
+    ),
+    Rule(
+        id="WIPER-F04",
+        title="The architecture was chosen by accuracy",
+        means="Names and shapes of the tensors fit several networks; the one with the highest accuracy on the "
+        "select part was taken.",
+        do="If you know the architecture, name it with `--arch`.",
+        severity=Severity.INFO,
+    ),
 )
 
 RULES: Mapping[str, Rule] = {rule.id: rule for rule in _TABLE}
@@ -171,13 +189,24 @@ _HOSTILE = (
     Rule(
         id="WIPER-ONNX",
         title="The ONNX file breaks a safety rule",
-        means="The file refers to data outside its folder or through links, or holds messages that two "
-        "readers would understand differently. It was read as bytes and not loaded.",
-        do="Do not load the file anywhere. Get it again from its author, with its external data as plain "
-        "files beside it.",
+        means="The file holds messages that are malformed or that two readers would understand differently "
+        "(repeated graphs or tensors, sizes that do not fit, weights that a caller may replace, nesting "
+        "without end). It was read as bytes and not loaded.",
+        do="Do not load the file anywhere. Get it again from its author and compare digests.",
         severity=Severity.CRITICAL,
-        cwe=(22, 59, 436),
+        cwe=(436, 125, 400),
         atlas=("AML.T0010.003", "AML.T0011.000", "AML.T0018.001"),
+    ),
+    Rule(
+        id="WIPER-FILE",
+        title="The model reaches outside its own files",
+        means="The model names external data that is not one plain file beside it: a path to elsewhere, a link, "
+        "or something that is no regular file. Loading it would read what the author of the model chose. "
+        "Nothing was read.",
+        do="If you made the links yourself, put plain copies beside the model. Otherwise do not load the file.",
+        severity=Severity.CRITICAL,
+        cwe=(22, 59),
+        atlas=("AML.T0010.003", "AML.T0011.000"),
     ),
 )
 

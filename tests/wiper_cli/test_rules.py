@@ -46,3 +46,20 @@ def test_unknown_ids(unknown):
         rules.rule(unknown)
     assert rules.known(unknown).id == unknown
     assert "another version" in rules.known(unknown).means
+
+
+def test_every_rule_that_the_code_names_is_known():
+    named = {
+        found
+        for package in ("formats", "wiper_cli")
+        for path in (ROOT / package).rglob("*.py")
+        for found in re.findall(r'"(WIPER-[A-Z0-9-]*[0-9])"', path.read_text("utf-8"))
+    }
+    assert {"WIPER-TS-001", "WIPER-B01"} <= named
+    unknown = []
+    for identifier in sorted(named):
+        try:
+            rules.rule(identifier)
+        except KeyError:
+            unknown.append(identifier)
+    assert unknown == []

@@ -125,18 +125,22 @@ def _rows(report: Report, budget: int) -> Iterator[Row]:
     """Recovered triggers not measured again, then those measured; pictures while the budget lasts."""
     entries: list[tuple[str, list[story.Row], Mapping[str, Any]]] = []
     again = {(trigger["family"], trigger.get("target")) for trigger, _ in story.pairs(report)}
-    for detector in story.all_detectors(report):
+    for detector in sorted(story.all_detectors(report), key=lambda detector: not detector.get("fired")):
         trigger = detector.get("trigger")
         if trigger and (trigger["family"], trigger.get("target")) not in again:
-            facts = [
-                (plain.label(key), plain.words(value)) for key, value in (trigger.get("facts") or {}).items()
-            ]
-            about = [("target", story.class_name(report, trigger.get("target"))), *facts]
-            entries.append((f"Recovered {trigger['family']}", about, trigger.get("pictures") or {}))
+            facts = (trigger.get("facts") or {}).items()
+            shown = [(plain.label(key), plain.fact(key, value)) for key, value in facts]
+            about = [("target", story.class_name(report, trigger.get("target"))), *shown]
+            found = "Recovered" if detector.get("fired") else "Strongest found, its detector silent:"
+            entries.append((f"{found} {trigger['family']}", about, trigger.get("pictures") or {}))
     for trigger, twin in story.pairs(report):
         about = [("target", story.class_name(report, trigger.get("target")))]
         for name, key in (("success", "asr"), ("accuracy under it", "ra"), ("base rate", "base_rate")):
             about += _change(name, story.rate(trigger.get(key)), story.rate(twin.get(key)))
+        beyond = [entry.get("corrected_asr") for entry in (trigger, twin)]
+        if beyond[0] is not None:
+            said = [plain.percent(value) for value in beyond if value is not None]
+            about.append(("beyond the base rate", " → ".join(said)))
         if trigger.get("target_chosen_by"):
             about.append(("target chosen by", plain.plain(trigger["target_chosen_by"], 200)))
         about += [
@@ -148,10 +152,10 @@ def _rows(report: Report, budget: int) -> Iterator[Row]:
         thumbnails, left_out = [], ""
         for name in ("clean", "triggered", "difference"):
             uri = pictures.get(name)
-            shown = _thumbnail(name, uri) if uri and len(uri) <= budget else None
-            if shown:
-                budget -= len(shown.uri)
-                thumbnails.append(shown)
+            picture = _thumbnail(name, uri) if uri and len(uri) <= budget else None
+            if picture:
+                budget -= len(picture.uri)
+                thumbnails.append(picture)
             elif uri:
                 left_out = "A picture was left out: it is no small PNG, or the page would grow beyond 2 MB."
         yield Row(plain.plain(title, 120), about[:12], thumbnails, left_out)

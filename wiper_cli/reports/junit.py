@@ -33,9 +33,9 @@ def _suite(root: Element, report: Report) -> None:
         failure = SubElement(
             case, "failure", message=plain(finding["message"], 600), type=finding["severity"]
         )
-        failure.text = "\n".join(f"{name}: {value}" for name, value in story.evidence(finding))
+        failure.text = "\n".join(f"{name}: {value}" for name, value in story.evidence(report, finding))
     for detector in story.all_detectors(report):
-        case = SubElement(suite, "testcase", classname=path, name=plain(detector["title"], 200))
+        case = SubElement(suite, "testcase", classname=path, name=story.title(detector))
         if not detector["ran"]:
             skipped += 1
             SubElement(case, "skipped", message=plain(detector.get("reason") or "not said", 600))

@@ -27,7 +27,7 @@ def _report(report: Report) -> list[str]:
     word, sign = story.VERDICTS[report["verdict"]]
     path = (report.get("model") or {}).get("path", "")
     found = story.findings(report)
-    lines = [f"### {sign} {word}: {md(path)}", "", md(report["sentence"]), ""]
+    lines = [f"### {sign} {word}: {md(path)}", "", md(story.sentence(report)), ""]
     measures = story.measures(report)
     if measures:
         two = any(measure.after for measure in measures)
@@ -70,7 +70,7 @@ def _findings(report: Report) -> list[str]:
         title = known(finding["rule"]).title
         head = f"- {story.SEVERITIES[severity]} **{severity}** {md(finding['rule'])}"
         lines.append(f"{head}, {title}: {md(finding['message'])}")
-        lines += [f"  - {md(name)}: {md(value)}" for name, value in story.evidence(finding)]
+        lines += [f"  - {md(name)}: {md(value)}" for name, value in story.evidence(report, finding)]
     return lines
 
 
@@ -78,5 +78,5 @@ def _detectors(report: Report) -> list[str]:
     lines = []
     for detector in story.all_detectors(report):
         rows = "; ".join(f"{name} {value}" for name, value in story.detector_rows(report, detector)[:4])
-        lines.append(f"- **{md(detector['title'])}**, {story.detector_state(detector)}: {md(rows)}")
+        lines.append(f"- **{md(story.title(detector))}**, {story.detector_state(detector)}: {md(rows)}")
     return lines

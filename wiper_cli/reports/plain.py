@@ -95,6 +95,19 @@ def words(value: object, limit: int = 300) -> str:
     return plain(value, limit)
 
 
+#: Facts that are shares wherever they occur.
+_SHARES = frozenset(
+    {"success", "accuracy", "asr", "ra", "base_rate", "false_alarm_rate", "bar", "corrected_asr"}
+)
+
+
+def fact(key: object, value: object) -> str:
+    """As :func:`words`, but a share such as ``success`` in percent."""
+    if key in _SHARES and isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1:
+        return percent(value)
+    return words(value)
+
+
 def label(key: object) -> str:
     """``rank_correlation`` → ``rank correlation``."""
     return plain(key, 80).replace("_", " ")

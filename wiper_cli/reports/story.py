@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wiper_cli.reports.plain import Report, label, number, percent, plain, seconds, size, words
+from wiper_cli.reports.plain import Report, fact, label, number, percent, plain, seconds, size, words
 
 #: Verdict → word and sign; the sign's shape alone tells them apart.
 VERDICTS: Mapping[str, tuple[str, str]] = {
@@ -76,8 +76,21 @@ def class_name(report: Report, index: int | None) -> str:
     if index is None:
         return "no class"
     names = (report.get("model") or {}).get("classes") or []
-    name = plain(names[index], 40) if index < len(names) else ""
+    name = plain(names[index], 40) if 0 <= index < len(names) else ""
     return f"class {index} ({name})" if name and name != str(index) else f"class {index}"
+
+
+def sentence(report: Report, limit: int = 400) -> str:
+    """The verdict's sentence without the verdict's word, which stands above it anyway."""
+    said = plain(report["sentence"], limit)
+    head, colon, rest = said.partition(": ")
+    return rest[:1].upper() + rest[1:] if colon and head == VERDICTS[report["verdict"]][0] and rest else said
+
+
+def title(detector: Mapping[str, Any]) -> str:
+    """What the detector is called, as the start of a line."""
+    said = plain(detector["title"], 200)
+    return said[:1].upper() + said[1:]
 
 
 def measures(report: Report) -> tuple[Measure, ...]:
@@ -137,9 +150,12 @@ def _scanned(report: Report) -> Iterator[Measure]:
         trigger = detector.get("trigger") or {}
         success = (trigger.get("facts") or {}).get("success")
         if isinstance(success, (int, float)) and 0 <= success <= 1:
-            about = f"recovered {plain(trigger['family'], 40)} → {class_name(report, trigger.get('target'))}"
+            where = class_name(report, trigger.get("target"))
+            about = f"{plain(trigger['family'], 40)} → {where}, detector {detector_state(detector)}"
+            images = trigger["facts"].get("images")
+            n = images if isinstance(images, int) and not isinstance(images, bool) else None
             if best is None or best.before is None or success > best.before.value:
-                best = Measure("Recovered trigger's success", Rate(success), note=about)
+                best = Measure("Strongest trigger's success", Rate(success, n=n), note=about)
     if best:
         yield best
 
@@ -167,7 +183,9 @@ def detector_rows(report: Report, detector: Mapping[str, Any]) -> list[Row]:
         rows.append(("suspected target", class_name(report, detector["target"])))
     if detector.get("p_value") is not None:
         rows.append(("p value", number(detector["p_value"])))
-    rows += [(label(key), words(value)) for key, value in list((detector.get("facts") or {}).items())[:20]]
+    rows += [
+        (label(key), fact(key, value)) for key, value in list((detector.get("facts") or {}).items())[:20]
+    ]
     if detector.get("seconds") is not None:
         rows.append(("took", seconds(detector["seconds"])))
     return rows
@@ -178,17 +196,23 @@ def findings(report: Report) -> list[Mapping[str, Any]]:
     return sorted(report["findings"], key=lambda finding: _RANK.index(finding["severity"]))
 
 
-def evidence(finding: Mapping[str, Any]) -> list[Row]:
-    """What was measured, the threshold and its origin first; then the rest, then the place."""
-    facts = finding.get("evidence") or {}
+def evidence(report: Report, finding: Mapping[str, Any]) -> list[Row]:
+    """What was measured, the threshold and its origin first; then the rest, then the place.
+
+    Of what was not measured only the false-alarm rate is said; a class is said once, by number and name.
+    """
+    facts, place = dict(finding.get("evidence") or {}), dict(finding.get("place") or {})
     first = [
         key for key in ("statistic", "threshold", "threshold_origin", "false_alarm_rate") if key in facts
     ]
     order = first + [key for key in facts if key not in first]
-    rows = [(label(key), words(facts[key])) for key in order[:20]]
-    return rows + [
-        (label(key), words(value)) for key, value in list((finding.get("place") or {}).items())[:8]
-    ]
+    if isinstance(place.get("class"), int):
+        order = [key for key in order if key != "target" or facts[key] != place["class"]]
+        place["class"] = class_name(report, place["class"])
+        place.pop("name", None)
+    kept = [key for key in order if facts[key] is not None or key == "false_alarm_rate"]
+    rows = [(label(key), fact(key, facts[key])) for key in kept[:20]]
+    return rows + [(label(key), words(value)) for key, value in list(place.items())[:8]]
 
 
 def undone(report: Report) -> list[Row]:
@@ -196,9 +220,9 @@ def undone(report: Report) -> list[Row]:
     rows = [(plain(entry["what"], 300), plain(entry["why"], 600)) for entry in report["not_done"]]
     said = {what for what, _ in rows}
     for detector in all_detectors(report):
-        title = plain(detector["title"], 300)
-        if not detector["ran"] and title not in said and plain(detector["name"], 300) not in said:
-            rows.append((title, plain(detector.get("reason") or "not said", 600)))
+        named = {plain(detector["title"], 300), plain(detector["name"], 300), title(detector)}
+        if not detector["ran"] and not named & said:
+            rows.append((title(detector), plain(detector.get("reason") or "not said", 600)))
     return rows
 
 
@@ -218,7 +242,8 @@ def model_rows(report: Report) -> list[Row]:
     if architecture.get("candidates"):
         rows.append(("also possible", words(architecture["candidates"])))
     if model.get("parameters") is not None:
-        rows.append(("parameters", number(model["parameters"])))
+        tensors = "" if model.get("tensors") is None else f" in {number(model['tensors'])} tensors"
+        rows.append(("parameters", number(model["parameters"]) + tensors))
     if given:
         shape = [str(given.get(part) or "any") for part in ("channels", "height", "width")]
         batch = f", batch {given['batch']}" if given.get("batch") else ""

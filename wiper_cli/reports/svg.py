@@ -199,7 +199,8 @@ def ranked(values: Sequence[float | None]) -> list[int]:
 
 
 def _name(names: Sequence[str], index: int) -> str:
-    return plain(names[index], 24) if index < len(names) else f"class {index}"
+    name = plain(names[index], 24) if index < len(names) else ""
+    return name if name and name != str(index) else f"class {index}"
 
 
 def _n(value: float) -> str:

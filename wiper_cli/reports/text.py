@@ -51,7 +51,7 @@ def _report(console: Console, report: Report) -> None:
     console.print(
         Text.assemble((f"{sign} {word.upper()}", f"bold {_COLOURS[report['verdict']]}"), "  ", (path, "bold"))
     )
-    console.print(Padding(Text(plain(report["sentence"], 400)), (0, 0, 0, 2)))
+    console.print(Padding(Text(story.sentence(report)), (0, 0, 0, 2)))
     _numbers(console, report)
     _findings(console, report)
     _detectors(console, report)
@@ -119,7 +119,7 @@ def _findings(console: Console, report: Report) -> None:
         )
         console.print(Padding(Text(plain(finding["message"], 400)), (0, 0, 0, 4)))
         grid = _grid()
-        for name, value in story.evidence(finding):
+        for name, value in story.evidence(report, finding):
             grid.add_row(Text(name), Text(value))
         if grid.row_count:
             console.print(Padding(grid, (0, 0, 0, 4)))
@@ -134,7 +134,7 @@ def _detectors(console: Console, report: Report) -> None:
     for detector in detectors:
         state = story.detector_state(detector)
         sign, colour = _STATE[state]
-        head = Text.assemble((f"{sign} {state}", colour), "  ", plain(detector["title"], 200))
+        head = Text.assemble((f"{sign} {state}", colour), "  ", story.title(detector))
         console.print(Padding(head, (0, 0, 0, 2)))
         rows = dict(story.detector_rows(report, detector)[:4])
         if state == "not run":

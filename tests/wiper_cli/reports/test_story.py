@@ -38,7 +38,7 @@ def test_findings_come_gravest_first(make):
 
 
 def test_evidence_starts_with_measurement_threshold_and_origin(make):
-    rows = story.evidence(make("scan_finding")["findings"][0])
+    rows = story.evidence(make("scan_finding"), make("scan_finding")["findings"][0])
     assert rows[:3] == [("statistic", "0.987"), ("threshold", "0.5"), ("threshold origin", "set by hand")]
 
 
@@ -74,3 +74,28 @@ def test_reproduction_has_command_digest_seed_versions(make):
     assert rows["seed"] == "0"
     assert rows["torch"] == "2.13.0"
     assert rows["isolation"] == "child, not confined: no confinement yet"
+
+
+def test_shares_are_percent_and_a_class_is_named_once(make):
+    finding = {
+        "rule": "WIPER-B03",
+        "severity": "high",
+        "message": "m",
+        "evidence": {"success": 1.0, "statistic": 0.5, "target": 0, "images": None, "false_alarm_rate": None},
+        "place": {"class": 0, "name": "airplane"},
+    }
+    assert story.evidence(make("scan_clean"), finding) == [
+        ("statistic", "0.5"),
+        ("false alarm rate", "not measured"),
+        ("success", "100.0%"),
+        ("class", "class 0 (airplane)"),
+    ]
+
+
+def test_the_sentence_does_not_repeat_the_verdict(make):
+    report = make("scan_finding") | {"sentence": "Suspicious: the network behaves oddly."}
+    assert story.sentence(report) == "The network behaves oddly."
+    report["sentence"] = "Suspicious: "
+    assert story.sentence(report) == "Suspicious:"
+    report["sentence"] = "Other: words."
+    assert story.sentence(report) == "Other: words."
