@@ -70,11 +70,11 @@ def test_steps_go_downhill_and_stay_in_bounds(family):
     first = None
     for _ in range(25):
         loss = (pool.stamp(x, member) * weight).sum()
-        first = first if first is not None else float(loss)
+        first = first if first is not None else float(loss.detach())
         loss.backward()
         pool.sign_step(0.1)
         assert all(value.grad is None for value in pool.parameters)
-    assert float((pool.stamp(x, member) * weight).sum()) < first
+    assert float((pool.stamp(x, member) * weight).sum().detach()) < first
     for name, leaf in pool.leaves.items():
         value = pool.state[name]
         if leaf.limit:
