@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from formats import Hostile, Unreadable, Unsupported, identify, inspect, read_source
+from formats import FormatError, Hostile, Source, Unreadable, Unsupported, identify, inspect, read_source
 
 STATE = {"fc.weight": torch.zeros(3, 2), "fc.bias": torch.zeros(3)}
 
@@ -80,6 +80,25 @@ def test_kinds_by_content_whatever_the_name():
 def test_a_header_length_may_look_like_other_magic_bytes(length):
     text = b"{" + b" " * (length - 2) + b"}"
     assert identify(length.to_bytes(8, "little") + text, "m") == "safetensors"
+
+
+def test_damaged_files_raise_nothing_but_refusals():
+    chance = random.Random(0)
+    whole = [save(STATE, {"format": "pt"}), ONNX, zipped("m/data.pkl", "m/constants.pkl"), pickled(True)]
+    outcomes = set()
+    for _ in range(2000):
+        data = bytearray(chance.choice(whole))
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        data = bytes(data[: chance.choice([len(data), chance.randrange(len(data) + 1)])])
+        try:
+            kind = identify(data, "m")
+            if kind == "safetensors":
+                inspect(Source("m", data))
+            outcomes.add(kind)
+        except FormatError as refusal:
+            outcomes.add(type(refusal).__name__)
+    assert outcomes >= {"safetensors", "onnx", "torchscript", "Unreadable", "Unsupported", "Hostile"}
 
 
 def test_conversion_snippet_works(tmp_path, monkeypatch):
