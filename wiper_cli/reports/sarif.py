@@ -189,7 +189,7 @@ def _result(
             "kind": where,
         }
         for key, where in _PLACES.items()
-        if place.get(key) is not None
+        if place.get(key) not in (None, "")
     ]
     if logical:
         location["logicalLocations"] = logical

@@ -212,7 +212,8 @@ def evidence(report: Report, finding: Mapping[str, Any]) -> list[Row]:
         place.pop("name", None)
     kept = [key for key in order if facts[key] is not None or key == "false_alarm_rate"]
     rows = [(label(key), fact(key, facts[key])) for key in kept[:20]]
-    return rows + [(label(key), words(value)) for key, value in list(place.items())[:8]]
+    where = [(label(key), words(value)) for key, value in place.items() if value not in (None, "")]
+    return rows + where[:8]
 
 
 def undone(report: Report) -> list[Row]:
@@ -242,8 +243,7 @@ def model_rows(report: Report) -> list[Row]:
     if architecture.get("candidates"):
         rows.append(("also possible", words(architecture["candidates"])))
     if model.get("parameters") is not None:
-        tensors = "" if model.get("tensors") is None else f" in {number(model['tensors'])} tensors"
-        rows.append(("parameters", number(model["parameters"]) + tensors))
+        rows.append(("parameters", number(model["parameters"])))
     if given:
         shape = [str(given.get(part) or "any") for part in ("channels", "height", "width")]
         batch = f", batch {given['batch']}" if given.get("batch") else ""

@@ -99,9 +99,9 @@ def _numbers(console: Console, report: Report) -> None:
         values = [rate for rate in (measure.before, measure.after) if rate]
         change = Text(" → ".join(percent(rate.value) for rate in values), style="bold")
         details = [rate.interval for rate in values if rate.interval]
-        detail = " → ".join(details) + (f", n = {values[-1].n:,}" if values[-1].n else "")
-        if measure.base:
-            detail += f"; base rate {percent(measure.base.value)}"
+        count = [f"n = {values[-1].n:,}"] if values[-1].n else []
+        base = [f"base rate {percent(measure.base.value)}"] if measure.base else []
+        detail = ", ".join([" → ".join(details)] * bool(details) + count + base)
         table.add_row(Text(measure.name), change, Text(detail))
     console.print(Padding(table, (0, 0, 0, 2)))
     for note in dict.fromkeys(measure.note for measure in measures if measure.note):
