@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from formats.errors import Unsupported
-from formats.onnx.resize import resize_11, upsample_7, upsample_9
+from formats.onnx.resize import resize_10, resize_11, upsample_7, upsample_9
 
 Operator = Callable[..., Any]
 Ints = Sequence[int]
@@ -122,8 +122,8 @@ def conv_transpose(
             wanted = list(output_shape)[-n:][i] if output_shape else x.shape[2 + i] * stride[i]
             total = max(whole - wanted, 0)
             less, more = total // 2, total - total // 2
-            begin.append(more if auto_pad == "SAME_LOWER" else less)
-            end.append(less if auto_pad == "SAME_LOWER" else more)
+            begin.append(less if auto_pad == "SAME_UPPER" else more)
+            end.append(more if auto_pad == "SAME_UPPER" else less)
         else:
             begin.append(pads[i] if pads and auto_pad == "NOTSET" else 0)
             end.append(pads[n + i] if pads and auto_pad == "NOTSET" else 0)
@@ -707,10 +707,11 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     return y.reshape(n, d, h * s, w * s)
 
 
-def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     n, c, h, w = x.shape
     s = blocksize
-    y = x.reshape(n, c, h // s, s, w // s, s).permute(0, 3, 5, 1, 2, 4)
+    order = (0, 1, 3, 5, 2, 4) if mode == "CRD" else (0, 3, 5, 1, 2, 4)
+    y = x.reshape(n, c, h // s, s, w // s, s).permute(order)
     return y.reshape(n, c * s * s, h // s, w // s)
 
 
@@ -889,7 +890,7 @@ OPERATORS: Mapping[str, Mapping[int, Operator]] = {
     "SpaceToDepth": {1: space_to_depth},
     "Trilu": {14: trilu},
     "Upsample": {7: upsample_7, 9: upsample_9},
-    "Resize": {10: upsample_9, 11: resize_11},
+    "Resize": {10: resize_10, 11: resize_11},
     # constants, types, logic
     "Identity": {1: identity},
     "Dropout": {7: dropout, 12: dropout_12},

@@ -39,6 +39,8 @@ def _resized_axis(
 ) -> Tensor:
     old = x.shape[axis]
     at = _coordinates(new, old, scale, place)
+    if rounding == "away":
+        rounding = "floor" if scale >= 1 else "ceil"
     if mode == "nearest":
         chosen = _nearest(at, rounding).clamp(0, old - 1).long()
         return x.index_select(axis, chosen.to(x.device))
@@ -87,6 +89,11 @@ def upsample_7(x: Tensor, *, mode: str = "nearest", scales: Sequence[float]) -> 
 
 def upsample_9(x: Tensor, scales: Tensor, *, mode: str = "nearest") -> Tensor:
     return _resized(x, scales, None, mode, "asymmetric", "floor", -0.75)
+
+
+def resize_10(x: Tensor, scales: Tensor, *, mode: str = "nearest") -> Tensor:
+    """As Upsample, but where it shrinks, onnxruntime takes the next pixel instead of the one before."""
+    return _resized(x, scales, None, mode, "asymmetric", "away", -0.75)
 
 
 def resize_11(

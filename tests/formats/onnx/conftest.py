@@ -1,5 +1,7 @@
 """Tiny ONNX graphs, and the path from a protobuf object to what the package reads."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +22,9 @@ def array(seed, *shape, scale=1.0):
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
-def make_model(nodes, initializers, shape=("n", 3, 8, 8), opset=17, outputs=None, dtype=TensorProto.FLOAT, ir=8):
+def make_model(
+    nodes, initializers, shape=("n", 3, 8, 8), opset=17, outputs=None, dtype=TensorProto.FLOAT, ir=8
+):
     """A ModelProto with input ``x`` and output ``y`` [N,K]; ``initializers``: name → array."""
     graph = helper.make_graph(
         nodes,
@@ -81,3 +85,17 @@ def externalised(model, location="weights.data", least=0):
 
 def images(*shape, seed=7):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The functions above, since test modules cannot import one another."""
+    return SimpleNamespace(
+        array=array,
+        make_model=make_model,
+        classifier=classifier,
+        source_of=source_of,
+        opened=opened,
+        externalised=externalised,
+        images=images,
+    )

@@ -1,0 +1,95 @@
+"""Fused chains compute what their nodes compute, and keep the file's tensors."""
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper
+
+from formats.onnx.serving import serve
+
+node = helper.make_node
+
+
+def check(tiny, model, function, expected=1):
+    result = tiny.opened(model)
+    x = tiny.images(3, 2, 3, 4)
+    torch.testing.assert_close(
+        result.network(x).detach(), serve(tiny.source_of(model))(x), rtol=1e-4, atol=1e-5
+    )
+    names = [step.function.__name__ for step in result.network._steps if step.function is not None]
+    assert names.count(function) == expected
+    return result
+
+
+GELU = {
+    "legacy": [
+        node("Div", ["x", "root"], ["a"]), node("Erf", ["a"], ["b"]), node("Add", ["b", "one"], ["c"]),
+        node("Mul", ["x", "c"], ["d"]), node("Mul", ["d", "half"], ["g"]),
+    ],
+    "halved first": [
+        node("Mul", ["x", "reciprocal"], ["a"]), node("Erf", ["a"], ["b"]), node("Add", ["one", "b"], ["c"]),
+        node("Mul", ["x", "half"], ["d"]), node("Mul", ["d", "c"], ["g"]),
+    ],
+    "halved between": [
+        node("Div", ["x", "root"], ["a"]), node("Erf", ["a"], ["b"]), node("Add", ["b", "one"], ["c"]),
+        node("Mul", ["half", "c"], ["d"]), node("Mul", ["d", "x"], ["g"]),
+    ],
+}  # fmt: skip
+NUMBERS = {
+    "root": np.float32(2**0.5), "reciprocal": np.float32(0.5**0.5), "one": np.float32(1),
+    "half": np.float32(0.5), "two": np.float32(2), "eps": np.float32(1e-5),
+}  # fmt: skip
+
+
+def with_head(tiny, nodes, initializers, end):
+    nodes = [*nodes, node("Flatten", [end], ["f"]), node("MatMul", ["f", "w"], ["y"])]
+    return tiny.make_model(nodes, {**initializers, "w": tiny.array(0, 24, 4)}, shape=("n", 2, 3, 4), opset=13)
+
+
+@pytest.mark.parametrize("form", GELU)
+def test_gelu(tiny, form):
+    check(tiny, with_head(tiny, GELU[form], NUMBERS, "g"), "_gelu")
+
+
+@pytest.mark.parametrize(("name", "value"), [("root", 1.5), ("one", 1.1), ("half", 0.4)])
+def test_what_is_no_gelu_stays(tiny, name, value):
+    numbers = {**NUMBERS, name: np.float32(value)}
+    check(tiny, with_head(tiny, GELU["legacy"], numbers, "g"), "_gelu", 0)
+
+
+def test_an_erf_with_a_second_reader_stays(tiny):
+    nodes = [*GELU["legacy"], node("Add", ["g", "b"], ["h"])]
+    check(tiny, with_head(tiny, nodes, NUMBERS, "h"), "_gelu", 0)
+
+
+def layer_norm(axes=(-1,)):
+    return [
+        node("ReduceMean", ["x"], ["m"], axes=list(axes)), node("Sub", ["x", "m"], ["d"]),
+        node("Pow", ["d", "two"], ["s"]), node("ReduceMean", ["s"], ["v"], axes=list(axes)),
+        node("Add", ["v", "eps"], ["e"]), node("Sqrt", ["e"], ["r"]), node("Div", ["d", "r"], ["q"]),
+        node("Mul", ["q", "scale"], ["t"]), node("Add", ["t", "shift"], ["n"]),
+    ]  # fmt: skip
+
+
+def test_layer_norm(tiny):
+    weights = {"scale": tiny.array(1, 4), "shift": tiny.array(2, 4)}
+    result = check(tiny, with_head(tiny, layer_norm(), {**NUMBERS, **weights}, "n"), "_layer_norm")
+    result.network(tiny.images(2, 2, 3, 4)).square().sum().backward()
+    for name in ("scale", "shift"):
+        parameter = result.network.get_parameter(result.tensors[name])
+        assert torch.equal(parameter.detach(), torch.from_numpy(weights[name]))
+        assert parameter.grad.abs().sum() > 0
+
+
+def test_normalisation_over_another_axis_stays(tiny):
+    weights = {"scale": tiny.array(1, 4), "shift": tiny.array(2, 4)}
+    check(tiny, with_head(tiny, layer_norm((1,)), {**NUMBERS, **weights}, "n"), "_layer_norm", 0)
+
+
+def test_linear(tiny):
+    nodes = [node("MatMul", ["x", "a"], ["g"]), node("Add", ["b", "g"], ["h"])]
+    weights = {"a": tiny.array(1, 4, 4), "b": tiny.array(2, 4)}
+    result = check(tiny, with_head(tiny, nodes, weights, "h"), "_linear")
+    assert set(result.tensors) == {"a", "b", "w"}
+    wide = {"a": tiny.array(1, 4, 4), "b": tiny.array(2, 3, 4)}
+    check(tiny, with_head(tiny, nodes, wide, "h"), "_linear", 0)

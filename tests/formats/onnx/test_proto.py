@@ -1,0 +1,105 @@
+"""Which input, which output, and what counts as unknown."""
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from formats.errors import Unsupported
+from formats.onnx import proto
+
+node = helper.make_node
+
+
+def test_declared_input(tiny):
+    entry = proto.signature(tiny.classifier())
+    assert (entry.input, entry.output) == ("x", "y")
+    spec = entry.spec
+    assert (spec.batch, spec.channels, spec.height, spec.width) == (None, 3, 8, 8)
+    assert proto.signature(tiny.classifier(shape=(1, 3, "h", "w"))).spec.height is None
+
+
+def test_several_inputs_are_refused(tiny):
+    model = tiny.classifier()
+    model.graph.input.append(helper.make_tensor_value_info("extra", TensorProto.FLOAT, [1]))
+    with pytest.raises(Unsupported, match="2 inputs"):
+        proto.signature(model)
+
+
+@pytest.mark.parametrize("shape", [("n", 3), ("n", 3, 8, 8, 8), ("n", 224, 224, 3)])
+def test_inputs_that_are_no_images_are_refused(tiny, shape):
+    with pytest.raises(Unsupported):
+        proto.signature(tiny.classifier(shape=shape))
+
+
+def test_integer_images_are_refused(tiny):
+    with pytest.raises(Unsupported, match="floats"):
+        proto.signature(tiny.classifier(dtype=TensorProto.UINT8))
+
+
+def test_of_several_outputs_the_flat_one_is_taken(tiny):
+    outputs = [
+        helper.make_tensor_value_info("b", TensorProto.FLOAT, ["n", 6, 8, 8]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4]),
+    ]
+    entry = proto.signature(tiny.classifier(outputs=outputs))
+    assert entry.output == "y"
+    assert "'y'" in entry.notes[0]
+    assert "b" in entry.notes[0]
+    with pytest.raises(Unsupported, match="no output"):
+        proto.signature(tiny.classifier(outputs=outputs[:1]))
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax", "Sigmoid"])
+def test_logits_stand_before_a_final_softmax(tiny, operator):
+    model = tiny.classifier()
+    model.graph.node.append(node(operator, ["y"], ["p"]))
+    model.graph.output[0].name = "p"
+    x = tiny.images(3, 3, 8, 8)
+    result = tiny.opened(model)
+    assert operator in result.notes[0]
+    torch.testing.assert_close(result.network(x), tiny.opened(tiny.classifier()).network(x))
+
+
+def test_unknown_nodes_are_counted_once_by_operator(tiny):
+    model = tiny.classifier()
+    nodes = [
+        *model.graph.node,
+        node("FancyOp", ["a"], ["u1"], name="first", domain="org.example"),
+        node("FancyOp", ["a"], ["u2"], name="second", domain="org.example"),
+        node("Resize", ["a", "", "s"], ["u3"], coordinate_transformation_mode="tf_crop_and_resize"),
+        node("Relu", ["a"], ["u4"], slope=2),
+        node("Gelu", ["a"], ["u5"]),
+    ]
+    found = {one.operator: one for one in proto.unknown(nodes, 17)}
+    assert set(found) == {"org.example::FancyOp", "Resize", "Relu", "Gelu"}
+    assert (found["org.example::FancyOp"].count, found["org.example::FancyOp"].names) == (
+        2,
+        ("first", "second"),
+    )
+    assert "FancyOp-17 (2x: first, second)" in str(found["org.example::FancyOp"])
+
+
+def test_a_second_output_that_is_read_counts_as_unknown():
+    pool = node("MaxPool", ["x"], ["y", "at"], kernel_shape=[2, 2])
+    assert proto.unknown([pool], 17) == []
+    assert [one.operator for one in proto.unknown([pool, node("Relu", ["at"], ["z"])], 17)] == ["MaxPool"]
+
+
+def test_functions_of_the_file_are_expanded(tiny):
+    function = helper.make_function(
+        "local", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    nodes = [
+        node("Flatten", ["x"], ["f"]),
+        node("MatMul", ["f", "w"], ["g"]),
+        node("Twice", ["g"], ["y"], domain="local"),
+    ]
+    model = tiny.make_model(nodes, {"w": tiny.array(0, 3, 2)}, shape=("n", 3, 1, 1))
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    x = tiny.images(2, 3, 1, 1)
+    result = tiny.opened(model)
+    wanted = 2 * x.flatten(1).numpy() @ tiny.array(0, 3, 2)
+    np.testing.assert_allclose(result.network(x).detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
+    assert list(result.tensors) == ["w"]

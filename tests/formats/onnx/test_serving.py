@@ -1,0 +1,56 @@
+"""onnxruntime from one byte string."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from formats.errors import Unsupported
+from formats.onnx.serving import serve
+
+
+def plain(model, x):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"x": x})[0]).float()
+
+
+def test_is_what_onnxruntime_computes(tiny):
+    x = tiny.images(5, 3, 8, 8)
+    got = serve(tiny.source_of(tiny.classifier()))(x)
+    assert torch.equal(got, plain(tiny.classifier(), x.numpy()))
+    assert got.dtype == torch.float32
+
+
+def test_external_data_is_inlined(tiny):
+    model, files = tiny.externalised(tiny.classifier())
+    x = tiny.images(5, 3, 8, 8)
+    torch.testing.assert_close(serve(tiny.source_of(model, files))(x), plain(tiny.classifier(), x.numpy()))
+
+
+def test_fixed_batch(tiny):
+    x = tiny.images(5, 3, 8, 8)
+    model = tiny.classifier(shape=(2, 3, 8, 8))
+    torch.testing.assert_close(serve(tiny.source_of(model))(x), plain(tiny.classifier(), x.numpy()))
+
+
+def test_half_precision(tiny):
+    model = tiny.classifier(dtype=TensorProto.FLOAT16)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+        )
+    x = tiny.images(2, 3, 8, 8)
+    got = serve(tiny.source_of(model))(x)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, plain(model, x.numpy().astype(np.float16)))
+
+
+def test_refusals_are_sentences(tiny):
+    run = serve(tiny.source_of(tiny.classifier()))
+    with pytest.raises(Unsupported, match="onnxruntime refuses"):
+        run(tiny.images(2, 5, 8, 8))
+    model = tiny.classifier()
+    model.graph.node[1].op_type = "NoSuchOperator"
+    with pytest.raises(Unsupported, match="onnxruntime refuses"):
+        serve(tiny.source_of(model))

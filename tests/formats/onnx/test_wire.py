@@ -1,0 +1,248 @@
+"""Addresses from the wire format, and what is refused."""
+
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from formats.errors import Hostile, Unreadable
+from formats.model import Source
+from formats.onnx.wire import external_locations, looks_like_onnx, read_manifest
+
+
+def held(source, address):
+    data = source.files[address.member] if address.member else source.data
+    return data[address.offset : address.offset + address.length]
+
+
+def varint(value):
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def message(number, payload):
+    return varint(number << 3 | 2) + varint(len(payload)) + payload
+
+
+def refused(data, files=None):
+    with pytest.raises(Hostile) as caught:
+        read_manifest(Source("m", data, files or {}))
+    return caught.value.rule
+
+
+def test_addresses_hold_the_values(tiny):
+    model = tiny.classifier()
+    source = tiny.source_of(model)
+    manifest = read_manifest(source)
+    assert set(manifest.tensors) == {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
+    for tensor in model.graph.initializer:
+        address = manifest.tensors[tensor.name]
+        assert (address.dtype, address.shape, address.writable) == ("F32", tuple(tensor.dims), True)
+        assert held(source, address) == tensor.raw_data
+    assert manifest.metadata["opset"] == "17"
+    assert manifest.metadata["producer"] == "tests"
+    assert manifest.metadata["ir_version"] == "8"
+
+
+def test_properties_do_not_hide_the_facts(tiny):
+    model = tiny.classifier()
+    helper.set_model_props(model, {"opset": "99", "mean": "0.5"})
+    metadata = read_manifest(tiny.source_of(model)).metadata
+    assert (metadata["opset"], metadata["mean"]) == ("17", "0.5")
+
+
+def test_constant_nodes_are_addressed_by_their_output(tiny):
+    value = tiny.array(0, 3, 4)
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(value, "inner")),
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    source = tiny.source_of(tiny.make_model(nodes, {}, shape=("n", 3, 1, 1)))
+    address = read_manifest(source).tensors["w"]
+    assert np.array_equal(np.frombuffer(held(source, address), "<f4").reshape(3, 4), value)
+
+
+def test_identity_chains_are_aliases(tiny):
+    nodes = [
+        helper.make_node("Identity", ["w"], ["w1"]),
+        helper.make_node("Identity", ["w1"], ["w2"]),
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w2"], ["y"]),
+    ]
+    manifest = read_manifest(
+        tiny.source_of(tiny.make_model(nodes, {"w": tiny.array(0, 3, 4)}, shape=("n", 3, 1, 1)))
+    )
+    assert manifest.tensors["w"].aliases == ("w1", "w2")
+
+
+def test_payloads_outside_raw_data(tiny):
+    values = tiny.array(0, 2, 3)
+    packed = helper.make_tensor("packed", TensorProto.FLOAT, [2, 3], values.reshape(-1).tolist())
+    whole = helper.make_tensor("whole", TensorProto.INT64, [3], [1, -2, 300])
+    half = helper.make_tensor("half", TensorProto.FLOAT16, [2], [1.5, -2.0])
+    model = tiny.make_model([], {})
+    model.graph.initializer.extend([packed, whole, half])
+    source = tiny.source_of(model)
+    tensors = read_manifest(source).tensors
+    assert tensors["packed"].writable
+    assert np.array_equal(np.frombuffer(held(source, tensors["packed"]), "<f4").reshape(2, 3), values)
+    assert not tensors["whole"].writable
+    assert not tensors["half"].writable
+
+
+def test_external_data(tiny):
+    model, files = tiny.externalised(tiny.classifier(), least=20)
+    source = tiny.source_of(model, files)
+    assert external_locations(source.data) == ["weights.data"]
+    manifest = read_manifest(source)
+    assert manifest.tensors["fc.bias"].member == ""
+    address = manifest.tensors["fc.weight"]
+    assert address.member == "weights.data"
+    assert held(source, address) == numpy_helper.to_array(tiny.classifier().graph.initializer[2]).tobytes()
+    with pytest.raises(Unreadable, match=r"weights\.data"):
+        read_manifest(Source("m", source.data))
+    assert refused(source.data, {"weights.data": files["weights.data"][:-1]}) == "WIPER-ONNX-009"
+
+
+def test_initializers_on_one_range_are_tied(tiny):
+    model, files = tiny.externalised(tiny.make_model([], {"a": tiny.array(0, 4), "b": tiny.array(0, 4)}))
+    for entry in model.graph.initializer[1].external_data:
+        if entry.key == "offset":
+            entry.value = "0"
+    tensors = read_manifest(tiny.source_of(model, files)).tensors
+    assert (tensors["a"].aliases, tensors["b"].aliases) == (("b",), ("a",))
+    assert tensors["a"].writable
+    model.graph.initializer[1].dims[:] = [2, 2]
+    assert not read_manifest(tiny.source_of(model, files)).tensors["a"].writable
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["../weights", "/etc/passwd", "sub/weights", "a\\b", "..", ".", "", "*/_ORT_MEM_ADDR_/*", "c:x", "a\0b"],
+)
+def test_locations_that_are_no_plain_name(tiny, location):
+    model, _ = tiny.externalised(tiny.classifier(), location="placeholder")
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = location
+    with pytest.raises(Hostile) as caught:
+        external_locations(model.SerializeToString())
+    assert caught.value.rule == "WIPER-ONNX-008"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("__class__", "x", "WIPER-ONNX-007"),
+        ("offset", "64", "WIPER-ONNX-007"),
+        ("length", "-1", "WIPER-ONNX-007"),
+        ("length", "1e3", "WIPER-ONNX-007"),
+        ("length", "7", "WIPER-ONNX-009"),
+    ],
+)
+def test_external_keys(tiny, key, value, rule):
+    model, files = tiny.externalised(tiny.classifier())
+    tensor = model.graph.initializer[0]
+    if key == "length":
+        tensor.external_data[2].value = value
+    else:
+        tensor.external_data.append(onnx.StringStringEntryProto(key=key, value=value))
+    assert refused(model.SerializeToString(), files) == rule
+
+
+def test_a_checksum_makes_a_tensor_read_only(tiny):
+    model, files = tiny.externalised(tiny.classifier())
+    digest = hashlib.sha1(files["weights.data"]).hexdigest()
+    model.graph.initializer[0].external_data.append(onnx.StringStringEntryProto(key="checksum", value=digest))
+    tensors = read_manifest(tiny.source_of(model, files)).tensors
+    assert not tensors["conv.weight"].writable
+    assert tensors["fc.weight"].writable
+
+
+def test_duplicate_names(tiny):
+    model = tiny.classifier()
+    model.graph.initializer.append(model.graph.initializer[0])
+    assert refused(model.SerializeToString()) == "WIPER-ONNX-003"
+
+
+def test_initializer_that_is_an_input(tiny):
+    model = tiny.classifier()
+    model.graph.input.append(helper.make_tensor_value_info("fc.bias", TensorProto.FLOAT, [4]))
+    assert refused(model.SerializeToString()) == "WIPER-ONNX-004"
+    model.ir_version = 3  # where the format demanded it
+    assert "fc.bias" in read_manifest(tiny.source_of(model)).tensors
+
+
+@pytest.mark.parametrize("dims", [[4, 7], [24, -1, -1], [2**40, 2**40], []])
+def test_dimensions_that_do_not_fit(tiny, dims):
+    model = tiny.classifier()
+    model.graph.initializer[2].dims[:] = dims
+    assert refused(model.SerializeToString()) == "WIPER-ONNX-005"
+
+
+def test_two_payloads(tiny):
+    model = tiny.classifier()
+    model.graph.initializer[3].float_data[:] = [1, 2, 3, 4]
+    assert refused(model.SerializeToString()) == "WIPER-ONNX-006"
+
+
+def test_concatenated_models(tiny):
+    data = tiny.classifier().SerializeToString()
+    assert refused(data + data) == "WIPER-ONNX-010"
+
+
+def test_deep_nesting():
+    data = b""
+    for _ in range(40):  # graph in attribute in node in graph …
+        data = message(1, message(5, message(6, data)))
+    assert refused(b"\x08\x08" + message(7, data)) == "WIPER-ONNX-002"
+
+
+def test_lengths_outside_their_parent():
+    lying = varint(5 << 3 | 2) + varint(50) + b"abc"
+    assert refused(b"\x08\x08" + message(7, lying) + message(2, b"x" * 100)) == "WIPER-ONNX-001"
+    assert refused(b"\x08\x08" + message(7, b"\x28\x05")) == "WIPER-ONNX-001"
+    assert refused(b"\x08\x08" + message(7, b"\x2b")) == "WIPER-ONNX-001"
+
+
+def test_truncated_anywhere_is_refused(tiny):
+    data = tiny.classifier().SerializeToString()
+    graph = data.index(b"conv.weight")
+    for end in (0, 1, 5, graph, len(data) // 2, len(data) - 1):
+        with pytest.raises((Unreadable, Hostile)):
+            read_manifest(Source("m", data[:end]))
+    with pytest.raises(Unreadable, match="ends in the middle"):
+        read_manifest(Source("m", data[: len(data) // 2]))
+
+
+def test_random_damage_never_escapes_as_another_error(tiny):
+    data = tiny.classifier().SerializeToString()
+    generator = np.random.default_rng(0)
+    for _ in range(400):
+        damaged = bytearray(data)
+        for at in generator.integers(0, len(data), 3):
+            damaged[at] = generator.integers(0, 256)
+        try:
+            read_manifest(Source("m", bytes(damaged)))
+        except (Hostile, Unreadable):
+            continue
+
+
+def test_recognition(tiny):
+    data = tiny.classifier().SerializeToString()
+    assert looks_like_onnx(data)
+    assert looks_like_onnx(data[: len(data) // 2])
+    generator = np.random.default_rng(0)
+    assert not any(looks_like_onnx(generator.bytes(1000)) for _ in range(300))
+    for other in (
+        b"",
+        b"PK\x03\x04" + bytes(100),
+        b"\x10\0\0\0\0\0\0\0{}",
+        b"version https://git-lfs",
+    ):
+        assert not looks_like_onnx(other)
