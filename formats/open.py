@@ -34,19 +34,14 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
     manifest = manifest or inspect(source)
     opener: Any = import_module(f"formats.{manifest.kind}.opener")
     opened: Opened = opener.open_file(source, manifest, arch)
-    preprocessing = _preprocessing(opened, source, manifest)
+    preprocessing = preprocessing_hint(source, manifest) or opened.preprocessing
     if opened.network is None:
         return _head_only(source, manifest, opened, preprocessing)
     network = _Classifier(opened.network).eval()
     tensors = {name: f"network.{inner}" for name, inner in opened.tensors.items()}
     _check_finite(network, tensors, manifest)
-    sizes = [size for size in (preprocessing.size if preprocessing else None,) if size]
+    sizes = [preprocessing.size] if preprocessing and preprocessing.size else []
     spec, example, logits = _find_input(network, opened.input, sizes, manifest)
-    if spec.height is None and example.shape[2] > SIZES[0] and not sizes:
-        smallest = (example.shape[2], example.shape[3])
-        preprocessing = replace(
-            preprocessing or Preprocessing(), size=smallest, origin="smallest size accepted"
-        )
     notes = [*manifest.notes, *opened.notes]
     if not bool(logits.isfinite().all()):
         raise Unsupported("The network's output is not finite on a random image; its weights are damaged.")
@@ -122,14 +117,6 @@ def _head_only(
     )
 
 
-def _preprocessing(opened: Opened, source: Source, manifest: Manifest) -> Preprocessing | None:
-    """A description's hint, completed by the opener's."""
-    hint = preprocessing_hint(source, manifest)
-    if hint is None or opened.preprocessing is None:
-        return hint or opened.preprocessing
-    return replace(hint, size=hint.size or opened.preprocessing.size)
-
-
 def _check_finite(network: nn.Module, tensors: dict[str, str], manifest: Manifest) -> None:
     """Weights, and batch-norm statistics that are tensors of the file; masks may hold -inf."""
     parameters = dict(network.named_parameters())
@@ -160,7 +147,7 @@ def _find_input(
                 f"The network's output has the shape {list(logits.shape)} for two images; "
                 "an image classifier gives one row of two or more logits for each."
             )
-        if declared.height is not None:
+        if declared.height is not None and declared.origin == "declared":
             return replace(declared, channels=channels), example, logits
         free = _accepts(network, torch.randn(2, channels, height + _STEP, width + _STEP, generator=generator))
         spec = InputSpec(
@@ -179,15 +166,14 @@ def _candidates(
     declared: InputSpec, sizes: list[tuple[int, int]], manifest: Manifest
 ) -> Iterator[tuple[int, int, int]]:
     """(channels, height, width) in the order of trying."""
-    shapes = [(declared.height, declared.width)] if declared.height and declared.width else sizes
-    if not (declared.height and declared.width):
-        shapes = [*sizes, *((side, side) for side in SIZES if (side, side) not in sizes)]
+    own = [(declared.height, declared.width)] if declared.height and declared.width else []
+    if declared.origin != "declared" or not own:
+        own += [*sizes, *((side, side) for side in SIZES)]
     other = {a.shape[1] for a in manifest.tensors.values() if len(a.shape) == 4 and a.shape[1] <= 16}
     channels = [declared.channels] if declared.channels else [3, 1, *sorted(other - {1, 3})]
-    for height, width in shapes:
+    for height, width in dict.fromkeys(own):
         for count in channels:
-            if height and width:
-                yield count, height, width
+            yield count, height, width
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from formats.errors import Unsupported
-from formats.model import Manifest, Opened, Preprocessing, Source
+from formats.model import InputSpec, Manifest, Opened, Source
 from formats.safetensors.architectures import Choice, choose, load_state
 
 _DTYPES = {
@@ -32,7 +32,7 @@ def open_file(source: Source, manifest: Manifest, arch: str | None) -> Opened:
         network=choice.network,
         tensors=_names(choice, manifest),
         architecture=choice.architecture,
-        preprocessing=_default_size(choice),
+        input=_default_size(choice),
         notes=tuple(notes),
     )
 
@@ -60,7 +60,7 @@ def _names(choice: Choice, manifest: Manifest) -> dict[str, str]:
     return found
 
 
-def _default_size(choice: Choice) -> Preprocessing | None:
-    """timm knows the image size of each of its architectures; mean and std depend on the weights."""
+def _default_size(choice: Choice) -> InputSpec:
+    """timm knows a size for each of its architectures; it is worth a try, and may not be the only one."""
     size = getattr(choice.network, "pretrained_cfg", {}).get("input_size")
-    return Preprocessing(size=(size[1], size[2]), origin="architecture") if size else None
+    return InputSpec(height=size[1], width=size[2], origin="architecture") if size else InputSpec()
