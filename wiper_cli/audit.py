@@ -113,7 +113,7 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
             "notes": list(purified.notes),
         },
         verdict=judged.verdict.value,
-        sentence=reason if accepted else f"{reason} Nothing was written.",
+        sentence=_purified(reason, accepted, accused, subject),
     )
     return result, [pack_edit(purified.edit), expectation(subject, classifier)]
 
@@ -252,6 +252,13 @@ def _decide(
     if not accepted:
         notes.findings.append(Finding("WIPER-P01", Severity.HIGH, reason))
     return accepted, reason
+
+
+def _purified(reason: str, accepted: bool, accused: Sequence[int], subject: Subject) -> str:
+    """What the original was suspected of, and what became of it."""
+    names = ", ".join(f"class {subject.class_names[target]}" for target in accused)
+    suspicion_said = f"A backdoor towards {names} was suspected" if accused else "No backdoor was suspected"
+    return f"{suspicion_said}. {reason}" if accepted else f"{suspicion_said}. {reason} Nothing was written."
 
 
 def _stampers(job: Job, subject: Subject, notes: Notes) -> list[verify.Stamper]:

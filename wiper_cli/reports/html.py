@@ -91,7 +91,8 @@ def _view(report: Report, budget: int) -> dict[str, Any]:
     report = complete(report)
     return {
         "report": report,
-        "word": story.VERDICTS[report["verdict"]][0],
+        "outcome": story.outcome(report),
+        "word": story.OUTCOMES[story.outcome(report)][0],
         "title": plain.plain(
             (report.get("model") or {}).get("path", "no file").replace("\\", "/").split("/")[-1], 120
         ),

@@ -24,7 +24,7 @@ def render(reports: Sequence[Report], style: Style) -> str:
 
 
 def _report(report: Report) -> list[str]:
-    word, sign = story.VERDICTS[report["verdict"]]
+    word, sign = story.OUTCOMES[story.outcome(report)]
     path = (report.get("model") or {}).get("path", "")
     found = story.findings(report)
     lines = [f"### {sign} {word}: {md(path)}", "", md(story.sentence(report)), ""]

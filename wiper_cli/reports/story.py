@@ -10,12 +10,17 @@ from typing import Any
 
 from wiper_cli.reports.plain import Report, fact, label, number, percent, plain, seconds, size, words
 
-#: Verdict → word and sign; the sign's shape alone tells them apart.
-VERDICTS: Mapping[str, tuple[str, str]] = {
+#: Outcome → word and sign; the sign's shape alone tells them apart. The first four are the verdicts; what a
+#: purification came to, or an inspection, stands above the verdict on the original.
+OUTCOMES: Mapping[str, tuple[str, str]] = {
     "no_finding": ("No finding", "○"),
     "suspicious": ("Suspicious", "▲"),
     "malicious": ("Malicious", "■"),
     "incomplete": ("Incomplete", "◇"),
+    "purified": ("Purified", "●"),
+    "rejected": ("Not purified", "▲"),
+    "measured": ("Measured", "○"),
+    "inspected": ("Inspected", "○"),
 }
 
 #: Severity → sign.
@@ -80,11 +85,21 @@ def class_name(report: Report, index: int | None) -> str:
     return f"class {index} ({name})" if name and name != str(index) else f"class {index}"
 
 
+def outcome(report: Report) -> str:
+    """The key of :data:`OUTCOMES` that heads the report."""
+    purification = report.get("purification")
+    if purification:
+        return "purified" if purification["accepted"] else "rejected"
+    if report["verdict"] == "no_finding" and report["command"] in ("inspect", "verify"):
+        return "inspected" if report["command"] == "inspect" else "measured"
+    return str(report["verdict"])
+
+
 def sentence(report: Report, limit: int = 400) -> str:
     """The verdict's sentence without the verdict's word, which stands above it anyway."""
     said = plain(report["sentence"], limit)
     head, colon, rest = said.partition(": ")
-    return rest[:1].upper() + rest[1:] if colon and head == VERDICTS[report["verdict"]][0] and rest else said
+    return rest[:1].upper() + rest[1:] if colon and head == OUTCOMES[outcome(report)][0] and rest else said
 
 
 def title(detector: Mapping[str, Any]) -> str:

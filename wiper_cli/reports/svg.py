@@ -17,8 +17,8 @@ from wiper_cli.reports.story import Rate
 _LEFT, _RIGHT = 9.0, 100.0
 
 
-def icon(verdict: str) -> Markup:
-    """The sign of a verdict, 48 × 48: ring, triangle, octagon, dashed ring."""
+def icon(outcome: str) -> Markup:
+    """The sign of an outcome (key of ``story.OUTCOMES``), 48 × 48: ring, triangle, octagon, dashed ring, tick."""
     shapes = {
         "no_finding": '<circle cx="24" cy="24" r="17"/><path d="M16 24h16"/>',
         "suspicious": '<path d="M24 7 43 40H5Z"/><path d="M24 19v10M24 34.5v.5"/>',
@@ -26,7 +26,10 @@ def icon(verdict: str) -> Markup:
         "incomplete": '<circle cx="24" cy="24" r="17" stroke-dasharray="5 4.5"/>'
         '<path d="M19.500 20a4.500 4.500 0 1 1 6.500 4c-1.500.8-2 1.500-2 3.500M24 33v.5"/>',
     }
-    return Markup(f'<svg class="icon" viewBox="0 0 48 48" aria-hidden="true">{shapes[verdict]}</svg>')
+    shapes["purified"] = '<circle cx="24" cy="24" r="17"/><path d="m15 25 6.500 6.500L34 18"/>'
+    shapes["rejected"] = shapes["suspicious"]
+    shapes["measured"] = shapes["inspected"] = shapes["no_finding"]
+    return Markup(f'<svg class="icon" viewBox="0 0 48 48" aria-hidden="true">{shapes[outcome]}</svg>')
 
 
 def mark(severity: str) -> Markup:

@@ -14,7 +14,10 @@ from wiper_cli.reports import story
 from wiper_cli.reports.plain import Report, Style, percent, plain
 from wiper_cli.rules import known
 
-_COLOURS = {"no_finding": "green", "suspicious": "yellow", "malicious": "red", "incomplete": "magenta"}
+_COLOURS = {
+    "no_finding": "green", "suspicious": "yellow", "malicious": "red", "incomplete": "magenta",
+    "purified": "green", "rejected": "yellow", "measured": "green", "inspected": "green",
+}  # fmt: skip
 _SEVERITY = {"critical": "red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
 _STATE = {"fired": ("▲", "yellow"), "silent": ("○", "green"), "not run": ("◇", "magenta")}
 
@@ -46,10 +49,11 @@ def render(reports: Sequence[Report], style: Style) -> str:
 
 
 def _report(console: Console, report: Report) -> None:
-    word, sign = story.VERDICTS[report["verdict"]]
+    outcome = story.outcome(report)
+    word, sign = story.OUTCOMES[outcome]
     path = plain((report.get("model") or {}).get("path", ""), 200)
     console.print(
-        Text.assemble((f"{sign} {word.upper()}", f"bold {_COLOURS[report['verdict']]}"), "  ", (path, "bold"))
+        Text.assemble((f"{sign} {word.upper()}", f"bold {_COLOURS[outcome]}"), "  ", (path, "bold"))
     )
     console.print(Padding(Text(story.sentence(report)), (0, 0, 0, 2)))
     _numbers(console, report)
@@ -160,7 +164,8 @@ def _overview(console: Console, reports: Sequence[Report]) -> None:
     table.add_column()
     table.add_column(overflow="fold")
     for report in reports:
-        word, sign = story.VERDICTS[report["verdict"]]
+        outcome = story.outcome(report)
+        word, sign = story.OUTCOMES[outcome]
         path = plain((report.get("model") or {}).get("path", ""), 200)
-        table.add_row(Text(f"{sign} {word}", style=_COLOURS[report["verdict"]]), Text(path))
+        table.add_row(Text(f"{sign} {word}", style=_COLOURS[outcome]), Text(path))
     console.print(table)

@@ -75,7 +75,7 @@ class Page(HTMLParser):
 def test_verdict_numbers_findings_limits_and_command(make):
     text = Page(render("html", [make("purify_accepted")])).text
     order = [
-        "No finding",
+        "Purified",
         "98.7% → 1.2%",
         "Triggers",
         "Findings",

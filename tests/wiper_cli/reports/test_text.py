@@ -11,7 +11,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 def test_the_story_in_its_order(make):
     text = render("text", [make("purify_accepted")])
     order = [
-        "NO FINDING",
+        "PURIFIED",
         "Clean accuracy",
         "Findings (1)",
         "Detectors",
