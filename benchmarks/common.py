@@ -58,10 +58,10 @@ def export_safetensors(network: nn.Module, path: Path) -> None:
 
 
 def export_traced(network: nn.Module, example: Tensor, path: Path) -> None:
-    """``torch.jit.trace`` in eval mode."""
+    """``torch.jit.trace`` in eval mode; its own check compares graphs, and attention has two."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(network, example), str(path))
+        torch.jit.save(torch.jit.trace(network, example, check_trace=False), str(path))
 
 
 def export_onnx(network: nn.Module, example: Tensor, path: Path, fold: bool = True) -> None:

@@ -3,8 +3,8 @@
     python benchmarks/scan_overhead.py [--images 1500] [--rounds 5]
 
 Side by side in one run, alternating, one thread: (bare) decode and one forward pass; (streamed) the scan's
-salience pass over the streamed folder; (scan) all that ``wiper scan --detectors none --mean --std`` does with
-an opened model: the folder decoded into three parts, the check of the preprocessing, accuracy and salience.
+salience pass over the streamed folder; (scan) all that ``wiper scan --detectors none --mean --std`` does in
+its child: the model opened, the folder decoded into three parts, preprocessing checked, accuracy, salience.
 Detectors are left out: they are searches and have their own budgets. The network is a ResNet-18 of base width
 16 with random weights, the pictures are 32x32 PNGs of noise. Memory: peak resident size of a process of its
 own that scans the folder, and one that scans a folder four times as large, both above the number of images
