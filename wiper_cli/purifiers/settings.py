@@ -7,8 +7,10 @@ sets of fields that differ from the defaults.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from wiper_cli.verdict import Problem
 
 if TYPE_CHECKING:
     from wiper_cli.classifier import Classifier
@@ -25,8 +27,23 @@ def option(default: Any, text: str, low: float | None = None, high: float | None
     return field(default=default, metadata={"help": text, "low": low, "high": high})
 
 
+class Settings:
+    """What all settings share: a value outside its range is refused."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # type: ignore[arg-type]
+            value, low, high = getattr(self, item.name), item.metadata["low"], item.metadata["high"]
+            if (low is not None and not value >= low) or (high is not None and not value <= high):
+                limits = f"at least {low}" if high is None else f"in {low}..{high}"
+                raise Problem(
+                    f"--{item.name.replace('_', '-')} of {self.name} must be {limits}, not {value}."
+                )
+
+
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Settings):
     """Plain fine-tuning on clean images: the baseline that every other method must beat."""
 
     name: ClassVar[str] = "fine-tuning"
@@ -61,7 +78,7 @@ class FineTuning:
 
 
 @dataclass(frozen=True)
-class Wiper:
+class Wiper(Settings):
     """WIPER, Algorithm 1: penalise the units of least benign salience while fine-tuning.
 
     The defaults are the paper's numbers; ``strong`` raises the penalty and adds momentum. At a step of
@@ -118,7 +135,7 @@ class Wiper:
 
 
 @dataclass(frozen=True)
-class Unlearn:
+class Unlearn(Settings):
     """Universal adversarial unlearning with feature distillation: the default method."""
 
     name: ClassVar[str] = "unlearn"

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from wiper_cli.purifiers import METHODS
+from wiper_cli.verdict import Problem
 
 
 def test_methods_are_listed_without_torch():
@@ -42,3 +43,17 @@ def test_the_papers_numbers():
 def test_only_head_training_needs_the_head_alone():
     assert METHODS["wiper"](train="head").needs == {"labels", "head"}
     assert METHODS["wiper"]().needs == METHODS["unlearn"]().needs == {"labels", "body"}
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        ("unlearn", {"batch": 1}),
+        ("wiper", {"beta": 1.5}),
+        ("wiper", {"lr": float("nan")}),
+        ("fine-tuning", {"epochs": 0}),
+    ],
+)
+def test_values_out_of_range_are_refused(method, wrong):
+    with pytest.raises(Problem, match=f"--{next(iter(wrong))} of {method} must be"):
+        METHODS[method](**wrong)
