@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -136,15 +137,15 @@ def lift(module: Any, narrow: Sequence[torch.dtype] = ()) -> Lifted:
         named = _lift_attributes(graph, module)
         loose = _lift_constants(graph)
         _simplify(graph)
-        _drop_self(graph)
+        own = _drop_self(graph)
         _refuse_training(graph)
         _write_out_attention(graph)
         for dtype in narrow:
             _widen(graph, _CODES[dtype])
         _simplify(graph)
-        arguments = _prune(graph, {**named, **loose})
+        arguments = _prune(graph, {**named, **loose}, len(own))
         channels = _first_channels(graph, arguments)
-        function = torch._C._create_function_from_graph("forward", graph)
+        function = partial(torch._C._create_function_from_graph("forward", graph), *own and [module])
     except AttributeError as error:
         raise Unsupported(
             f"torch {torch.__version__} lacks a call that this file needs ({error}); use torch 2.10 to 2.15."
@@ -200,6 +201,8 @@ def _lift_attributes(graph: Any, module: Any) -> dict[int, Argument]:
             continue
         base, owner = paths[node.inputsAt(0).unique()]
         attribute = node.s("name")
+        if node.output().type().kind() == "EnumType":
+            continue
         path = f"{base}.{attribute}" if base else attribute
         value = False if attribute == "training" else owner.getattr(attribute)
         if isinstance(value, torch.Tensor):
@@ -257,14 +260,24 @@ def _simplify(graph: Any) -> None:
         torch._C._jit_pass_dce(graph)
 
 
-def _drop_self(graph: Any) -> None:
+def _drop_self(graph: Any) -> list[Any]:
+    """Erase the module from the inputs, unless enumerations are read from it: they exist nowhere else."""
     own = next(graph.inputs())
-    if own.uses():
-        kinds = sorted({use.user.kind() for use in own.uses()})
+    pending, kinds = [own], set()
+    while pending:
+        for user in (use.user for use in pending.pop().uses()):
+            if user.kind() == "prim::GetAttr":
+                pending.extend([] if user.output().type().kind() == "EnumType" else [user.output()])
+            else:
+                kinds.add(user.kind())
+    if kinds:
         raise Unsupported(
-            f"The network uses its own state in an unsupported way ({', '.join(kinds)}); trace it instead."
+            f"The network uses its own state in an unsupported way ({', '.join(sorted(kinds))}); trace it instead."
         )
+    if own.uses():
+        return [own]
     graph.eraseInput(0)
+    return []
 
 
 def _truth(value: Any) -> Any:
@@ -325,12 +338,12 @@ def _widen(graph: Any, code: int) -> None:
                 node.replaceInput(index, _constant(graph, node, _FLOAT))
 
 
-def _prune(graph: Any, arguments: dict[int, Argument]) -> dict[int, Argument]:
-    """Drop arguments that nothing uses; mark statistics and normalisation constants. Order: of the inputs."""
-    for index in range(len(list(graph.inputs())) - 1, 1, -1):
+def _prune(graph: Any, arguments: dict[int, Argument], first: int) -> dict[int, Argument]:
+    """Drop arguments that nothing uses; mark statistics and normalisation constants. ``first``: index of the image."""
+    for index in range(len(list(graph.inputs())) - 1, first + 1, -1):
         if not list(graph.inputs())[index].uses():
             graph.eraseInput(index)
-    inputs = list(graph.inputs())
+    inputs = list(graph.inputs())[first:]
     statistics = {
         unique
         for node in _nodes(graph)

@@ -264,6 +264,8 @@ def _is_device(value: Any) -> bool:
 
 
 def _call(function: Any, arguments: Any, place: str) -> Any:
+    if _is_class(function) and isinstance(arguments, str | int | float):
+        return arguments  # a member of an enumeration, called with its value alone
     if not isinstance(function, _Global) or not isinstance(arguments, tuple):
         raise ValueError("call of no function")
     if function.name == "torch._utils _rebuild_tensor_v2":

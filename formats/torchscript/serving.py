@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -12,7 +11,7 @@ from formats.model import Source
 from formats.torchscript import lift
 from formats.torchscript.archive import read_manifest
 from formats.torchscript.network import BATCHES, batched, logits_of
-from formats.torchscript.opener import DTYPES, example_shape
+from formats.torchscript.opener import example_shape, served_dtype
 
 
 def serve(source: Source, arch: str | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -23,11 +22,7 @@ def serve(source: Source, arch: str | None = None) -> Callable[[torch.Tensor], t
     """
     manifest = read_manifest(source)
     module = lift.load(source.data)
-    elements = Counter({"F32": 0})
-    for address in manifest.tensors.values():
-        if address.dtype in ("F64", "F32", "F16", "BF16"):
-            elements[address.dtype] += address.elements
-    dtype = DTYPES[elements.most_common(1)[0][0]]
+    dtype = served_dtype(manifest)
     example = example_shape(manifest)
     batches: list[int | None] = [None, *((example[0],) if example else BATCHES)]
 

@@ -1,10 +1,14 @@
 import copy
+from dataclasses import replace
+from enum import Enum
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from formats import Unsupported
+from formats.safetensors.torchvision_stub import import_torchvision
+from formats.torchscript import lift
 from formats.torchscript.serving import serve
 
 KINDS = ("traced", "traced_fused", "scripted", "frozen_traced", "frozen_scripted")
@@ -162,3 +166,65 @@ def test_no_classifier(as_bytes, opened):
         opened(as_bytes(torch.jit.trace(torch.nn.Linear(4, 2), torch.zeros(1, 4))))
     with pytest.raises(Unsupported, match=r"\[N, K\]"):
         opened(as_bytes(torch.jit.trace(torch.nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 8, 8))))
+
+
+def test_enumerations(network, as_bytes, opened, images):
+    net = Chooses(network("cnn")).eval()
+    _, _, found = opened(as_bytes(torch.jit.script(net)))
+    assert torch.equal(found.network(images()), net(images()))
+
+
+class Way(Enum):
+    STRAIGHT = "straight"
+    FLIPPED = "flipped"
+
+
+class Chooses(torch.nn.Module):
+    way: Way
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.way = inner, Way.FLIPPED
+
+    def forward(self, x):
+        return self.inner(x.flip(3) if self.way == Way.FLIPPED else x)
+
+
+def test_a_wrong_network_is_refused(network, archive, opened, monkeypatch):
+    """Whatever goes wrong in lifting shows when the file is opened."""
+    honest = lift.lift
+
+    def wrong(module, narrow=()):
+        found = honest(module, narrow)
+        return replace(found, function=lambda *a: found.function(*a) * 1.1)
+
+    monkeypatch.setattr(lift, "lift", wrong)
+    with pytest.raises(Unsupported, match=r"torch\.jit gives"):
+        opened(archive(network("cnn"), "frozen_scripted"))
+
+
+@pytest.mark.parametrize("how", ["traced", "scripted", "frozen_scripted"])
+def test_resnet18(archive, opened, images, how):
+    models = import_torchvision().models
+    net = models.resnet18(num_classes=10).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, value in net.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif name.endswith("running_mean"):
+            value.normal_(0, 0.1, generator=generator)
+    x = images(3, 32)
+    _, manifest, found = opened(archive(net, how, size=32))
+    assert found.architecture.name == "ResNet"
+    expected = net(x)
+    assert torch.allclose(found.network(x), expected, atol=1e-4)
+    F.cross_entropy(found.network(x), LABELS).backward()
+    F.cross_entropy(expected, LABELS).backward()
+    gradients = {name: p.grad for name, p in parameters(found).items()}
+    if how == "frozen_scripted":
+        assert len(gradients) == len(manifest.tensors) == 42
+        head = next(g for g in gradients.values() if g.shape == (10, 512))
+        assert torch.allclose(head, net.fc.weight.grad, rtol=1e-3, atol=1e-6)
+    else:
+        for name, p in net.named_parameters():
+            assert torch.allclose(gradients[name], p.grad, rtol=1e-4, atol=1e-6), name

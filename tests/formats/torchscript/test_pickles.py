@@ -51,6 +51,10 @@ def test_module_tree():
     }
 
 
+def test_enumerations_are_their_values():
+    assert read(b"c__torch__\nNet\n" + text("NCHW") + b"R") == "NCHW"
+
+
 @pytest.mark.parametrize(
     "body",
     [
