@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from formats.errors import Unsupported
+from formats.errors import FormatError, Unsupported
 from formats.model import Architecture, Manifest, Opened, Source
 from formats.onnx import proto
 from formats.onnx.graph import build
@@ -37,7 +37,13 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     architecture = Architecture(name, "graph")
     missing = proto.unknown(nodes, proto.opset(model))
     if not missing:
-        network, tensors = build(model, nodes, entry, manifest)
+        try:
+            network, tensors = build(model, nodes, entry, manifest)
+        except FormatError:
+            raise
+        except Exception as error:  # what constant nodes raise when they are folded
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise Unsupported(f"The ONNX graph cannot be computed: {reason}") from error
         return Opened(network, tensors, architecture, entry.spec, notes=tuple(notes))
     reason = _reason(missing)
     try:

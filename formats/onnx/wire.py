@@ -13,6 +13,7 @@ contains it, so that the answer does not depend on how another protobuf parser t
     WIPER-ONNX-008  external data that is not one plain file beside the model
     WIPER-ONNX-009  external data outside its file, or of another length than the tensor
     WIPER-ONNX-010  a message that may stand once stands twice (parsers would merge them)
+    WIPER-ONNX-011  functions that call themselves, or expand beyond 200,000 nodes (checked when opened)
 """
 
 from __future__ import annotations
@@ -402,33 +403,6 @@ def _decimal(text: str, name: str) -> int:
             name,
         )
     return int(text)
-
-
-def looks_like_onnx(data: bytes) -> bool:
-    """Tell whether ``data`` begins as a ModelProto does; it may still be truncated or malformed further on.
-
-    Required: a plausible ``ir_version``, then only known fields of the right wire type up to the graph.
-    """
-    at, ir_version = 0, 0
-    while at < min(len(data), _MAX_BYTES):
-        try:
-            key, at = _varint(data, at, len(data), "")
-            number, wire = key >> 3, key & 7
-            if _MODEL_FIELDS.get(number) != wire:
-                return False
-            value, at = _varint(data, at, len(data), "")
-        except (Hostile, Unreadable):
-            return False
-        if number == 1:
-            ir_version = value
-            if not 1 <= ir_version <= 99:
-                return False
-        elif number == 7 and ir_version:
-            return True
-        if wire == _BYTES:
-            at += value
-    # A truncated file may end before its graph.
-    return ir_version > 0 and at > len(data)
 
 
 def _walk(data: bytes, files: Mapping[str, bytes] | None) -> _Walk:

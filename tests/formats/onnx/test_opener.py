@@ -1,8 +1,10 @@
 """What opening reports."""
 
+import numpy as np
 import pytest
+from onnx import helper
 
-from formats.errors import Unreadable
+from formats.errors import Unreadable, Unsupported
 from formats.model import Manifest, Source
 from formats.onnx.opener import open_file
 from formats.onnx.wire import read_manifest
@@ -25,3 +27,21 @@ def test_an_architecture_is_not_needed(tiny):
 def test_what_protobuf_cannot_parse():
     with pytest.raises(Unreadable):
         open_file(Source("m", b"\x08\x08\x3a\x7fabc"), Manifest("onnx", {}), None)
+
+
+def test_constants_that_cannot_be_computed(tiny):
+    model = tiny.make_model(
+        [helper.make_node("Add", ["a", "b"], ["c"]), helper.make_node("MatMul", ["x", "c"], ["y"])],
+        {"a": np.arange(3), "b": np.arange(4)},
+    )
+    with pytest.raises(Unsupported, match="cannot be computed"):
+        tiny.opened(model)
+
+
+def test_tensors_out_of_nothing_are_bounded(tiny):
+    nodes = [
+        helper.make_node("ConstantOfShape", ["huge"], ["c"]),
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    ]
+    with pytest.raises(Unsupported, match="out of nothing"):
+        tiny.opened(tiny.make_model(nodes, {"huge": np.array([2**20, 2**20])}))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from formats.errors import Unsupported
+from formats.errors import Hostile, Unsupported
 from formats.onnx import proto
 
 node = helper.make_node
@@ -103,3 +103,20 @@ def test_functions_of_the_file_are_expanded(tiny):
     wanted = 2 * x.flatten(1).numpy() @ tiny.array(0, 3, 2)
     np.testing.assert_allclose(result.network(x).detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
     assert list(result.tensors) == ["w"]
+
+
+@pytest.mark.parametrize("depth", [0, 30])
+def test_functions_without_end_are_refused(tiny, depth):
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("l", 1)]
+    names = [f"F{i}" for i in range(depth + 1)]
+    model = tiny.make_model([node("F0", ["x"], ["y"], domain="l")], {})
+    for i, name in enumerate(names):
+        called = names[min(i + 1, depth)]  # the last one calls itself
+        twice = [node(called, ["a"], ["c"], domain="l"), node(called, ["c"], ["b"], domain="l")]
+        if depth and i == depth:
+            twice = [node("Relu", ["a"], ["b"])]
+        model.functions.append(helper.make_function("l", name, ["a"], ["b"], twice, imports))
+    model.opset_import.append(helper.make_opsetid("l", 1))
+    with pytest.raises(Hostile) as caught:
+        tiny.opened(model)
+    assert caught.value.rule == "WIPER-ONNX-011"

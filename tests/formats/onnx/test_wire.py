@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from formats.errors import Hostile, Unreadable
 from formats.model import Source
-from formats.onnx.wire import external_locations, looks_like_onnx, read_manifest
+from formats.onnx.wire import external_locations, read_manifest
 
 
 def held(source, address):
@@ -231,18 +231,3 @@ def test_random_damage_never_escapes_as_another_error(tiny):
             read_manifest(Source("m", bytes(damaged)))
         except (Hostile, Unreadable):
             continue
-
-
-def test_recognition(tiny):
-    data = tiny.classifier().SerializeToString()
-    assert looks_like_onnx(data)
-    assert looks_like_onnx(data[: len(data) // 2])
-    generator = np.random.default_rng(0)
-    assert not any(looks_like_onnx(generator.bytes(1000)) for _ in range(300))
-    for other in (
-        b"",
-        b"PK\x03\x04" + bytes(100),
-        b"\x10\0\0\0\0\0\0\0{}",
-        b"version https://git-lfs",
-    ):
-        assert not looks_like_onnx(other)
