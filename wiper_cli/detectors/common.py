@@ -134,33 +134,33 @@ def invert(
 ) -> list[float]:
     """Move member i of ``pool`` so that images of other classes go to ``targets[i]``.
 
-    Sign steps down the cross-entropy, step 0.15 of the bound falling to 0.03, momentum 0.7, on ``per_target``
-    images each (uint8 [N,C,H,W]; ``before``: their predictions). After a third of the steps the half of the
-    targets with the larger loss stays as it is, after two thirds three quarters of them: a class that gives
-    way to a real trigger is far ahead by then. Returns the last loss of every target.
+    Sign steps down the cross-entropy, step 0.15 of the bound falling to 0.03, momentum 0.7, each on
+    ``per_target`` images (uint8 [N,C,H,W]; ``before``: their predictions) drawn anew: a fixed few would be
+    learned by heart. After a third of the steps the half of the targets with the larger loss stays as it is,
+    after two thirds three quarters of them: a class that gives way to a real trigger is far ahead by then.
+    Returns the loss of every target, smoothed over steps.
     """
     assert classifier.network is not None
     device, before = classifier.device, before.cpu()
-    batches: list[Tensor] = []
-    for target in targets:
-        others = (before != target).nonzero().flatten()
-        order = others[torch.randperm(len(others), generator=generator)]
-        batches.append(order[torch.arange(per_target) % len(order)] if len(order) else order)
-    alive = [i for i, batch in enumerate(batches) if len(batch)]
+    others = [(before != target).nonzero().flatten() for target in targets]
+    alive = [i for i, rows in enumerate(others) if len(rows)]
     loss = [float("inf")] * len(targets)
     for step in range(steps):
         if step in (steps // 3, 2 * steps // 3) and len(alive) > 3:
             alive = sorted(sorted(alive, key=lambda i: loss[i])[: max(3, (len(alive) + 1) // 2)])
         clock.tick(step, steps)
         for some in _chunks(alive, max(1, 256 // per_target)):
-            rows = torch.cat([batches[i] for i in some])
+            rows = torch.cat(
+                [others[i][torch.randint(len(others[i]), (per_target,), generator=generator)] for i in some]
+            )
             member = torch.tensor(some, device=device).repeat_interleave(per_target)
             goal = torch.tensor([targets[i] for i in some], device=device).repeat_interleave(per_target)
             z = classifier.network(pool.stamp(classifier.as_float(images[rows]), member)).float()
             each = F.cross_entropy(z, goal, reduction="none").reshape(len(some), per_target).mean(1)
             each.sum().backward()
             for i, value in zip(some, each.detach().tolist(), strict=True):
-                loss[i] = value if value == value else float("inf")
+                known = value if loss[i] == float("inf") else 0.5 * loss[i] + 0.5 * value
+                loss[i] = known if known == known else float("inf")
         pool.sign_step(0.15 - 0.12 * step / max(steps - 1, 1))
     clock.tick(steps, steps)
     return loss
