@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,71 +43,90 @@ def demo(context: click.Context, output: Path) -> None:
     click.echo(
         "A small network reads handwritten digits. Whoever trained it planted a backdoor: a 3x3 patch that turns\n"
         "any digit into the class of the attacker's choice. wiper is told neither the patch nor the class.\n"
+        "The same weights lie in three files; each is scanned, purified, and measured with the true trigger.\n"
     )
-    rows = []
-    for name in _MODELS:
-        click.echo(f"== {name}")
-        rows.append(_one(example, name, output))
+    threads = max(1, (os.cpu_count() or 1) // len(_MODELS))
+    stage = Stage(example, output, threads, threading.Lock(), started)
+    with ThreadPoolExecutor(len(_MODELS)) as pool:
+        rows = list(pool.map(stage.tell, _MODELS))
     _table(rows)
-    page = output / "model.onnx.html"
     click.echo(
-        f"\n{time.monotonic() - started:.0f} s. The HTML report of the ONNX file: {page}\n"
-        f"Look at it in a browser. Then try your own model:\n\n"
-        f"  wiper scan MODEL --clean FOLDER_OF_CLEAN_IMAGES -f text -f html=report.html\n"
-        f"  wiper purify MODEL --clean FOLDER_OF_CLEAN_IMAGES -o PURIFIED\n"
+        f"\n{time.monotonic() - started:.0f} s. Look at the report in a browser: {output / 'model.onnx.html'}\n"
+        "Then try your own model:\n\n"
+        "  wiper scan MODEL --clean FOLDER_OF_CLEAN_IMAGES -f text -f html=report.html\n"
+        "  wiper purify MODEL --clean FOLDER_OF_CLEAN_IMAGES -o PURIFIED\n"
     )
     context.exit(ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.USAGE)
 
 
-def _one(example: Path, name: str, output: Path) -> dict[str, Any]:
-    """Scan, purify and verify one file; returns the row of the closing table."""
-    clean = ["--clean", str(example / "clean")]
-    purified = output / f"purified-{name}"
-    scan = _wiper("scan", example / name, *clean, result=output / f"{name}.scan.json")
-    click.echo(f"scan    exit {scan['exit_code']}: {scan['sentence']}")
-    purify = _wiper(
-        "purify", example / name, *clean, "-o", purified, "--force", "-f", f"html={output / f'{name}.html'}",
-        result=output / f"{name}.purify.json",
-    )  # fmt: skip
-    click.echo(f"purify  exit {purify['exit_code']}: {purify['sentence']}")
-    if not (purify["purification"] or {}).get("accepted"):
-        return {"name": name, "ok": False}
-    verify = _wiper(
-        "verify", example / name, purified, *clean, "--triggers", "none", "--trigger-image", example / "trigger.png",
-        "--mask", example / "mask.png", result=output / f"{name}.verify.json",
-    )  # fmt: skip
-    click.echo(f"verify  exit {verify['exit_code']}: {verify['sentence']}\n")
-    before, after = verify["verification"]["before"], verify["verification"]["after"]
-    return {
-        "name": name,
-        "ok": scan["exit_code"] == ExitCode.FINDING and purify["exit_code"] == ExitCode.OK,
-        "acc": (before["acc"]["value"], after["acc"]["value"]),
-        "asr": (before["triggers"][0]["asr"]["value"], after["triggers"][0]["asr"]["value"]),
-        "ra": (before["triggers"][0]["ra"]["value"], after["triggers"][0]["ra"]["value"]),
-    }
+@dataclass(frozen=True)
+class Stage:
+    """Where the story is told. ``threads``: of each worker, since the files are examined side by side."""
 
+    example: Path
+    output: Path
+    threads: int
+    lock: threading.Lock
+    started: float
 
-def _wiper(command: str, *arguments: str | Path, result: Path) -> dict[str, Any]:
-    """Runs the real command as a user would and returns its JSON result."""
-    call = [sys.executable, "-m", "wiper_cli.main", command, *map(str, arguments), "-f", f"json={result}"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    if not sys.stderr.isatty():
-        call.append("--quiet")
-    result.unlink(missing_ok=True)
-    outcome = subprocess.run(call, env=environment, stdout=subprocess.DEVNULL, check=False)
-    try:
-        document: dict[str, Any] = json.loads(result.read_bytes())
-    except (OSError, ValueError) as error:
-        raise Problem(f"'wiper {command}' ended with {outcome.returncode} and no result.") from error
-    return document
+    def tell(self, name: str) -> dict[str, Any]:
+        """Scan, purify and verify one file; returns the row of the closing table."""
+        model, purified = self.example / name, self.output / f"purified-{name}"
+        clean = ("--clean", self.example / "clean")
+        scan = self._wiper(name, "scan", model, *clean)
+        page = f"html={self.output / f'{name}.html'}"
+        purify = self._wiper(name, "purify", model, *clean, "-o", purified, "--force", "-f", page)
+        if not (purify["purification"] or {}).get("accepted"):
+            return {"name": name, "ok": False}
+        verify = self._wiper(
+            name, "verify", model, purified, *clean, "--triggers", "none",
+            "--trigger-image", self.example / "trigger.png", "--mask", self.example / "mask.png",
+        )  # fmt: skip
+        before, after = verify["verification"]["before"], verify["verification"]["after"]
+        old, new = before["triggers"][0], after["triggers"][0]
+        return {
+            "name": name,
+            "ok": scan["exit_code"] == ExitCode.FINDING and purify["exit_code"] == ExitCode.OK,
+            "acc": (before["acc"]["value"], after["acc"]["value"]),
+            "asr": (old["asr"]["value"], new["asr"]["value"]),
+            "ra": (old["ra"]["value"], new["ra"]["value"]),
+        }
+
+    def _wiper(self, name: str, command: str, *arguments: str | Path) -> dict[str, Any]:
+        """Runs the real command as a user would, says what came of it, and returns its JSON result."""
+        result = self.output / f"{name}.{command}.json"
+        result.unlink(missing_ok=True)
+        call = [sys.executable, "-m", "wiper_cli.main", command, *map(str, arguments)]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "OMP_NUM_THREADS": str(self.threads),
+        }
+        outcome = subprocess.run(
+            [*call, "-f", f"json={result}", "--quiet"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        try:
+            document: dict[str, Any] = json.loads(result.read_bytes())
+        except (OSError, ValueError) as error:
+            said = outcome.stderr.strip().splitlines()
+            raise Problem(
+                f"'wiper {command}' gave no result: {said[-1] if said else outcome.returncode}"
+            ) from error
+        with self.lock:
+            click.echo(
+                f"[{time.monotonic() - self.started:4.0f} s] wiper {command} {name}: exit {outcome.returncode}"
+            )
+            click.echo(f"         {document['sentence']}")
+        return document
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
     """ACC, ASR and RA with the true trigger, before and after, measured by ``wiper verify``."""
-    click.echo(f"{'':<22}{'accuracy':>16}{'attack success':>18}{'recovered':>16}")
+    click.echo(f"\n{'with the true trigger':<22}{'accuracy':>18}{'attack success':>18}{'recovered':>18}")
     for row in rows:
         if "acc" not in row:
             click.echo(f"{row['name']:<22}not purified")
             continue
         cells = [f"{100 * a:.1f} → {100 * b:.1f} %" for a, b in (row["acc"], row["asr"], row["ra"])]
-        click.echo(f"{row['name']:<22}{cells[0]:>16}{cells[1]:>18}{cells[2]:>16}")
+        click.echo(f"{row['name']:<22}{cells[0]:>18}{cells[1]:>18}{cells[2]:>18}")

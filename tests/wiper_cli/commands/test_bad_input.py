@@ -106,7 +106,7 @@ def test_a_file_that_is_no_model(case, tmp_path):
 
 def test_a_missing_file_and_a_folder(tmp_path):
     expect(scan(tmp_path / "none.onnx"), 2, "none.onnx")
-    expect(scan(tmp_path), 2, "folder")
+    expect(scan(tmp_path), 2, "directory")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
@@ -286,7 +286,7 @@ def test_wrong_usage_is_two(tmp_path, small):
     expect(wiper("rules", "WIPER-B1"), 2, "WIPER-B01")
     expect(wiper("report", tmp_path / "none.json"), 2, "none.json")
     (tmp_path / "some.json").write_text("{}")
-    expect(wiper("report", tmp_path / "some.json"), 2, "not a result")
+    expect(wiper("report", tmp_path / "some.json"), 2, "not a wiper report")
 
 
 def test_a_model_and_images_of_different_channels(small):
