@@ -28,7 +28,9 @@ def probe(monkeypatch, tmp_path):
     @click.pass_context
     def scan(context, **_):
         settings = Settings.of(context)
-        shown = {name: [str(getattr(settings, name)), settings.origins[name]] for name in ("seed", "clean", "mean")}
+        shown = {
+            name: [str(getattr(settings, name)), settings.origins[name]] for name in ("seed", "clean", "mean")
+        }
         click.echo(json.dumps({**shown, "level": context.params["level"], "size": settings.input_size}))
 
     @cli.command()
