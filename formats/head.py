@@ -70,9 +70,13 @@ class HeadTap:
             raise ValueError("the head's weight must require a gradient while its features are read")
         with torch.enable_grad():
             logits = self.network(x)
-            for found in _frontier(logits):
-                if found.weight is self.weight:
-                    return _features(found, len(logits)), logits.float()
+            uses = [found for found in _frontier(logits) if found.weight is self.weight]
+            if len(uses) == 1:
+                return _features(uses[0], len(logits)), logits.float()
+            if uses:
+                # A network of a fixed batch size runs once for each piece of the batch; the last one is padded.
+                pieces = [_features(found, len(_operand(found))) for found in uses]
+                return torch.cat(pieces)[: len(logits)], logits.float()
         raise ValueError(f"the head {self.head.weight!r} does not take part in the logits")
 
 
@@ -92,11 +96,8 @@ def find_head(network: nn.Module, tensors: Mapping[str, str], example: Tensor) -
             parameter.requires_grad_(True)
         with torch.enable_grad():
             logits = network(example)
-        heads = [
-            head
-            for found in _frontier(logits)
-            if (head := _describe(found, named, logits.shape[1])) is not None
-        ]
+        described = (_describe(found, named, logits.shape[1]) for found in _frontier(logits))
+        heads = list({head.weight: head for head in described if head is not None}.values())
         if not heads:
             return None
         if len(heads) > 1:
@@ -202,13 +203,19 @@ def _bias(found: _Found, named: Mapping[str, Tensor], classes: int) -> str | Non
 
 def _features(found: _Found, rows: int) -> Tensor:
     """Features float32 [N,D] on the graph: pooled over space, averaged over tokens."""
-    features: Tensor = getattr(found.node, _LINEAR[found.node.name()].features)
+    features = _operand(found)
     if found.weight.ndim > 2:
         whole = features.shape[2:] == found.weight.shape[2:]
         return (features.flatten(1) if whole else features.flatten(2).mean(2)).float()
     if features.ndim == 2 and len(features) == rows:
         return features.float()
     return features.reshape(rows, -1, features.shape[-1]).mean(1).float()
+
+
+def _operand(found: _Found) -> Tensor:
+    """The saved first operand of a linear node."""
+    operand: Tensor = getattr(found.node, _LINEAR[found.node.name()].features)
+    return operand
 
 
 def _matrix(head: Head, named: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,25 @@ def test_features_lead_gradients_into_the_body():
     torch.testing.assert_close(body, expected)
 
 
+@pytest.mark.parametrize("name", ["linear", "matmul and add", "conv", "unsqueezed"])
+def test_a_network_of_a_fixed_batch_size_has_one_head(name):
+    class Fixed(Net):
+        """Runs two images at a time; the last pair is padded."""
+
+        def forward(self, x):
+            padded = torch.cat([x, x[:1]]) if len(x) % 2 else x
+            return torch.cat([super(Fixed, self).forward(pair) for pair in padded.split(2)])[: len(x)]
+
+    _, free = HEADS[name]
+    network = Fixed(free.head, free.weight.shape)
+    network.load_state_dict(free.state_dict(), strict=False)
+    head = find_head(network, names(network), example(5))
+    assert (head.weight, head.linear, head.frontier) == ("file.weight", True, ())
+    expected, _ = HeadTap(free, free.weight, head)(example(5))
+    features, _ = HeadTap(network, network.weight, head)(example(5))
+    torch.testing.assert_close(features, expected)
+
+
 def test_works_with_a_frozen_body_under_no_grad_and_under_autocast():
     network = Net(HEADS["linear"][1].head, (K, D)).requires_grad_(False)
     head = find_head(network, names(network), example())
