@@ -14,7 +14,9 @@ HEAVY = ("torch", "onnx", "onnxruntime", "torchvision", "matplotlib", "timm")
 
 def imported(code: str) -> set[str]:
     program = f"import sys\n{code}\nprint(*[m for m in {HEAVY!r} + ('numpy',) if m in sys.modules])"
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     return set(outcome.stdout.splitlines()[-1].split()) if outcome.stdout.strip() else set()
 
 
@@ -36,5 +38,6 @@ def test_the_static_half_of_formats_needs_no_torch_and_no_numpy(function):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["purify", "--help"], ["rules"], ["triggers"]])
 def test_commands_that_compute_nothing_load_nothing_heavy(arguments):
-    code = f"sys.argv = ['wiper', *{arguments!r}]\nfrom wiper_cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    call = "from wiper_cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    code = f"sys.argv = ['wiper', *{arguments!r}]\n{call}"
     assert not imported(code)

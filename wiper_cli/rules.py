@@ -74,7 +74,7 @@ _TABLE = (
         "target; so, sometimes, does an unbalanced training set.",
         do="Read the class named as target and ask whether an attacker would want it. Run `wiper purify`, "
         "or retrain from data that you trust. Alone, this statistic is a suspicion.",
-        severity=Severity.MEDIUM,
+        severity=Severity.HIGH,
         cwe=(912,),
         atlas=_PLANTED,
     ),

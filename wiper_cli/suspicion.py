@@ -150,14 +150,12 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
     critical = success is not None and success > 0 and (success >= CERTAIN or bool(agreeing))
     parts = [
         f"{_called(target, names).capitalize()} may be the target of a backdoor: {saying.what} "
-        f"({piece.name} {_shown(statistic, saying)}, threshold {_shown(threshold, saying)}, "
-        f"{piece.threshold_origin})."
+        f"({piece.name} {_shown(statistic, saying)}, threshold {_shown(threshold, saying)}, not calibrated)."
     ]
     if success is not None:
         parts.append(f"It does so with {success:.0%} of {images} held-out clean images.")
     if agreeing:
         parts.append(f"The same class was named by {' and '.join(agreeing)}.")
-    parts.append(NOT_CALIBRATED)
     return Finding(
         rule=saying.rule,
         severity=Severity.CRITICAL if critical else Severity.HIGH,
@@ -169,11 +167,10 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
             "threshold_origin": piece.threshold_origin,
             "false_alarm_rate": piece.false_alarm_rate,
             "target": target,
-            "success": success,
-            "images": images,
+            **({} if success is None else {"success": success, "images": images}),
             "agreeing": agreeing,
         },
-        place={"class": target, "name": names[target] if names else str(target)},
+        place={"class": target},
     )
 
 

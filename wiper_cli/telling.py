@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from formats import Edit, Model, NewTensor, pack_edit
+from formats.write import stored_bytes
 from wiper_cli import perturbations
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.evidence import Evidence
@@ -21,7 +22,10 @@ from wiper_cli.subject import Subject
 #: Images whose logits are compared after saving.
 CHECKED = 16
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I8": torch.int8, "U8": torch.uint8, "I32": torch.int32,
+}  # fmt: skip
 
 
 def described(model: Model) -> dict[str, Any]:
@@ -92,6 +96,7 @@ def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
         "false_alarm_rate": piece.false_alarm_rate,
         "fired": piece.fired,
         "target": piece.target,
+        "suspects": list(piece.suspects),
         "p_value": None,
         "per_class": [finite(value) for value in piece.per_class],
         "facts": plain(piece.facts),
@@ -117,24 +122,25 @@ def pictures(subject: Subject, trigger: Recovered) -> dict[str, str]:
 
 
 def changed(model: Model, edit: Edit) -> list[dict[str, Any]]:
-    """Every edited tensor with the largest change of one of its values, in the units of the file."""
-    if model.network is None:
-        return [
-            {"address": name, "elements": model.manifest.tensors[name].elements, "max_change": None}
-            for name in edit.tensors
-        ]
-    parameters = model.named()
-    found = []
+    """Every edited tensor: how many of its values changed, by how much at most, in the units of the file; for
+    the head also which units, where not all of them did."""
+    found: list[dict[str, Any]] = []
     for name, new in edit.tensors.items():
-        values = tensor(new).float()
-        before = parameters[name].detach().cpu().reshape(values.shape)
-        found.append(
-            {
-                "address": name,
-                "elements": values.numel(),
-                "max_change": float((values - before).abs().max()) if values.numel() else 0.0,
-            }
+        before = torch.frombuffer(
+            bytearray(stored_bytes(model.source, model.manifest.tensors[name])), dtype=DTYPES[new.dtype]
         )
+        change = (tensor(new).flatten().double() - before.double()).reshape(new.shape)
+        row: dict[str, Any] = {
+            "address": name,
+            "elements": int((change != 0).sum()),
+            "max_change": float(change.abs().max()) if change.numel() else 0.0,
+        }
+        head = model.head
+        if head is not None and name == head.weight:
+            matrix = change.T if head.layout == "in_out" else change.reshape(head.classes, head.units)
+            touched = (matrix != 0).any(0).nonzero().flatten().tolist()
+            row["units"] = touched if len(touched) < head.units else None
+        found.append(row)
     return found
 
 
@@ -160,8 +166,7 @@ def expectation(subject: Subject, classifier: Classifier) -> bytes:
 
 def tensor(new: NewTensor) -> Tensor:
     """The values of an edit as a torch tensor in their own dtype."""
-    dtype = _DTYPES.get(new.dtype, torch.int8)
-    return torch.frombuffer(bytearray(new.data), dtype=dtype).reshape(new.shape)
+    return torch.frombuffer(bytearray(new.data), dtype=DTYPES[new.dtype]).reshape(new.shape)
 
 
 def finite(value: float | None) -> float | None:

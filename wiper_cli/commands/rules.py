@@ -16,7 +16,10 @@ def rules(rule: str | None) -> None:
     from wiper_cli import rules as table
 
     if rule is None:
-        for name, entry in {**table.RULES, **{f"{key}-*": entry for key, entry in table.FAMILIES.items()}}.items():
+        for name, entry in {
+            **table.RULES,
+            **{f"{key}-*": entry for key, entry in table.FAMILIES.items()},
+        }.items():
             click.echo(f"{name:<14} {entry.severity.word:<9} {entry.title}")
         return
     try:
