@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from wiper_cli.suspicion import MOST_SUSPECTS, NOT_CALIBRATED, judge
+from wiper_cli.suspicion import MOST_SUSPECTS, judge
 from wiper_cli.verdict import Severity, Verdict
 
 
