@@ -19,6 +19,7 @@ from wiper_cli.data import read_folder
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, detector, probes
 from wiper_cli.detectors.evidence import Detector, Evidence
 from wiper_cli.purifiers import METHODS
+from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.subject import Job, Notes, Reporter, Subject, open_file, prepare
 from wiper_cli.telling import (
     changed,
@@ -29,7 +30,7 @@ from wiper_cli.telling import (
     shown_detector,
     tensor,
 )
-from wiper_cli.verdict import Finding, Problem, Severity, Verdict
+from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 
 Result = tuple[dict[str, Any], list[bytes]]
 
@@ -70,7 +71,9 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
     also asks probes that the purifier did not train against.
     """
     notes = Notes()
+    settings = METHODS[job["method"]](**job["method_settings"])
     subject = prepare(job, report, notes)
+    _require(settings, subject)
     evidence = _detect(subject, job, report, notes)
     judged = suspicion.judge(evidence, subject.model.classes, subject.model.class_names)
     accused = _accused(job, judged.accused, subject)
@@ -79,7 +82,6 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
     with notes.stage("verify"):
         before = verify.measure(subject.classifier, subject.clean.report, stampers, progress=report)
 
-    settings = METHODS[job["method"]](**job["method_settings"])
     suspects = list(dict.fromkeys([*accused, *judged.suspects]))
     with notes.stage("purify"):
         purified = settings.run(subject.classifier, subject.clean, suspects, recovered, report, job["seed"])
@@ -174,6 +176,21 @@ JOBS: Mapping[str, Callable[[Job, bytes, Reporter], Result]] = {
 }
 
 
+def _require(settings: Purifier, subject: Subject) -> None:
+    """Refuses, before the long work, a method that this model cannot serve."""
+    head = subject.model.head
+    if "body" in settings.needs and subject.model.head_only:
+        raise Problem(
+            f"The method {settings.name} trains the whole network, and this file was opened head-only: try "
+            "--method wiper --train head.",
+            ExitCode.NO_VERDICT,
+        )
+    if "head" in settings.needs and (head is None or not head.linear):
+        raise Problem(
+            "This model has no linear head to train alone: leave out --train head.", ExitCode.NO_VERDICT
+        )
+
+
 def _detect(subject: Subject, job: Job, report: Reporter, notes: Notes) -> list[Evidence]:
     """Runs the detectors that were asked for."""
     asked = job["detectors"]
@@ -212,8 +229,6 @@ def _run(
         with notes.stage(name):
             evidence = one.run(classifier, subject.clean, report, seed)
         evidence = replace(evidence, name=name, title=one.title)
-        if not evidence.ran:
-            notes.omit(f"detector {name}", evidence.reason)
         found.append(evidence)
     return found
 

@@ -168,7 +168,7 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
             "false_alarm_rate": piece.false_alarm_rate,
             "target": target,
             **({} if success is None else {"success": success, "images": images}),
-            "agreeing": agreeing,
+            **({"agreeing": agreeing} if agreeing else {}),
         },
         place={"class": target},
     )

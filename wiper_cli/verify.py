@@ -227,12 +227,19 @@ def accept(
     any class when none are given.
     """
     against = [*_accuracy(before["acc"], after["acc"], max_accuracy_drop)]
-    for old, new in zip(before["triggers"], after["triggers"], strict=True):
-        against += _still_works(old, new)
+    pairs = list(zip(before["triggers"], after["triggers"], strict=True))
+    working = [
+        reason
+        for old, new in sorted(pairs, key=lambda pair: -(pair[1]["asr"]["value"] or 0.0))
+        for reason in _still_works(old, new)
+    ]
+    if working:
+        more = f" (and so for {len(working) - 1} more of the {len(pairs)} triggers)" if working[1:] else ""
+        against.append(working[0] + more)
     for probe in probes:
         if probe.ran and probe.fired and (not suspects or probe.target is None or probe.target in suspects):
             whom = "" if probe.target is None else f" for class {probe.target}"
-            numbers = f"{probe.statistic} against {probe.threshold}"
+            numbers = f"{probe.statistic:.2f} against {probe.threshold:.2f}"
             against.append(f"the probe {probe.name} still fires{whom} ({numbers})")
     silent_probes = [probe.name for probe in probes if probe.ran]
     if not silent_probes:

@@ -255,7 +255,7 @@ def test_accepted():
         (numbers(970, 15, 13), [SILENT], "accuracy fell by 2.7 points"),
         (numbers(990, 300, 13), [SILENT], "still succeeds on 30.0 %"),
         (numbers(990, 95, 13), [SILENT], "still succeeds on 9.5 %"),
-        (numbers(990, 15, 13), [SILENT, FIRES], r"probe still fires for class 4 \(9.0 against 4.0\)"),
+        (numbers(990, 15, 13), [SILENT, FIRES], r"probe still fires for class 4 \(9.00 against 4.00\)"),
         (numbers(990, 15, 13), [], "no independent probe"),
         (numbers(990, 15, 13), [Evidence("probe", ran=False, reason="head-only")], "no independent probe"),
         (numbers(990, 0, 0, n=30), [SILENT], "30 images are too few"),
