@@ -95,12 +95,11 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Model and images, ready for each other. ``notes``: sentences that belong beside the results."""
+    """Model and images, ready for each other."""
 
     classifier: Classifier
     clean: Clean
     preprocessing: Preprocessing
-    notes: Sequence[str] = ()
 
 
 def prepare(
@@ -114,27 +113,15 @@ def prepare(
 ) -> Prepared:
     """Decodes the three parts, settles the preprocessing, and fills in predicted labels where there are none.
 
-    Raises :class:`Problem` when the network takes no size that was tried, answers with NaN, when mean and
-    std cannot be found without labels, or when the images are too few.
+    Raises :class:`Problem` when the network takes no size that was tried, when mean and std cannot be found
+    without labels, or when the images are too few.
     """
     geometry, origin = shape(model, folder, flags)
     clean = folder.clean(geometry, seed, max_images, progress=progress)
     chosen = resolve(model, clean.select, geometry, flags, device)
     chosen = replace(chosen, origin=f"{origin} {chosen.origin}")
     classifier = Classifier(model, chosen.mean, chosen.std, device)
-    logits = classifier.logits(clean.select.images, batch=64)
-    bad = int((~logits.isfinite()).any(1).sum())
-    if bad:
-        raise Problem(
-            f"The network answers with NaN or infinity on {bad} of {len(logits)} clean images and cannot be "
-            "examined.",
-            ExitCode.NO_VERDICT,
-        )
-    notes = []
-    if folder.labelled:
-        note = _doubt(logits.argmax(1).cpu(), clean.select.labels)
-        notes += [note] if note else []
-    else:
+    if not folder.labelled:
         clean = Clean(*(predicted(classifier, part) for part in (clean.fit, clean.select, clean.report)))
         everything = torch.cat([clean.fit.labels, clean.select.labels, clean.report.labels])
         if bool((everything == everything[0]).all()):
@@ -143,7 +130,7 @@ def prepare(
                 "least 2 classes are needed.",
                 ExitCode.NO_VERDICT,
             )
-    return Prepared(classifier, clean, chosen, tuple(notes))
+    return Prepared(classifier, clean, chosen)
 
 
 def predicted(classifier: Classifier, part: Part) -> Part:
@@ -303,13 +290,24 @@ def _share(right: Tensor) -> float:
     return float(right.double().mean()) if len(right) else 0.0
 
 
-def _doubt(guesses: Tensor, labels: Tensor) -> str:
-    """A sentence when the accuracy is no better than always naming one class."""
-    right, n = int((guesses == labels).sum()), len(labels)
-    most = int(labels.bincount().max())
-    if wilson(right, n)[0] > most / n:
+def require_finite(logits: Tensor) -> None:
+    """Raises :class:`Problem` where the network answers with NaN or infinity; logits [N,K]."""
+    bad = int((~logits.isfinite()).any(1).sum())
+    if bad:
+        raise Problem(
+            f"The network answers with NaN or infinity on {bad} of {len(logits)} clean images and cannot be "
+            "examined.",
+            ExitCode.NO_VERDICT,
+        )
+
+
+def doubt(right: int, counts: Sequence[int]) -> str:
+    """A sentence when ``right`` answers are no better than always naming one class; ``counts``: images of each
+    class. Empty otherwise."""
+    n = sum(counts)
+    if wilson(right, n)[0] > max(counts) / n:
         return ""
     return (
-        f"The model is right on {right} of {n} images of the select part, no better than always naming one "
-        "class: labels, normalisation or size may be wrong (see --mean, --std, --input-size)."
+        f"The model is right on {right} of {n} images, no better than always naming one class: labels, "
+        "normalisation or size may be wrong (see --mean, --std, --input-size)."
     )

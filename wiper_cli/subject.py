@@ -15,7 +15,7 @@ import torch
 from formats import Model, Unsupported, open_model, read_source
 from wiper_cli.classifier import Classifier
 from wiper_cli.data import CleanFolder, read_folder
-from wiper_cli.preprocessing import Flags, Prepared, Preprocessing
+from wiper_cli.preprocessing import Flags, Prepared, Preprocessing, doubt, require_finite
 from wiper_cli.preprocessing import prepare as prepare_images
 from wiper_cli.salience.stream import Salience, SaliencePass
 from wiper_cli.splits import Clean, Part
@@ -120,8 +120,6 @@ def prepare(job: Job, report: Reporter, notes: Notes, salience: bool = True) -> 
             f"{prepared.preprocessing.origin} Its margin is {100 * prepared.preprocessing.margin:.1f} points."
         )
         notes.findings.append(Finding("WIPER-F02", Severity.INFO, message))
-    for note in prepared.notes:
-        notes.findings.append(Finding("WIPER-F03", Severity.LOW, note))
     subject = Subject(model, folder, prepared.preprocessing, prepared.classifier, prepared.clean)
     with notes.stage("salience"):
         _one_pass(subject, job, salience, report, notes)
@@ -186,17 +184,15 @@ def _decided(
 
 
 def _one_pass(subject: Subject, job: Job, wanted: bool, report: Reporter, notes: Notes) -> None:
-    """Accuracy over all images of the folder, and the salience of every unit of a linear head.
-
-    What is in memory anyway is not decoded again; a folder larger than that is streamed.
-    """
+    """Accuracy over all images of the folder, and the salience of every unit of a linear head."""
     head = subject.model.head
     total = None
     if wanted and head is not None and head.linear:
         total = SaliencePass(subject.classifier.head()[0])
     elif wanted:
         notes.omit("salience", "The model has no linear head whose units could be scored.")
-    correct = images = 0
+    correct = 0
+    counts = torch.zeros(subject.model.classes, dtype=torch.long)
     batches = _batches(subject, job, report)
     for x, y in batches:
         y = y.to(subject.classifier.device)
@@ -206,19 +202,26 @@ def _one_pass(subject: Subject, job: Job, wanted: bool, report: Reporter, notes:
             total.add(features.to(weight.device), logits.to(weight.device), y)
         else:
             logits = subject.classifier.logits(x)
+        require_finite(logits)
         correct += int((logits.argmax(1) == y.to(logits.device)).sum())
-        images += len(y)
-    subject.accuracy = correct / images if subject.folder.labelled and images else None
+        counts += y.cpu().bincount(minlength=len(counts))
     subject.salience = total.result() if total is not None else None
+    if subject.folder.labelled:
+        subject.accuracy = correct / int(counts.sum())
+        sentence = doubt(correct, counts.tolist())
+        if sentence:
+            notes.findings.append(Finding("WIPER-F03", Severity.LOW, sentence))
 
 
 def _batches(subject: Subject, job: Job, report: Reporter) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    part = subject.everything()
-    decoded = sum((subject.folder.used or {}).values())
-    if len(subject.folder) <= job["max_images"] or not subject.folder.labelled:
-        for start in range(0, decoded, 256):
-            report("score the units", start, decoded)
+    """What is in memory, then, of a labelled folder that is larger than that, the rest as it is decoded."""
+    folder = subject.folder
+    for part in (subject.clean.fit, subject.clean.select, subject.clean.report):
+        for start in range(0, len(part), 256):
+            report("score the units", start, len(part))
             yield part.images[start : start + 256], part.labels[start : start + 256]
-        return
-    for batch in subject.folder.stream(subject.preprocessing.geometry, 256, progress=report):
-        yield batch.images, batch.labels
+    if folder.labelled and len(folder) > job["max_images"]:
+        kept = torch.cat(list(folder.split(job["seed"], job["max_images"]).values()))
+        rest = torch.ones(len(folder), dtype=torch.bool).index_fill_(0, kept, False).nonzero().flatten()
+        for batch in folder.stream(subject.preprocessing.geometry, 256, rest, progress=report):
+            yield batch.images, batch.labels

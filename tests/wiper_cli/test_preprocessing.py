@@ -10,7 +10,7 @@ from torch import nn
 from formats import Architecture, Head, InputSpec, Manifest, Model, Source
 from formats import Preprocessing as Hint
 from wiper_cli.data import read_folder
-from wiper_cli.preprocessing import CANDIDATES, Flags, prepare, resolve, shape
+from wiper_cli.preprocessing import CANDIDATES, Flags, doubt, prepare, require_finite, resolve, shape
 from wiper_cli.splits import Part
 from wiper_cli.verdict import ExitCode, Problem
 
@@ -204,7 +204,6 @@ def test_unlabelled_folder_needs_flags(tmp_path):
     assert set(prepared.clean.report.labels.tolist()) == {0, 1}
     logits = prepared.classifier.logits(prepared.clean.report.images)
     assert torch.equal(logits.argmax(1), prepared.clean.report.labels)
-    assert prepared.notes == ()
 
 
 def test_unlabelled_folder_where_the_choice_does_not_matter(tmp_path):
@@ -221,19 +220,20 @@ def test_unlabelled_folder_of_one_predicted_class(tmp_path):
     assert problem.value.exit_code == ExitCode.NO_VERDICT
 
 
-def test_nan_weights(tmp_path):
-    network = Brightness()
-    network.head.weight.data[0, 0] = float("nan")
-    with pytest.raises(Problem, match="NaN or infinity on 24 of 24") as problem:
-        prepare(model_of(network), save(tmp_path / "c", 100, 160))
+def test_answers_that_are_not_finite():
+    require_finite(torch.zeros(24, 2))
+    logits = torch.zeros(24, 2)
+    logits[3, 1], logits[5, 0] = float("nan"), float("inf")
+    with pytest.raises(Problem, match="NaN or infinity on 2 of 24") as problem:
+        require_finite(logits)
     assert problem.value.exit_code == ExitCode.NO_VERDICT
 
 
-def test_doubt_when_the_model_is_no_better_than_one_class(tmp_path):
-    folder = save(tmp_path / "c", 160, 160)
-    assert "no better than always naming one class" in prepare(model_of(Brightness()), folder).notes[0]
-    folder = save(tmp_path / "d", 105, 125)
-    assert prepare(model_of(Brightness()), folder).notes == ()
+def test_doubt_when_the_model_is_no_better_than_one_class():
+    assert "right on 50 of 100 images, no better than always naming one class" in doubt(50, [50, 50])
+    assert "right on 55 of 100" in doubt(55, [50, 50])
+    assert doubt(80, [50, 50]) == ""
+    assert doubt(80, [80, 20])
 
 
 def test_head_only_models_work(tmp_path):
