@@ -105,7 +105,11 @@ def merge(document: Document, result: Mapping[str, Any]) -> None:
 def finish(run: Run, reports: Sequence[Document]) -> ExitCode:
     """Writes every requested output, says the verdicts on stderr, and returns the exit code."""
     deliver(run.settings.output_formats, reports)
-    for report in reports:
+    # Somebody who has just read the report on the terminal need not read its sentence again.
+    shown = sys.stdout.isatty() and any(
+        output.format == "text" and output.path is None for output in outputs(run.settings.output_formats)
+    )
+    for report in [] if shown else reports:
         run.display.say(f"{report['model']['path']}: {report['sentence']}")
     return combine(report["exit_code"] for report in reports)
 
