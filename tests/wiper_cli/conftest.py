@@ -1,0 +1,113 @@
+"""The bundled digits as a job of the child sees them: few images, settled preprocessing, no process."""
+
+import shutil
+
+import pytest
+import torch
+
+from wiper_cli.example_files import example_folder
+
+torch.set_num_threads(1)
+DIGITS = example_folder()
+
+
+class Heard:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.stages, self.logged = [], []
+
+    def __call__(self, stage, done, total):
+        self.stages.append((stage, done, total))
+
+    def log(self, sentence):
+        self.logged.append(sentence)
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory):
+    """12 clean images of every class."""
+    folder = tmp_path_factory.mktemp("few_digits")
+    for label in range(10):
+        (folder / str(label)).mkdir()
+        for picture in sorted((DIGITS / "clean" / str(label)).iterdir())[:12]:
+            shutil.copy(picture, folder / str(label))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def job(few_digits):
+    """``job(**changes)``: a request as the parent sends it, over the digits in safetensors."""
+
+    def make(**changes):
+        return {
+            "model": str(DIGITS / "model.safetensors"),
+            "clean": str(few_digits),
+            "arch": None,
+            "mean": (0.0,),
+            "std": (1.0,),
+            "input_size": (32, 32),
+            "resize": None,
+            "max_images": 5000,
+            "device": "cpu",
+            "seed": 0,
+            "detectors": "none",
+            "targets": [],
+            "method": "fine-tuning",
+            "method_settings": {"train": "head", "epochs": 1},
+            "max_accuracy_drop": 0.02,
+            "accept_unverified": False,
+            **changes,
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits_subject(job):
+    """The digits opened and measured; to be looked at only."""
+    from wiper_cli.subject import Notes, prepare
+
+    return prepare(job(), Heard(), Notes())
+
+
+@pytest.fixture(scope="session")
+def quantised_file(tmp_path_factory):
+    """An ONNX file that opens head-only: int8 weights around the last Gemm; 1 channel, 10 classes."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random, node = np.random.default_rng(0), helper.make_node
+    scale, step = np.float32(0.01), np.float32(0.02)
+    nodes = [
+        node("Conv", ["x", "conv"], ["a"], strides=[4, 4]),
+        node("Relu", ["a"], ["b"]),
+        node("GlobalAveragePool", ["b"], ["c"]),
+        node("Flatten", ["c"], ["d"]),
+        node("QuantizeLinear", ["d", "step", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "step", "zero"], ["h"]),
+        node("DequantizeLinear", ["fc", "scale", "fc_zero"], ["w"]),
+        node("Gemm", ["h", "w"], ["y"], transB=1),
+    ]
+    values = {
+        "conv": random.standard_normal((12, 1, 4, 4)).astype(np.float32),
+        "step": step, "zero": np.uint8(3), "scale": scale, "fc_zero": np.int8(0),
+        "fc": random.integers(-127, 128, (10, 12)).astype(np.int8),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 1, 32, 32))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 10))],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path_factory.mktemp("quantised") / "quantised.onnx"
+    onnx.save(model, path)
+    return path
