@@ -249,10 +249,13 @@ def accept(
         return False, f"Not accepted: {text}."
     worked = sum(old["asr"]["interval"][0] > old["base_rate"]["interval"][1] for old in before["triggers"])
     fall = before["acc"]["value"] - after["acc"]["value"]
+    triggers = (
+        f"{worked} of the {len(pairs)} triggers measured had worked and none does now, " if pairs else ""
+    )
+    where = " for the classes suspected in the original" if suspects else ""
     return True, (
-        f"Accepted: the accuracy fell by {100 * max(0.0, fall):.1f} points, {worked} of the "
-        f"{len(after['triggers'])} triggers measured had worked and none does now, and "
-        f"{', '.join(silent_probes)} found nothing for the classes suspected in the original."
+        f"Accepted: the accuracy fell by {100 * max(0.0, fall):.1f} points, {triggers}and the independent probes "
+        f"({', '.join(silent_probes)}) found nothing{where}."
     )
 
 
