@@ -30,7 +30,7 @@ from wiper_cli.telling import (
     shown_detector,
     tensor,
 )
-from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
+from wiper_cli.verdict import KIND_NAMES, ExitCode, Finding, Problem, Severity, Verdict
 
 Result = tuple[dict[str, Any], list[bytes]]
 
@@ -43,7 +43,7 @@ def inspect(job: Job, payload: bytes, report: Reporter) -> Result:
     notes = Notes()
     model = open_file(job, report, notes)
     sentence = (
-        f"A {model.kind} file, {model.architecture.name} (by {model.architecture.how}) with {model.classes} "
+        f"{KIND_NAMES[model.kind]} file, {model.architecture.name} (by {model.architecture.how}) with {model.classes} "
         f"classes; it can be opened {'head-only' if model.head_only else 'in full'}."
     )
     return notes.result(model=described(model), sentence=sentence), []

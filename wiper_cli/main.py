@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -39,6 +40,10 @@ def cli() -> None:
 def main() -> NoReturn:
     """Runs the command; every failure is one sentence on stderr and an exit code of :class:`ExitCode`."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A character that the terminal's encoding lacks is no reason to lose a report.
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(prog_name="wiper", standalone_mode=False)
     except click.exceptions.Exit as stop:

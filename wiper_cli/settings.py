@@ -143,24 +143,27 @@ SHARED: Sequence[Callable[[Any], Any]] = (
     CLEAN,
     option(
         "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]", envvar="WIPER_FORMAT",
-        help="Report format (text, json, html, sarif, markdown), to stdout or to FILE; repeatable.",
+        help="Report format (text, json, html, sarif, markdown, junit), to stdout or to FILE; repeatable.",
     ),
     option("--arch", metavar="NAME|FILE.py:FACTORY", help="Architecture of a safetensors file; FILE.py is run."),
     option("--mean", type=_Numbers(), help="Mean that the model expects to be subtracted (images in 0..1)."),
     option("--std", type=_Numbers(), help="Standard deviation that the model expects to be divided by."),
-    option("--input-size", type=_Size(), help="Size of the model's input in pixels."),
+    option("--input-size", type=_Size(), metavar="H[xW]", help="Size of the model's input in pixels."),
     option(
         "--resize", metavar="squash|crop",
         type=click.Choice(["squash", "crop"]),
         help="Fit images by stretching them, or by resizing the short side and cutting the centre.",
     ),
-    option("--max-images", type=click.IntRange(min=1), default=5000, help="Most images held for searches."),
+    option(
+        "--max-images", type=click.IntRange(min=1), default=5000, metavar="N",
+        help="Most images held in memory to search, choose and report on.",
+    ),
     option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where the model runs."),
-    option("--seed", type=int, default=0, help="Seed of everything that is random."),
+    option("--seed", type=int, default=0, metavar="N", help="Seed of everything that is random."),
     option("--timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="Give up after this long."),
     option(
         "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto",
-        help="Confinement of the process that opens the model.",
+        help="Confinement of the process that opens the model; this version has none, so 'require' is refused.",
     ),
     option(
         "--fail-on", type=click.Choice(SEVERITIES), default="high",
@@ -213,6 +216,11 @@ def load(context: click.Context, path: Path | None) -> None:
                 hint = f"; the nearest is {near[0].replace('_', '-')!r}" if near else ""
                 raise Problem(f"{where}: unknown key {key!r}{hint}.")
             continue
+        if name == "arch" and path is None and ".py:" in str(value):
+            raise Problem(
+                f"{where}: a file that is merely found in the working directory may not name a program to run; "
+                "give --arch itself, or this file with --config."
+            )
         defaults[names[name]] = value
     context.default_map = {**(context.default_map or {}), **defaults}
 

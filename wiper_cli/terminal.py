@@ -48,6 +48,7 @@ class Display:
 
     def subject(self, name: str) -> None:
         """Names the file that the next stages are about."""
+        self._finish_stage()
         self._prefix = f"{name}: "
 
     def progress(self, stage: str, done: int, total: int) -> None:

@@ -15,6 +15,14 @@ from typing import Any
 SCHEMA = "wiper-report/1"
 
 
+#: A kind of model file with its article, for the beginning of a sentence.
+KIND_NAMES: Mapping[str, str] = {
+    "safetensors": "A safetensors",
+    "torchscript": "A TorchScript",
+    "onnx": "An ONNX",
+}
+
+
 class ExitCode(IntEnum):
     """What the process tells its caller."""
 

@@ -110,3 +110,12 @@ def test_confinement_that_does_not_exist_is_not_promised(probe):
     with pytest.raises(Problem, match="does not confine") as caught:
         probe("--isolation", "require")
     assert caught.value.exit_code == ExitCode.NO_VERDICT
+
+
+def test_a_found_file_may_not_name_a_program(probe):
+    Path("wiper.toml").write_text("arch = 'net.py:make'\n")
+    with pytest.raises(Problem, match="may not name a program"):
+        probe()
+    assert probe("--config", "wiper.toml").exit_code == ExitCode.OK
+    Path("wiper.toml").write_text("arch = 'resnet18'\n")
+    assert probe().exit_code == ExitCode.OK

@@ -9,29 +9,31 @@ import click
 
 from wiper_cli.commands.running import Run, check_requested, finish, merge
 from wiper_cli.document import Document
-from wiper_cli.settings import MODEL, Settings, shared_options
+from wiper_cli.settings import MODEL, Settings, option, shared_options
 from wiper_cli.terminal import Display
-from wiper_cli.verdict import ExitCode
+from wiper_cli.verdict import KIND_NAMES, ExitCode
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL…")
-@click.option("--static", is_flag=True, help="Bytes only: do not open the model.")
+@option("--static", is_flag=True, help="Bytes only: do not open the model.")
 @shared_options
 @click.pass_context
 def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, **_: Any) -> None:
     """Say what a model file is: kind, architecture, input, classes, head."""
     settings = Settings.of(context)
-    check_requested(settings.output_formats)
+    check_requested(settings.output_formats, models)
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("inspect", settings, display)
 
         def look(document: Document) -> None:
             path = Path(document["model"]["path"])
+            if len(models) > 1:
+                display.subject(path.name)
             with run.subject(path, document) as subject:
                 if static:
                     document["sentence"] = (
-                        f"A {subject.manifest.kind} file with {len(subject.manifest.tensors)} tensors."
+                        f"{KIND_NAMES[subject.manifest.kind]} file with {len(subject.manifest.tensors)} tensors."
                     )
                 else:
                     merge(document, run.child("inspect", subject).result)

@@ -64,8 +64,8 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
     settings = Settings.of(context)
     details = context.params
     require_clean(settings)
-    check_requested(settings.output_formats)
     output: Path = details["output"]
+    check_requested(settings.output_formats, [model, output])
     check_destination(output, model, details["force"])
     chosen = method_settings(context, details["method"])
     with Display(settings.quiet, settings.verbose) as display:

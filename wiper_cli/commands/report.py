@@ -16,7 +16,7 @@ from wiper_cli.verdict import Problem
 @click.argument("result", type=click.Path(path_type=Path), metavar="RESULT.json")
 @option(
     "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]",
-    help="Report format (text, json, html, sarif, markdown), to stdout or to FILE; repeatable.",
+    help="Report format (text, json, html, sarif, markdown, junit), to stdout or to FILE; repeatable.",
 )  # fmt: skip
 def report(result: Path, output_formats: tuple[str, ...]) -> None:
     """Render a JSON result in other formats."""

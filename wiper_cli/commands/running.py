@@ -118,14 +118,32 @@ def deliver(requested: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> N
     """Renders each ``FORMAT[=FILE]``; files are written whole or not at all. The default is text on stdout."""
     for output in outputs(requested):
         if output.path is None:
-            sys.stdout.write(render(output.format, reports, style_of(sys.stdout, os.environ)))
-            sys.stdout.flush()
+            _print(render(output.format, reports, style_of(sys.stdout, os.environ)))
         else:
             write_whole(output.path, render(output.format, reports).encode())
 
 
+def _print(text: str) -> None:
+    """Writes to standard output; where its reader went away, the other outputs and the exit code still count."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Problem(f"The report cannot be written to standard output: {error.strerror}.") from error
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a temporary file beside ``path`` and renames it, so that nobody sees half of it."""
+    """Writes a temporary file beside ``path`` and renames it, so that nobody sees half of it.
+
+    What a link names is replaced, not the link; a device or a pipe is written to.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        _write_to_device(path, data)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
@@ -135,8 +153,27 @@ def write_whole(path: Path, data: bytes) -> None:
         raise Problem(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def check_requested(requested: Sequence[str]) -> None:
-    """Refuses a mistyped format or a folder that does not exist before any work is done."""
+def _write_to_device(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def check_requested(requested: Sequence[str], taken: Sequence[Path] = ()) -> None:
+    """Refuses, before any work is done, a mistyped format or a file that could not be written.
+
+    ``taken``: files of this run that a report must not replace: the models, the purified file.
+    """
     for output in outputs(requested):
-        if output.path is not None and not output.path.resolve().parent.is_dir():
+        if output.path is None:
+            continue
+        path = output.path.resolve()
+        if not path.parent.is_dir():
             raise Problem(f"The folder of {output.path} does not exist.")
+        if path.is_dir():
+            raise Problem(f"{output.path} is a folder; name a file for the {output.format} report.")
+        if path in [other.resolve() for other in taken]:
+            raise Problem(f"The {output.format} report would replace {output.path}; name another file.")
+        if not os.access(path.parent if not path.exists() or path.is_file() else path, os.W_OK):
+            raise Problem(f"{output.path} cannot be written: permission denied.")

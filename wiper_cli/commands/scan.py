@@ -30,7 +30,7 @@ def scan(context: click.Context, /, models: tuple[Path, ...], detectors: str, **
     """
     settings = Settings.of(context)
     require_clean(settings)
-    check_requested(settings.output_formats)
+    check_requested(settings.output_formats, models)
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("scan", settings, display)
 

@@ -66,7 +66,7 @@ def verify(context: click.Context, /, model: Path, purified: Path | None, **_: A
     settings = Settings.of(context)
     details = context.params
     require_clean(settings)
-    check_requested(settings.output_formats)
+    check_requested(settings.output_formats, [model, *([purified] if purified else [])])
     if details["trigger_image"] is None and (details["mask"] or details["position"]):
         raise Problem("--mask and --position describe a --trigger-image, which is missing.")
     if details["poisoned"] is not None and details["target"] is None:

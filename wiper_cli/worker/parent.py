@@ -36,7 +36,12 @@ def private_copy(source: Source) -> Iterator[Path]:
 
     No later step opens the user's path again, so nothing can change between the check and the use.
     """
-    folder = Path(tempfile.mkdtemp(prefix="wiper-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="wiper-"))
+    except OSError as error:
+        raise Problem(
+            f"No temporary folder can be made ({error.strerror}); name one with room in TMPDIR."
+        ) from error
     try:
         yield lay_out(source, folder)
     finally:
@@ -50,7 +55,10 @@ def lay_out(source: Source, folder: Path) -> Path:
         for location, data in {**source.sidecars, **source.files, name: source.data}.items():
             (folder / location).write_bytes(data)
     except OSError as error:
-        raise Problem(f"No room for a private copy of {name}: {error.strerror}.") from error
+        raise Problem(
+            f"No room for a private copy of {name} in {folder.parent}: {error.strerror}; "
+            "name a folder with room in TMPDIR."
+        ) from error
     return folder / name
 
 
@@ -145,12 +153,17 @@ def _converse(
 
 
 def _environment() -> dict[str, str]:
-    """The child's environment: ours, with the folder that holds our packages on its path."""
+    """The child's environment: ours, with the folder that holds our packages on its path.
+
+    The working directory is kept off it: it may be the folder of the untrusted model, and a ``numpy.py`` in it
+    would be run.
+    """
     root = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     return {
         **os.environ,
         "PYTHONPATH": root if not path else root + os.pathsep + path,
+        "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "ORT_LOGGING_LEVEL": "3",
     }

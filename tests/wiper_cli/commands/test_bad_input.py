@@ -291,3 +291,12 @@ def test_wrong_usage_is_two(tmp_path, small):
 
 def test_a_model_and_images_of_different_channels(small):
     expect(scan(DIGITS / "model.onnx", small, "--mean", "0.1,0.2,0.3", "--std", "1,1,1"), 2, "channel")
+
+
+def test_an_output_that_only_knows_ascii(small):
+    outcome = scan(DIGITS / "model.onnx", small)
+    poor = wiper(
+        "scan", DIGITS / "model.onnx", "--clean", small, "--detectors", "none", "-q", PYTHONIOENCODING="ascii"
+    )
+    assert poor.returncode == outcome.returncode == 3
+    assert "INCOMPLETE" in poor.stdout

@@ -108,3 +108,19 @@ def test_an_interrupt_ends_the_child(child, monkeypatch, tmp_path):
         run()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_modules_in_the_working_directory_are_not_run(tmp_path, monkeypatch):
+    """The working directory may be the folder of an untrusted model."""
+    for name in ("numpy", "torch", "safetensors", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Problem, match="no-such-file"):
+        run_job({"job": "inspect", "model": "no-such-file", "arch": None}, lambda *_: None, lambda _: None)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_temporary_folder_is_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(parent.tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(Problem, match="TMPDIR"), private_copy(Source("m.onnx", b"x", {})):
+        pass
