@@ -72,7 +72,7 @@ class Classifier:
     def as_float(self, images: Tensor) -> Tensor:
         """uint8 or float [N,C,H,W] → float32 in 0..1 on our device."""
         images = images.to(self.device, non_blocking=True)
-        return images.float() / 255 if images.dtype == torch.uint8 else images
+        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
     @torch.no_grad()
     def logits(self, images: Tensor, batch: int = 256) -> Tensor:

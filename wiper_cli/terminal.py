@@ -27,7 +27,7 @@ class Display:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
             self._bars = Progress(
-                TextColumn("{task.description:<44}"),
+                TextColumn("{task.description:<44}", markup=False),
                 BarColumn(bar_width=28),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),

@@ -1,0 +1,103 @@
+"""A model with its preprocessing: one network, or a foreign runtime."""
+
+import numpy as np
+import pytest
+import torch
+
+from formats import open_model, read_source
+from wiper_cli.classifier import Classifier
+from wiper_cli.example_files import example_folder
+
+MEAN, STD = (0.3,), (0.5,)
+
+
+@pytest.fixture
+def classifier():
+    model = open_model(read_source(example_folder() / "model.safetensors"))
+    return Classifier(model, MEAN, STD)
+
+
+@pytest.fixture
+def headless(quantised_file):
+    return Classifier(open_model(read_source(quantised_file)), MEAN, STD)
+
+
+@pytest.fixture
+def images():
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (7, 1, 32, 32), generator=draw, dtype=torch.uint8)
+
+
+def test_the_network_sees_normalised_images(classifier, images):
+    with torch.no_grad():
+        expected = classifier.model.network((images / 255 - 0.3) / 0.5)
+    torch.testing.assert_close(classifier.logits(images), expected, rtol=1e-5, atol=1e-5)
+    assert classifier.classes == expected.shape[1] == 10
+
+
+@pytest.mark.parametrize("kind", ["classifier", "headless"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bytes_and_numbers_agree(kind, dtype, images, request):
+    one = request.getfixturevalue(kind)
+    numbers = images.to(dtype) / 255
+    torch.testing.assert_close(one.logits(images), one.logits(numbers), rtol=1e-5, atol=1e-5)
+    assert one.as_float(numbers).dtype == one.as_float(images).dtype == torch.float32
+    assert float(one.as_float(images).max()) <= 1
+
+
+@pytest.mark.parametrize("kind", ["classifier", "headless"])
+def test_batches_do_not_matter_and_features_lead_to_the_logits(kind, images, request):
+    one = request.getfixturevalue(kind)
+    features, logits = one.features(images, batch=3)
+    torch.testing.assert_close(logits, one.logits(images, batch=5), rtol=1e-4, atol=1e-4)
+    weight, bias = one.head()
+    assert features.shape == (7, weight.shape[1])
+    torch.testing.assert_close(features @ weight.T + bias, logits, rtol=1e-3, atol=1e-3)
+    assert not features.requires_grad
+    assert not logits.requires_grad
+
+
+def test_a_copy_is_independent(classifier, images):
+    before = classifier.logits(images)
+    copy = classifier.copy()
+    torch.testing.assert_close(copy.logits(images), before, rtol=0, atol=0)
+    with torch.no_grad():
+        for parameter in copy.network.parameters():
+            parameter.add_(1)
+        for buffer in copy.network.buffers():
+            buffer.add_(1)
+    torch.testing.assert_close(classifier.logits(images), before, rtol=0, atol=0)
+    assert not torch.equal(copy.logits(images), before)
+    assert copy.network.network is not classifier.model.network
+
+
+def test_nothing_is_trainable_until_asked(classifier, images):
+    assert not any(parameter.requires_grad for parameter in classifier.network.parameters())
+    assert not classifier.network.training
+    weight = classifier.model.named()[classifier.model.head.weight]
+    with classifier.tap() as tap:
+        assert weight.requires_grad
+        x = (images / 255).requires_grad_(True)
+        _, logits = tap(x)
+        logits.sum().backward()
+        assert x.grad.abs().sum() > 0
+    assert not weight.requires_grad
+
+
+def test_a_head_only_model_answers_through_its_runtime(headless, images, quantised_file):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(quantised_file), providers=["CPUExecutionProvider"])
+    served = session.run(None, {"x": ((images.numpy() / 255 - 0.3) / 0.5).astype(np.float32)})[0]
+    np.testing.assert_allclose(headless.logits(images).numpy(), served, rtol=1e-3, atol=1e-3)
+    assert headless.network is None
+    with headless.tap() as tap:
+        assert tap is None
+    with pytest.raises(ValueError, match="head-only"):
+        headless.copy()
+
+
+def test_no_tap_without_a_head(classifier):
+    classifier.model.head = None
+    with pytest.raises(ValueError, match="no linear head"), classifier.tap():
+        pass
