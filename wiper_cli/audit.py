@@ -73,10 +73,10 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
     notes = Notes()
     settings = METHODS[job["method"]](**job["method_settings"])
     subject = prepare(job, report, notes)
-    _require(settings, subject)
+    _require(settings, job["targets"], subject)
     evidence = _detect(subject, job, report, notes)
     judged = suspicion.judge(evidence, subject.model.classes, subject.model.class_names)
-    accused = _accused(job, judged.accused, subject)
+    accused = list(dict.fromkeys([*job["targets"], *judged.accused]))
     recovered = [found for piece in evidence for found in piece.recovered]
     stampers = [verify.Stamper.recovered(found) for found in recovered if found.target in accused]
     with notes.stage("verify"):
@@ -89,7 +89,7 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
     with notes.stage("verify"):
         after = verify.measure(classifier, subject.clean.report, stampers, progress=report)
     again = _probe(subject, classifier, accused, job, report, notes)
-    accepted, reason = _decide(job, before, after, evidence, again, accused, notes)
+    accepted, reason = _decide(job, before, after, again, accused, notes)
 
     judgement = [*judged.findings, *notes.findings]
     result = notes.result(
@@ -161,7 +161,9 @@ def check(job: Job, payload: bytes, report: Reporter) -> Result:
     report("check the written file in its own runtime", 0, 0)
     expected = unpack_edit(payload).tensors
     x, outputs = tensor(expected["inputs"]), tensor(expected["outputs"])
-    served = serve(source, job["arch"])(x).float()
+    served = serve(source, job["arch"])(x).float().flatten(1)
+    if served.shape != outputs.shape or not bool(served.isfinite().all()):
+        return {"largest_logit_difference": None, "agrees": False}, []
     largest = float((served - outputs).abs().max()) / max(1.0, float(outputs.abs().max()))
     tolerance = max((TOLERANCE.get(dtype, 1e-3) for dtype in job["dtypes"]), default=1e-3)
     return {"largest_logit_difference": largest, "agrees": largest <= tolerance}, []
@@ -176,9 +178,14 @@ JOBS: Mapping[str, Callable[[Job, bytes, Reporter], Result]] = {
 }
 
 
-def _require(settings: Purifier, subject: Subject) -> None:
-    """Refuses, before the long work, a method that this model cannot serve."""
+def _require(settings: Purifier, targets: Sequence[int], subject: Subject) -> None:
+    """Refuses, before the long work, a method or a target that this model cannot serve."""
     head = subject.model.head
+    for target in targets:
+        if target >= subject.model.classes:
+            raise Problem(
+                f"--target {target} is no class of the model; it has {subject.model.classes}, from 0."
+            )
     if "body" in settings.needs and subject.model.head_only:
         raise Problem(
             f"The method {settings.name} trains the whole network, and this file was opened head-only: try "
@@ -233,28 +240,17 @@ def _run(
     return found
 
 
-def _accused(job: Job, named: Sequence[int], subject: Subject) -> list[int]:
-    """The classes that the user named and those that detectors fired for."""
-    for target in job["targets"]:
-        if target >= subject.model.classes:
-            raise Problem(
-                f"--target {target} is no class of the model; it has {subject.model.classes}, from 0."
-            )
-    return list(dict.fromkeys([*job["targets"], *named]))
-
-
 def _decide(
     job: Job,
     before: verify.Measurement,
     after: verify.Measurement,
-    evidence: Sequence[Evidence],
     again: Sequence[Evidence],
     accused: Sequence[int],
     notes: Notes,
 ) -> tuple[bool, str]:
     """Accepted or not, and why; a refusal becomes a finding."""
     accepted, reason = verify.accept(before, after, again, job["max_accuracy_drop"], accused)
-    if not any(piece.ran for piece in again):
+    if not any(piece.ran for piece in again) and not after["triggers"]:
         # Only the accuracy was looked at; whether that is enough is the user's to say.
         fell = before["acc"]["value"] - after["acc"]["value"]
         if job["accept_unverified"] and fell < job["max_accuracy_drop"]:
@@ -301,7 +297,9 @@ def _stampers(job: Job, subject: Subject, notes: Notes) -> list[verify.Stamper]:
 
 def _poisoned(job: Job, subject: Subject) -> verify.Poisoned:
     folder = read_folder(job["poisoned"], subject.model.classes, subject.model.class_names)
-    part = folder.load(subject.preprocessing.geometry, range(min(len(folder), job["max_images"])))
+    # Sorted by class: where not all are taken, each class gives its share.
+    kept = range(0, len(folder), -(-len(folder) // job["max_images"]))
+    part = folder.load(subject.preprocessing.geometry, kept)
     if not len(part):
         raise Problem(f"{job['poisoned']}: no image in it could be read.")
     return verify.Poisoned(part, job["target"], job["poisoned"])

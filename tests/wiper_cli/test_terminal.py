@@ -48,9 +48,13 @@ def test_stages_carry_the_name_of_their_file(capsys):
 
 
 def test_a_stage_is_finished_when_something_fails(capsys):
-    with pytest.raises(KeyError), Display() as display:
-        display.progress("open", 0, 0)
-        raise KeyError
+    def fail():
+        with Display() as display:
+            display.progress("open", 0, 0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert capsys.readouterr().err.startswith("open (")
 
 

@@ -114,10 +114,10 @@ def _write(
         )
         difference = answer.result["largest_logit_difference"]
         if not answer.result["agrees"]:
+            how = "no usable logits" if difference is None else f"a largest difference of {difference:.2g}"
             document["purification"]["accepted"] = False
             document["purification"]["reason"] = document["sentence"] = (
-                f"The written file gave other logits in its own runtime (largest difference {difference:.2g}); "
-                "it was deleted."
+                f"The written file gave other logits in its own runtime ({how}); it was deleted."
             )
             return
         commit(stage)
