@@ -8,6 +8,7 @@ model's folder: the model is the untrusted party.
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -95,6 +96,16 @@ def shown(context: click.Context) -> str:
     return "\n".join(rows)
 
 
+class Number(click.FloatRange):
+    """A finite number in a range; click's own range lets NaN pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 class _Numbers(click.ParamType):  # type: ignore[type-arg]
     """``0.5`` or ``0.485,0.456,0.406``."""
 
@@ -105,9 +116,12 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
     ) -> tuple[float, ...]:
         parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
         try:
-            return tuple(float(part) for part in parts)
+            numbers = tuple(float(part) for part in parts)
         except ValueError:
+            numbers = ()
+        if not numbers or not all(map(math.isfinite, numbers)):
             self.fail(f"{value!r} is not a number or a list of numbers with commas between.", param, ctx)
+        return numbers
 
 
 class _Size(click.ParamType):  # type: ignore[type-arg]
@@ -160,7 +174,7 @@ SHARED: Sequence[Callable[[Any], Any]] = (
     ),
     option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where the model runs."),
     option("--seed", type=int, default=0, metavar="N", help="Seed of everything that is random."),
-    option("--timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="Give up after this long."),
+    option("--timeout", type=Number(min=1), metavar="SECONDS", help="Give up after this long."),
     option(
         "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto",
         help="Confinement of the process that opens the model; this version has none, so 'require' is refused.",

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import click
 
 from wiper_cli.purifiers import METHODS
-from wiper_cli.settings import option
+from wiper_cli.settings import Number, option
 from wiper_cli.verdict import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,7 +30,10 @@ def method_options(command: F) -> F:
 
 
 def method_settings(context: click.Context, method: str) -> dict[str, Any]:
-    """The settings of ``method`` as asked for: preset, then single options. Raises Problem for what it lacks."""
+    """The settings of ``method`` as asked for: preset, then single options.
+
+    Raises Problem for what the method lacks and for values outside its range.
+    """
     kind = METHODS[method]
     chosen: dict[str, Any] = {}
     preset = context.params.get("preset")
@@ -47,6 +50,7 @@ def method_settings(context: click.Context, method: str) -> dict[str, Any]:
         if name not in own:
             raise Problem(f"--{name.replace('_', '-')} is no option of the method {method}.")
         chosen[name] = value
+    kind(**chosen)
     return chosen
 
 
@@ -74,7 +78,7 @@ def _option(name: str) -> Callable[[F], F]:
         low = min((f.metadata["low"] for _, f in users if f.metadata.get("low") is not None), default=None)
         highs = [f.metadata["high"] for _, f in users if f.metadata.get("high") is not None]
         high = max(highs) if len(highs) == len(users) else None
-        details["type"] = click.IntRange(low, high) if hint is int else click.FloatRange(low, high)
+        details["type"] = click.IntRange(low, high) if hint is int else Number(low, high)
     defaults = "; ".join(f"{user}: {_shown(f.default)}" for user, f in users)
     return option(flag, _PREFIX + name, help=f"{field.metadata['help']} [{defaults}]", **details)
 

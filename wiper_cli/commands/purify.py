@@ -13,7 +13,7 @@ from wiper_cli.commands.methods import method_options, method_settings
 from wiper_cli.commands.running import Run, Subject, check_requested, finish, merge, require_clean
 from wiper_cli.document import Document
 from wiper_cli.purifiers import METHODS
-from wiper_cli.settings import MODEL, Settings, option, shared_options
+from wiper_cli.settings import MODEL, Number, Settings, option, shared_options
 from wiper_cli.terminal import Display
 from wiper_cli.transaction import check_destination, commit, staged
 from wiper_cli.verdict import ExitCode, Problem, Verdict
@@ -28,7 +28,7 @@ from wiper_cli.verdict import ExitCode, Problem, Verdict
 @option("--method", type=click.Choice(list(METHODS)), default=next(iter(METHODS)), help="How to purify.")
 @option(
     "--max-accuracy-drop",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     default=2.0,
     metavar="POINTS",
     help="Most accuracy, in percentage points, that a purification may cost.",

@@ -10,7 +10,7 @@ import click
 from wiper_cli import document as documents
 from wiper_cli.commands.running import Run, check_requested, finish, merge, require_clean
 from wiper_cli.document import Document
-from wiper_cli.settings import MODEL, Settings, option, shared_options
+from wiper_cli.settings import MODEL, Number, Settings, option, shared_options
 from wiper_cli.terminal import Display
 from wiper_cli.verdict import Problem
 
@@ -43,7 +43,7 @@ class _Position(click.ParamType):  # type: ignore[type-arg]
 @option(
     "--mask", type=click.Path(path_type=Path), metavar="PNG", help="Where the known trigger covers (white)."
 )
-@option("--alpha", type=click.FloatRange(0, 1), default=1.0, help="Opacity of the known trigger.")
+@option("--alpha", type=Number(0, 1), default=1.0, help="Opacity of the known trigger.")
 @option("--position", type=_Position(), help="Top left corner of the known trigger.")
 @option("--poisoned", type=click.Path(path_type=Path), metavar="DIR", help="Folder of triggered images.")
 @option(
@@ -51,7 +51,7 @@ class _Position(click.ParamType):  # type: ignore[type-arg]
 )
 @option(
     "--max-asr",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     default=20.0,
     metavar="PERCENT",
     help="Attack success, above the base rate, from which a trigger counts as working.",
