@@ -169,7 +169,8 @@ def _leaf(node: Any) -> tuple[Tensor | None, bool]:
 
 
 def _describe(found: _Found, named: Mapping[str, Tensor], classes: int) -> Head | None:
-    """The head in the file's names; ``None`` for a leaf that is no tensor of the file or of another size."""
+    """The head in the file's names; ``None`` for a leaf that is no tensor of the file, of another size, or no
+    map of one vector an image (a 3x3 convolution over a larger map)."""
     name = _name(found.weight, named)
     shape = found.weight.shape
     layout: Literal["out_in", "in_out", "conv"]
@@ -178,6 +179,8 @@ def _describe(found: _Found, named: Mapping[str, Tensor], classes: int) -> Head 
     if name is None or outputs != classes:
         return None
     units = found.weight.numel() // classes
+    if _features(found, len(_operand(found))).shape[1] != units:
+        return None  # a kernel that slides over the image: its inputs are no units
     return Head(name, _bias(found, named, classes), units, classes, layout)
 
 

@@ -46,6 +46,26 @@ def check_destination(output: Path, original: Path, force: bool) -> None:
         raise Problem(f"Nothing can be written to {folder}: {error.strerror}.") from error
 
 
+def check_companions(output: Path, source: Source, force: bool, original: Path | None = None) -> None:
+    """Refuses a destination where the external files of the purified model would replace others.
+
+    Those of ``original``, the model file being purified, are not replaced even with ``force``.
+    """
+    folder = output.absolute().parent
+    own = original is not None and folder.samefile(original.absolute().parent)
+    for location in source.files:
+        place = folder / location
+        if location == output.name:
+            raise Problem(f"The model keeps tensors in {location!r}; name another output file with -o.")
+        if own:
+            raise Problem(
+                f"The purified model needs a {location!r} of its own, and {place} belongs to the original; "
+                "choose another folder with -o."
+            )
+        if place.exists() and not force:
+            raise Problem(f"{place}, which the model needs beside it, exists already; choose another folder.")
+
+
 @contextmanager
 def staged(output: Path, source: Source, files: Mapping[str, bytes], force: bool) -> Iterator[Staged]:
     """Lays out the purified files and yields them; whatever is still there afterwards is removed.
@@ -56,10 +76,7 @@ def staged(output: Path, source: Source, files: Mapping[str, bytes], force: bool
     parts = {**source.files, **{name: data for name, data in files.items() if name}}
     model = files.get("", source.data)
     folder = output.absolute().parent
-    for location in parts:
-        place = folder / location
-        if place.exists() and not force:
-            raise Problem(f"{place}, which the model needs beside it, exists already; choose another folder.")
+    check_companions(output, source, force)
     try:
         hidden = Path(tempfile.mkdtemp(prefix=".wiper-", dir=folder))
     except OSError as error:

@@ -159,6 +159,11 @@ def test_no_stored_weight_no_head():
     assert head is None
 
 
+def test_a_kernel_that_slides_over_the_image_is_no_head():
+    network = nn.Sequential(nn.Conv2d(3, K, 3, stride=2, padding=1), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten())
+    assert find_head(network, {"w": "0.weight", "b": "0.bias"}, example()) is None
+
+
 def test_an_image_that_requires_a_gradient_is_no_weight():
     network = HEADS["linear"][1]
     x = example().requires_grad_(True)

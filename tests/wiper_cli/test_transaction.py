@@ -6,7 +6,7 @@ import os
 import pytest
 
 from formats import Source
-from wiper_cli.transaction import check_destination, commit, staged
+from wiper_cli.transaction import check_companions, check_destination, commit, staged
 from wiper_cli.verdict import ExitCode, Problem
 
 
@@ -92,3 +92,18 @@ def test_a_folder_without_permission_is_refused(tmp_path):
     closed.mkdir(mode=0o500)
     with pytest.raises(Problem, match="Nothing can be written"):
         check_destination(closed / "out.onnx", tmp_path / "m.onnx", force=False)
+
+
+def test_external_files_of_the_original_are_never_replaced(tmp_path, source):
+    original = tmp_path / "m.onnx"
+    (tmp_path / "w.data").write_bytes(b"old")
+    (tmp_path / "elsewhere").mkdir()
+    for force in (False, True):
+        with pytest.raises(Problem, match="belongs to the original"):
+            check_companions(tmp_path / "out.onnx", source, force, original)
+        check_companions(tmp_path / "elsewhere" / "out.onnx", source, force, original)
+
+
+def test_the_output_is_none_of_the_external_files(tmp_path, source):
+    with pytest.raises(Problem, match="keeps tensors in"):
+        check_companions(tmp_path / "w.data", source, force=True)

@@ -15,7 +15,7 @@ from wiper_cli.document import Document
 from wiper_cli.purifiers import METHODS
 from wiper_cli.settings import MODEL, Number, Settings, option, shared_options
 from wiper_cli.terminal import Display
-from wiper_cli.transaction import check_destination, commit, staged
+from wiper_cli.transaction import check_companions, check_destination, commit, staged
 from wiper_cli.verdict import ExitCode, Problem, Verdict
 
 
@@ -73,6 +73,7 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
 
         def work(document: Document) -> None:
             with run.subject(model, document) as subject:
+                check_companions(output, subject.source, details["force"], model)
                 answer = run.child(
                     "purify",
                     subject,
