@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from formats import unpack_edit, write_edit
+from formats import FormatError, unpack_edit, write_edit
 from wiper_cli import document as documents
 from wiper_cli.commands.methods import method_options, method_settings
 from wiper_cli.commands.running import Run, Subject, check_requested, finish, merge, require_clean
@@ -88,7 +88,11 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
                 purification = document["purification"]
                 if purification["accepted"]:
                     edit, expected = answer.tensors
-                    _write(run, subject, edit, expected, output, details["force"], document)
+                    try:
+                        _write(run, subject, edit, expected, output, details["force"], document)
+                    except (FormatError, Problem) as error:
+                        purification.update(accepted=False, reason=str(error))
+                        raise
             _conclude(document, settings)
 
         report = run.document(model, work)
@@ -141,6 +145,3 @@ def _conclude(document: Document, settings: Settings) -> None:
     else:
         code = ExitCode.FINDING
     document["exit_code"] = int(documents.spare(code, settings.exit_zero))
-
-
-__all__ = ["Problem", "purify"]

@@ -1,0 +1,125 @@
+"""Purifying as a transaction: a verified file, or nothing."""
+
+import hashlib
+import json
+
+import jsonschema
+import pytest
+
+from wiper_cli import audit
+from wiper_cli.example_files import example_folder
+from wiper_cli.reports.schema import schema
+from wiper_cli.verdict import ExitCode, Problem
+
+DIGITS = example_folder()
+HEAD = ("--method", "fine-tuning", "--train", "head", "--epochs", "1", "--detectors", "none")
+
+
+@pytest.fixture
+def purify(wiper, child, few_digits, tmp_path):
+    """``purify(*arguments, name=…)`` → (exit code, JSON result, stderr); the output is ``out`` in ``tmp_path``."""
+
+    def run(*arguments, name="model.onnx"):
+        code, out, err = wiper(
+            "purify", DIGITS / name, "--clean", few_digits, "-o", tmp_path / "out", *HEAD, "-q", "-f", "json",
+            *arguments,
+        )  # fmt: skip
+        document = json.loads(out)
+        jsonschema.validate(document, schema())
+        assert document["exit_code"] == code
+        return code, document, err
+
+    return run
+
+
+def left(tmp_path):
+    return sorted(path.name for path in tmp_path.iterdir() if path.name != "cwd")
+
+
+def test_a_checked_file_is_written(purify, child, tmp_path):
+    code, document, _ = purify("--accept-unverified")
+    assert code == 0, document["sentence"]
+    assert [job["job"] for job in child.jobs] == ["purify", "check"]
+    output = document["purification"]["output"]
+    assert output["sha256"] == hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest()
+    assert output["sha256"] != document["model"]["sha256"]
+    assert output["size"] == (tmp_path / "out").stat().st_size
+    assert output["kind"] == "onnx"
+    assert left(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"largest_logit_difference": 0.25, "agrees": False}, "a largest difference of 0.25"),
+        ({"largest_logit_difference": None, "agrees": False}, "no usable logits"),
+    ],
+)
+def test_other_logits_after_saving_leave_nothing(answer, words, purify, child, tmp_path):
+    child.answers["check"] = answer
+    code, document, err = purify("--accept-unverified")
+    assert code in (ExitCode.FINDING, ExitCode.NO_VERDICT)
+    assert left(tmp_path) == []
+    done = document["purification"]
+    assert not done["accepted"]
+    assert done["output"] is None
+    assert done["reason"] == document["sentence"]
+    assert words in document["sentence"]
+    assert "it was deleted" in document["sentence"]
+    assert document["sentence"] in err
+
+
+def test_other_logits_keep_the_file_that_was_there(purify, child, tmp_path):
+    (tmp_path / "out").write_bytes(b"precious")
+    child.answers["check"] = {"largest_logit_difference": 0.25, "agrees": False}
+    purify("--accept-unverified", "--force")
+    assert (tmp_path / "out").read_bytes() == b"precious"
+    assert left(tmp_path) == ["out"]
+
+
+def test_a_perturbed_expectation_is_noticed(purify, monkeypatch, tmp_path):
+    """The real comparison, after a file that differs from what was verified."""
+    real = audit.expectation
+
+    def shifted(subject, classifier):
+        other = subject.classifier
+        with_twin = audit.open_model(audit.read_source(DIGITS / "twin.safetensors"))
+        assert real(subject, other) != real(subject, subject.with_model(with_twin))
+        return real(subject, subject.with_model(with_twin))
+
+    monkeypatch.setattr(audit, "expectation", shifted)
+    code, document, _ = purify("--accept-unverified", name="model.safetensors")
+    assert code != 0
+    assert "gave other logits in its own runtime" in document["sentence"]
+    assert left(tmp_path) == []
+
+
+def test_a_check_that_fails_leaves_nothing(purify, child, tmp_path):
+    child.answers["check"] = Problem("The worker process was killed by signal 9.", ExitCode.NO_VERDICT)
+    code, document, _ = purify("--accept-unverified")
+    assert code == 3
+    assert "killed by signal 9" in document["sentence"]
+    assert left(tmp_path) == []
+    assert not document["purification"]["accepted"]
+
+
+def test_what_was_not_accepted_is_not_checked(purify, child, tmp_path):
+    code, document, _ = purify()
+    assert code == 3
+    assert [job["job"] for job in child.jobs] == ["purify"]
+    assert "Nothing was written." in document["sentence"]
+    assert left(tmp_path) == []
+    assert "WIPER-P01" in [finding["rule"] for finding in document["findings"]]
+
+
+def test_exit_zero_spares_a_refusal_that_is_a_finding(purify, child, monkeypatch, tmp_path):
+    real = audit.JOBS["purify"]
+
+    def suspicious(*arguments):
+        result, tensors = real(*arguments)
+        return {**result, "verdict": "suspicious"}, tensors
+
+    monkeypatch.setattr(audit, "JOBS", {**audit.JOBS, "purify": suspicious})
+    assert purify()[0] == 1
+    assert purify("--exit-zero")[0] == 0
+    assert left(tmp_path) == []
