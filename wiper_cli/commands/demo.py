@@ -82,6 +82,8 @@ class Stage:
             name, "verify", model, purified, *clean, "--triggers", "none",
             "--trigger-image", self.example / "trigger.png", "--mask", self.example / "mask.png",
         )  # fmt: skip
+        if verify["verification"] is None:
+            return {"name": name, "ok": False}
         before, after = verify["verification"]["before"], verify["verification"]["after"]
         old, new = before["triggers"][0], after["triggers"][0]
         return {
@@ -126,7 +128,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
     click.echo(f"\n{'with the true trigger':<22}{'accuracy':>18}{'attack success':>18}{'recovered':>18}")
     for row in rows:
         if "acc" not in row:
-            click.echo(f"{row['name']:<22}not purified")
+            click.echo(f"{row['name']:<22}not purified, or not measured")
             continue
         cells = [f"{100 * a:.1f} → {100 * b:.1f} %" for a, b in (row["acc"], row["asr"], row["ra"])]
         click.echo(f"{row['name']:<22}{cells[0]:>18}{cells[1]:>18}{cells[2]:>18}")

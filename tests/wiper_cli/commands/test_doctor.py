@@ -1,0 +1,67 @@
+"""What the installation can do, and what it lacks."""
+
+import stat
+
+import pytest
+
+from wiper_cli.commands import doctor as module
+from wiper_cli.detectors import DETECTORS
+from wiper_cli.purifiers import METHODS
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Asking torch takes a process of its own; one test does."""
+    monkeypatch.setattr(module, "_devices", lambda: "cpu (1 threads)")
+
+
+def test_a_whole_installation(wiper, devices):
+    code, out, err = wiper("doctor")
+    assert (code, err) == (0, "")
+    assert "MISSING" not in out
+    assert all(name in out for name in [*DETECTORS, *METHODS, "torch", "cpu (1 threads)"])
+
+
+def test_what_is_needed_and_missing_fails(wiper, devices, monkeypatch):
+    real = module._version
+    monkeypatch.setattr(module, "_version", lambda name: None if name == "safetensors" else real(name))
+    code, out, _ = wiper("doctor")
+    assert code == 2
+    (line,) = [line for line in out.splitlines() if "MISSING" in line]
+    assert line.split()[0] == "safetensors"
+
+
+def test_what_is_optional_may_be_missing(wiper, devices, monkeypatch):
+    real = module._version
+    monkeypatch.setattr(module, "_version", lambda name: None if name == "timm" else real(name))
+    code, out, _ = wiper("doctor")
+    assert code == 0
+    assert "not installed" in next(line for line in out.splitlines() if line.split()[0] == "timm")
+
+
+def test_one_of_two_distributions_is_enough(wiper, devices, monkeypatch):
+    real = module._version
+    other = {"onnxruntime": None, "onnxruntime-gpu": "9.8.7"}
+    monkeypatch.setattr(module, "_version", lambda name: other.get(name, real(name)))
+    code, out, _ = wiper("doctor")
+    assert code == 0
+    assert "9.8.7" in out
+
+
+def test_versions():
+    assert module._version("pytest") == pytest.__version__
+    assert module._version("no-such-distribution-anywhere") is None
+
+
+def test_a_broken_torch_does_not_take_doctor_down(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'ImportError: libc10.so' >&2\nexit 1\n")
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(module.sys, "executable", str(python))
+    assert module._devices() == "torch cannot be imported: ImportError: libc10.so"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    assert module._devices() == "torch cannot be imported: no reason given"
+
+
+def test_devices_are_torch_s():
+    assert module._devices().startswith("cpu (")
