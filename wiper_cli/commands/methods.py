@@ -68,11 +68,12 @@ def _option(name: str) -> Callable[[F], F]:
     method, field = users[0]
     hint = get_type_hints(METHODS[method])[name]
     flag = "--" + name.replace("_", "-")
-    details: dict[str, Any] = {"default": None, "show_default": False}
+    details: dict[str, Any] = {"default": None, "show_default": False, "metavar": "N"}
     if hint is bool:
         flag += "/--no-" + name.replace("_", "-")
+        details.pop("metavar")
     elif get_origin(hint) is Literal:
-        details["type"] = click.Choice(list(get_args(hint)))
+        details.update(type=click.Choice(list(get_args(hint))), metavar=None)
     else:
         # The loosest range of all users; the method itself has the last word.
         low = min((f.metadata["low"] for _, f in users if f.metadata.get("low") is not None), default=None)
