@@ -64,6 +64,9 @@ def refuse(document: Document, error: FormatError | Problem) -> None:
     """Ends the document with the sentence of a refusal and its exit code."""
     document["sentence"] = str(error)
     document["verdict"] = Verdict.INCOMPLETE.value
+    if document["purification"]:
+        # Accepted by measurement, and yet not written: not purified.
+        document["purification"].update(accepted=False, reason=str(error), output=None)
     if isinstance(error, Hostile):
         document["verdict"] = Verdict.MALICIOUS.value
         document["exit_code"] = int(ExitCode.FINDING)

@@ -26,6 +26,7 @@ class Staged:
     model: Path
     sha256: str
     size: int
+    force: bool = False
 
 
 def check_destination(output: Path, original: Path, force: bool) -> None:
@@ -94,15 +95,19 @@ def staged(output: Path, source: Source, files: Mapping[str, bytes], force: bool
             hidden / output.name,
             hashlib.sha256(model).hexdigest(),
             len(model) + sum(map(len, parts.values())),
+            force,
         )
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
 def commit(stage: Staged) -> None:
-    """Renames the staged files into place, the model last."""
+    """Renames the staged files into place, the model last; what has appeared there meanwhile is kept."""
     folder = stage.folder.parent
     others = [path for path in stage.folder.iterdir() if path != stage.model]
+    present = [path.name for path in (*others, stage.model) if (folder / path.name).exists()]
+    if present and not stage.force:
+        raise Problem(f"{folder / present[0]} was written by something else meanwhile; --force replaces it.")
     try:
         for path in [*others, stage.model]:
             path.replace(folder / path.name)

@@ -130,3 +130,9 @@ def test_exit_zero_spares_findings_and_nothing_else(document):
     document.update(findings=[], verdict="incomplete")
     documents.conclude(document, "high", exit_zero=True)
     assert document["exit_code"] == 3
+
+
+def test_a_purification_that_could_not_be_written_is_none(document):
+    document["purification"] = {"accepted": True, "reason": "", "output": None}
+    documents.refuse(document, Problem("No space left."))
+    assert document["purification"] == {"accepted": False, "reason": "No space left.", "output": None}

@@ -107,3 +107,13 @@ def test_external_files_of_the_original_are_never_replaced(tmp_path, source):
 def test_the_output_is_none_of_the_external_files(tmp_path, source):
     with pytest.raises(Problem, match="keeps tensors in"):
         check_companions(tmp_path / "w.data", source, force=True)
+
+
+def test_a_file_that_appeared_meanwhile_is_kept(tmp_path, source):
+    out = tmp_path / "out.onnx"
+    with staged(out, source, {"": b"MODEL"}, force=False) as stage:
+        out.write_bytes(b"another run's")
+        with pytest.raises(Problem, match="meanwhile"):
+            commit(stage)
+    assert out.read_bytes() == b"another run's"
+    assert names(tmp_path) == ["out.onnx"]
