@@ -56,7 +56,7 @@ from wiper_cli.verdict import ExitCode, Problem, Verdict
 @method_options
 @click.pass_context
 def purify(context: click.Context, /, model: Path, **_: Any) -> None:
-    """Remove a backdoor and write the same kind of file, or write nothing.
+    """Remove a backdoor; write the same kind of file or nothing.
 
     Exit code 0: a verified file was written. 1: the result was not accepted and nothing was written. 2: wrong
     call or unreadable input. 3: no verdict.

@@ -59,7 +59,9 @@ class _Position(click.ParamType):  # type: ignore[type-arg]
 @shared_options
 @click.pass_context
 def verify(context: click.Context, /, model: Path, purified: Path | None, **_: Any) -> None:
-    """Measure accuracy (ACC), attack success rate (ASR) and recovery (RA) against triggers.
+    """Measure accuracy and attack success against triggers.
+
+    ACC: accuracy. ASR: attack success rate. RA: triggered images still classified rightly.
 
     With OUT, the purified file is measured on the same images and set beside the original.
     """  # fmt: skip
