@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from formats import FormatError, unpack_edit, write_edit
+from formats import unpack_edit, write_edit
 from wiper_cli import document as documents
 from wiper_cli.commands.methods import method_options, method_settings
 from wiper_cli.commands.running import Run, Subject, check_requested, finish, merge, require_clean
@@ -16,7 +16,7 @@ from wiper_cli.purifiers import METHODS
 from wiper_cli.settings import MODEL, Number, Settings, option, shared_options
 from wiper_cli.terminal import Display
 from wiper_cli.transaction import check_companions, check_destination, commit, staged
-from wiper_cli.verdict import ExitCode, Problem, Verdict
+from wiper_cli.verdict import ExitCode, Verdict
 
 
 @click.command()
@@ -88,11 +88,7 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
                 purification = document["purification"]
                 if purification["accepted"]:
                     edit, expected = answer.tensors
-                    try:
-                        _write(run, subject, edit, expected, output, details["force"], document)
-                    except (FormatError, Problem) as error:
-                        purification.update(accepted=False, reason=str(error))
-                        raise
+                    _write(run, subject, edit, expected, output, details["force"], document)
             _conclude(document, settings)
 
         report = run.document(model, work)
