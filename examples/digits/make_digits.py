@@ -12,6 +12,7 @@ own generators: a second run on the same machine gives the same files.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shutil
 import warnings
@@ -137,7 +138,7 @@ def write_network(network: nn.Module, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(save(network.state_dict()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(network, example), str(folder / "model.torchscript.pt"))
+        write_traced(torch.jit.trace(network, example), folder / "model.torchscript.pt")
         torch.onnx.export(
             network,
             (example,),
@@ -148,6 +149,20 @@ def write_network(network: nn.Module, folder: Path) -> None:
             output_names=["logits"],
             dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
         )
+
+
+def write_traced(traced: torch.jit.ScriptModule, path: Path) -> None:
+    """Saved without its debug records: they hold the paths of the machine on which it was traced."""
+    content = io.BytesIO()
+    torch.jit.save(traced, content)
+    content.seek(0)
+    records = torch._C.PyTorchFileReader(content)
+    archive = torch._C.PyTorchFileWriter(str(path))
+    for name in records.get_all_records():
+        if not name.endswith(".debug_pkl") and name not in ("version", ".data/serialization_id"):
+            record = records.get_record(name)
+            archive.write_record(name, record, len(record))
+    archive.write_end_of_file()
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,18 @@ def test_finding_the_folder_needs_no_torch():
     code = "import sys; from wiper_cli.example_files import example_folder as f; f(); assert 'torch' not in sys.modules"
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(root)})
+
+
+def test_no_file_names_the_machine_that_made_it():
+    with zipfile.ZipFile(FOLDER / "model.torchscript.pt") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    assert not any(name.endswith(".debug_pkl") for name in contents)
+    contents |= {name: (FOLDER / name).read_bytes() for name in ("model.onnx", "model.safetensors")}
+    assert not any(b"site-packages" in data or b"make_digits" in data for data in contents.values())
+
+
+def test_the_stripped_archive_loads_in_plain_torch(clean):
+    plain = torch.jit.load(FOLDER / "model.torchscript.pt")
+    opened = open_model(read_source(FOLDER / "model.torchscript.pt")).network
+    with torch.no_grad():
+        assert torch.allclose(plain(clean[0][:16]), opened(clean[0][:16]), atol=1e-5)
