@@ -54,7 +54,7 @@ def scan(job: Job, payload: bytes, report: Reporter) -> Result:
     notes = Notes()
     subject = prepare(job, report, notes)
     evidence = _detect(subject, job, report, notes)
-    judged = suspicion.judge(evidence, subject.model.classes, subject.model.class_names)
+    judged = suspicion.judge(evidence, subject.model.classes, subject.class_names)
     return notes.result(
         **examined(subject),
         findings=[finding.as_dict() for finding in [*judged.findings, *notes.findings]],
@@ -75,7 +75,7 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
     subject = prepare(job, report, notes)
     _require(settings, job["targets"], subject)
     evidence = _detect(subject, job, report, notes)
-    judged = suspicion.judge(evidence, subject.model.classes, subject.model.class_names)
+    judged = suspicion.judge(evidence, subject.model.classes, subject.class_names)
     accused = list(dict.fromkeys([*job["targets"], *judged.accused]))
     recovered = [found for piece in evidence for found in piece.recovered]
     stampers = [verify.Stamper.recovered(found) for found in recovered if found.target in accused]

@@ -216,8 +216,8 @@ class CleanFolder:
     """The files of a folder, sorted.
 
     ``files``: relative paths. ``labels``: int64 [N], -1 where unknown. ``origin``: a sentence on the labels.
-    ``names``: the model's classes, as far as they have names. ``skipped`` (file → reason) and ``converted``
-    (file → what was done) grow as files are decoded; ``used`` counts the images of each part in memory.
+    ``names``: of all classes: the model's own, else the folders'; empty where neither has any. ``skipped``
+    (file → reason) and ``converted`` (file → what was done) grow as files are decoded; ``used`` counts the images of each part in memory.
     """
 
     path: Path
@@ -456,6 +456,9 @@ def read_folder(
             skipped[file] = "folder that names no class" if folder else "outside the class folders"
     if not files:
         raise Problem(f"{root}: none of the folders that hold images belongs to a class of the model.")
+    if not names:
+        folder_of = {number: folder for folder, number in chosen.items()}
+        names = [folder_of.get(number, str(number)) for number in range(model_classes)]
     result = CleanFolder(root, files, torch.tensor(numbers), model_classes, names, True, origin)
     result.skipped.update(skipped)
     return result

@@ -252,9 +252,10 @@ def resolve(
     name, best = ranked[0]
     mean, std = options[name]
     margin = best - ranked[1][1]
+    best_of = "the one with the highest accuracy" if margin else "the first of several equally accurate ones"
     origin = (
-        f"Mean and std of {name}: of {len(options)} usual candidates the one with the highest accuracy on "
-        f"{len(images)} images of the select part."
+        f"Mean and std of {name}: of {len(options)} usual candidates {best_of} on {len(images)} images of the "
+        "select part."
     )
     return Preprocessing(geometry, mean, std, origin, margin, accuracy)
 

@@ -85,8 +85,8 @@ class Subject:
 
     @property
     def class_names(self) -> list[str]:
-        """A name for every class: the model's own, else its number."""
-        return list(self.model.class_names or map(str, range(self.model.classes)))
+        """A name for every class: the model's own, else its folder's, else its number."""
+        return list(self.model.class_names or self.folder.names or map(str, range(self.model.classes)))
 
     def with_model(self, model: Model) -> Classifier:
         """Another model under the same preprocessing."""

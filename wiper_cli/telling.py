@@ -54,7 +54,7 @@ def examined(subject: Subject) -> dict[str, Any]:
     """What every examination says of the model, its images and its units."""
     found = subject.salience
     return {
-        "model": described(subject.model),
+        "model": {**described(subject.model), "classes": subject.class_names},
         "clean": {**subject.folder.describe(), "accuracy": subject.accuracy},
         "preprocessing": subject.preprocessing.as_dict(),
         "salience": None

@@ -47,6 +47,11 @@ def tree(tmp_path):
 # Labels.
 
 
+def test_a_model_without_class_names_takes_the_folders(tree):
+    assert read_folder(tree, 5).names == ["cat", "dog", "eel", "fox", "4"]
+    assert read_folder(tree, 4, ("a", "b", "c", "d"), "order").names == ["a", "b", "c", "d"]
+
+
 def test_labels_by_class_names(tree):
     folder = read_folder(tree, 5, ("Fox", "eel", "CAT", "bird", "Dog, domestic"))
     assert folder.labelled

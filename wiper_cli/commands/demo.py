@@ -33,7 +33,10 @@ _MODELS = ("model.safetensors", "model.torchscript.pt", "model.onnx")
 )
 @click.pass_context
 def demo(context: click.Context, output: Path) -> None:
-    """Scan, purify and verify a small backdoored model in three formats."""  # fmt: skip
+    """Tell the whole story on a bundled example.
+
+    Scans, purifies and verifies a small backdoored model in three formats.
+    """  # fmt: skip
     started = time.monotonic()
     example = example_folder()
     try:

@@ -20,7 +20,10 @@ from wiper_cli.verdict import KIND_NAMES, ExitCode
 @shared_options
 @click.pass_context
 def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, **_: Any) -> None:
-    """Say what a model file is: kind, architecture, input, classes, head."""
+    """Say what a model file is.
+
+    Kind, architecture, input, classes, head; it looks for no backdoor and needs no images.
+    """
     settings = Settings.of(context)
     check_requested(settings.output_formats, models)
     with Display(settings.quiet, settings.verbose) as display:
