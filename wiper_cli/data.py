@@ -217,7 +217,8 @@ class CleanFolder:
 
     ``files``: relative paths. ``labels``: int64 [N], -1 where unknown. ``origin``: a sentence on the labels.
     ``names``: of all classes: the model's own, else the folders'; empty where neither has any. ``skipped``
-    (file → reason) and ``converted`` (file → what was done) grow as files are decoded; ``used`` counts the images of each part in memory.
+    (file → reason) and ``converted`` (file → what was done) grow as files are decoded; ``used`` counts the
+    images of each part in memory.
     """
 
     path: Path
