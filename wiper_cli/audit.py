@@ -334,7 +334,8 @@ def _measured(before: verify.Measurement, after: verify.Measurement | None) -> s
         return "not measured" if measured["value"] is None else f"{100 * measured['value']:.1f} %"
 
     worst = max(range(len(before["triggers"])), key=lambda i: before["triggers"][i]["asr"]["value"] or 0.0)
-    name = before["triggers"][worst]["family"]
+    trigger = before["triggers"][worst]
+    name = "the known trigger" if trigger["origin"] == "known" else trigger["family"]
     if after is None:
         return (
             f"Accuracy {percent(before['acc'])}; attack success {percent(before['triggers'][worst]['asr'])} "

@@ -120,7 +120,9 @@ def measures(report: Report) -> tuple[Measure, ...]:
         index, trigger = chosen
         twin = _twin(trigger, index, after)
         target = class_name(report, trigger.get("target"))
-        about = f"{trigger['origin']} {plain(trigger['family'], 40)} → {target}"
+        family = plain(trigger["family"], 40)
+        named = "known trigger" if trigger["origin"] == "known" else f"{trigger['origin']} {family}"
+        about = f"{named} → {target}"
         base = rate(trigger.get("base_rate"))
         found.append(Measure("Trigger's success", rate(trigger["asr"]), rate(twin.get("asr")), base, about))
         found.append(
