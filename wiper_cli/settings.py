@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
+from wiper_cli.detectors import DETECTORS
 from wiper_cli.verdict import ExitCode, Problem, Severity
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -140,6 +141,19 @@ class _Size(click.ParamType):  # type: ignore[type-arg]
         if len(parts) > 2 or not (1 <= height <= 8192 and 1 <= width <= 8192):
             self.fail(f"{value!r} is not a size between 1 and 8192 pixels.", param, ctx)
         return height, width
+
+
+class Detectors(click.ParamType):  # type: ignore[type-arg]
+    """``all``, ``none``, or names of detectors with commas between."""
+
+    name = "all|none|NAME[,NAME…]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = [name.strip() for name in str(value).split(",")]
+        unknown = [name for name in names if name not in DETECTORS]
+        if unknown and names not in (["all"], ["none"]):
+            self.fail(f"there is no detector {unknown[0]!r}; there are {', '.join(DETECTORS)}.", param, ctx)
+        return ",".join(names)
 
 
 def option(*names: str, **details: Any) -> Callable[[F], F]:

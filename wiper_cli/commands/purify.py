@@ -13,7 +13,7 @@ from wiper_cli.commands.methods import method_options, method_settings
 from wiper_cli.commands.running import Run, Subject, check_requested, finish, merge, require_clean
 from wiper_cli.document import Document
 from wiper_cli.purifiers import METHODS
-from wiper_cli.settings import MODEL, Number, Settings, option, shared_options
+from wiper_cli.settings import MODEL, Detectors, Number, Settings, option, shared_options
 from wiper_cli.terminal import Display
 from wiper_cli.transaction import check_companions, check_destination, commit, staged
 from wiper_cli.verdict import ExitCode, Verdict
@@ -35,8 +35,9 @@ from wiper_cli.verdict import ExitCode, Verdict
 )
 @option(
     "--detectors",
+    type=Detectors(),
     default="all",
-    metavar="all|none|NAME[,NAME…]",
+    metavar=Detectors.name,
     help="Which detectors name the suspects before and are asked again afterwards.",
 )
 @option(

@@ -10,7 +10,7 @@ import click
 from wiper_cli import document as documents
 from wiper_cli.commands.running import Run, check_requested, finish, merge, require_clean
 from wiper_cli.document import Document
-from wiper_cli.settings import MODEL, Settings, option, shared_options
+from wiper_cli.settings import MODEL, Detectors, Settings, option, shared_options
 from wiper_cli.terminal import Display
 
 
@@ -18,7 +18,7 @@ from wiper_cli.terminal import Display
 @click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL…")
 @shared_options
 @option(
-    "--detectors", default="all", metavar="all|none|NAME[,NAME…]",
+    "--detectors", type=Detectors(), default="all", metavar=Detectors.name,
     help="Which detectors look; 'wiper doctor' lists them.",
 )  # fmt: skip
 @click.pass_context

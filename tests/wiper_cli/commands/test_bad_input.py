@@ -283,6 +283,7 @@ def test_wrong_usage_is_two(tmp_path, small):
     expect(scan(DIGITS / "model.onnx", small, "-f", "jsno"), 2, "json")
     expect(scan(DIGITS / "model.onnx", small, "-f", f"json={tmp_path}/no/out.json"), 2, "does not exist")
     expect(scan(DIGITS / "model.onnx", small, "--device", "cuda:99"), 2, "cuda")
+    expect(scan(DIGITS / "model.onnx", small, "--detectors", "max-margin, sqare"), 2, "no detector 'sqare'")
     expect(wiper("rules", "WIPER-B1"), 2, "WIPER-B01")
     expect(wiper("report", tmp_path / "none.json"), 2, "none.json")
     (tmp_path / "some.json").write_text("{}")
