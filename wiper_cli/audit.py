@@ -267,7 +267,7 @@ def _decide(
 
 def _purified(reason: str, accepted: bool, accused: Sequence[int], subject: Subject) -> str:
     """What the original was suspected of, and what became of it."""
-    names = ", ".join(f"class {subject.class_names[target]}" for target in accused)
+    names = ", ".join(suspicion.called(target, subject.class_names) for target in accused)
     suspicion_said = f"A backdoor towards {names} was suspected" if accused else "No backdoor was suspected"
     return f"{suspicion_said}. {reason}" if accepted else f"{suspicion_said}. {reason} Nothing was written."
 
@@ -312,7 +312,7 @@ def _working(measured: verify.Measurement, bar: float, subject: Subject) -> list
             "WIPER-B04",
             Severity.CRITICAL,
             f"The {trigger['origin']} trigger {trigger['family']} sends {100 * trigger['asr']['value']:.1f} % of the "
-            f"images to class {subject.class_names[trigger['target']]} "
+            f"images to {suspicion.called(trigger['target'], subject.class_names)} "
             f"(without it {100 * trigger['base_rate']['value']:.1f} %).",
             evidence={
                 "asr": trigger["asr"]["value"],

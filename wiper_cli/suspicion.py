@@ -117,7 +117,7 @@ def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | Non
     if fired:
         verdict = Verdict.SUSPICIOUS
         accusers = {k: [p.name for p in fired if p.target == k] for k in accused}
-        charges = "; ".join(f"{_called(k, names)} ({', '.join(accusers[k])})" for k in accused)
+        charges = "; ".join(f"{called(k, names)} ({', '.join(accusers[k])})" for k in accused)
         sentence = (
             f"Suspicious: the network behaves as if it had a backdoor towards {charges}. {NOT_CALIBRATED}"
         )
@@ -149,7 +149,7 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
     images = max((int(found.facts.get("images", 0)) for found in works), default=None)
     critical = success is not None and success > 0 and (success >= CERTAIN or bool(agreeing))
     parts = [
-        f"{_called(target, names).capitalize()} may be the target of a backdoor: {saying.what} "
+        f"{called(target, names).replace('class', 'Class', 1)} may be the target of a backdoor: {saying.what} "
         f"({piece.name} {_shown(statistic, saying)}, threshold {_shown(threshold, saying)}, not calibrated)."
     ]
     if success is not None:
@@ -183,7 +183,8 @@ def _nearness(piece: Evidence, k: int) -> float:
     return piece.per_class[k] / piece.threshold if piece.threshold and k < len(piece.per_class) else 0.0
 
 
-def _called(k: int, names: Sequence[str] | None) -> str:
+def called(k: int, names: Sequence[str] | None) -> str:
+    """``class 0 (airplane)``, or ``class 0`` where the name says no more."""
     return f"class {k} ({names[k]})" if names and k < len(names) and names[k] != str(k) else f"class {k}"
 
 

@@ -76,16 +76,6 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "severity": self.severity.word}
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Finding:
-        return cls(
-            rule=value["rule"],
-            severity=Severity[str(value["severity"]).upper()],
-            message=value["message"],
-            evidence=value.get("evidence", {}),
-            place=value.get("place", {}),
-        )
-
 
 class Problem(Exception):
     """Ends a run with one sentence and an exit code instead of a result; never with a traceback."""

@@ -84,9 +84,9 @@ def test_the_rule(evidence, verdict, findings, accused):
 
 
 def test_every_finding_states_statistic_threshold_origin_and_that_nothing_is_calibrated():
-    for finding in judge([margin(3), warp(3), square(3)], 10, [f"name{k}" for k in range(10)]).findings:
+    for finding in judge([margin(3), warp(3), square(3)], 10, [f"Name{k}" for k in range(10)]).findings:
         shown = {"WIPER-B01": ("9.0", "4.0"), "WIPER-B02": ("60%", "50%"), "WIPER-B03": ("80%", "75%")}
-        for piece in (*shown[finding.rule], "not calibrated", "Class 3 (name3)"):
+        for piece in (*shown[finding.rule], "not calibrated", "Class 3 (Name3)"):
             assert piece in finding.message
         assert "chosen on eight networks" in finding.evidence["threshold_origin"]
         assert finding.place == {"class": 3}

@@ -145,10 +145,12 @@ def _rows(report: Report, budget: int) -> Iterator[Row]:
         if trigger.get("target_chosen_by"):
             about.append(("target chosen by", plain.plain(trigger["target_chosen_by"], 200)))
         about += [
-            (plain.label(key), plain.words(value)) for key, value in (trigger.get("parameters") or {}).items()
+            (plain.label(key), plain.words(value))
+            for key, value in (trigger.get("parameters") or {}).items()
+            if value is not None
         ]
-        title = f"{trigger['origin'].capitalize()} {trigger['family']}"
-        entries.append((title, about, trigger.get("pictures") or {}))
+        title = story.named(trigger)
+        entries.append((title[:1].upper() + title[1:], about, trigger.get("pictures") or {}))
     for title, about, pictures in entries[:ROWS]:
         thumbnails, left_out = [], ""
         for name in ("clean", "triggered", "difference"):

@@ -120,15 +120,20 @@ def measures(report: Report) -> tuple[Measure, ...]:
         index, trigger = chosen
         twin = _twin(trigger, index, after)
         target = class_name(report, trigger.get("target"))
-        family = plain(trigger["family"], 40)
-        named = "known trigger" if trigger["origin"] == "known" else f"{trigger['origin']} {family}"
-        about = f"{named} → {target}"
+        about = f"{named(trigger)} → {target}"
         base = rate(trigger.get("base_rate"))
         found.append(Measure("Trigger's success", rate(trigger["asr"]), rate(twin.get("asr")), base, about))
         found.append(
             Measure("Accuracy under the trigger", rate(trigger.get("ra")), rate(twin.get("ra")), None, about)
         )
     return tuple(measure for measure in found if measure.before or measure.after)
+
+
+def named(trigger: Mapping[str, Any]) -> str:
+    """``recovered square``, ``built-in blend``, ``known trigger``."""
+    if trigger["origin"] == "known":
+        return "known trigger"
+    return f"{trigger['origin']} {plain(trigger['family'], 40)}"
 
 
 def headline_trigger(before: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]] | None:
