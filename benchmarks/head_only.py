@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cifar_badnet import ResNet18, initialise
 from benchmarks.common import opened, write_result
 from wiper_cli.classifier import Classifier
-from wiper_cli.progress import silent
+from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.settings import FineTuning, Wiper
 from wiper_cli.splits import Clean, Part
 
@@ -58,7 +58,7 @@ def main() -> None:
     for settings in (FineTuning(train="head"), Wiper(train="head")):
         classifier.spent = (0.0, 0.0)
         wall, processor = time.perf_counter(), time.process_time()
-        settings.run(classifier, clean, (), (), silent, 0)
+        settings.run(Task(classifier, clean))
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
         taken[settings.name] = {
             "epochs": settings.epochs,

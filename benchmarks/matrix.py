@@ -180,7 +180,7 @@ def cell(name: str, format: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     from formats import edit_of, inspect, open_model, read_source, serve, write_edit
     from wiper_cli.classifier import Classifier
-    from wiper_cli.progress import silent
+    from wiper_cli.purifiers.contract import Task
     from wiper_cli.purifiers.settings import FineTuning
     from wiper_cli.salience.stream import measure
     from wiper_cli.splits import Clean, Part
@@ -233,7 +233,7 @@ def cell(name: str, format: str) -> dict[str, Any]:
             step = done(step, "purify")
             settings = FineTuning(epochs=1, batch=4, lr=1e-5, flip=False, crop=0.0)
             clean = Clean(fit=part, select=part, report=part)
-            purified = settings.run(classifier, clean, (), (), silent, 0)
+            purified = settings.run(Task(classifier, clean))
             record["changed"] = len(purified.edit.tensors)
             step = done(step, "write")
             written = write_edit(source, inspect(source), purified.edit)

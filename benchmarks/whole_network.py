@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.cifar_badnet import ResNet18, initialise
 from benchmarks.common import opened, write_result
 from wiper_cli.classifier import Classifier
-from wiper_cli.progress import silent
+from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.settings import FineTuning
 from wiper_cli.purifiers.training import precision
 from wiper_cli.splits import Clean, Part
@@ -55,7 +55,7 @@ def main() -> None:
     settings = FineTuning(epochs=1, lr=1e-4)
 
     def purifier() -> None:
-        settings.run(classifier, clean, (), (), silent, 0)
+        settings.run(Task(classifier, clean))
 
     def bare() -> None:
         student = copy.deepcopy(network).to(device)

@@ -19,7 +19,7 @@ from wiper_cli.data import read_folder
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, detector, probes
 from wiper_cli.detectors.evidence import Detector, Evidence
 from wiper_cli.purifiers import METHODS
-from wiper_cli.purifiers.contract import Purifier
+from wiper_cli.purifiers.contract import Purifier, Task
 from wiper_cli.subject import Job, Notes, Reporter, Subject, open_file, prepare
 from wiper_cli.telling import (
     changed,
@@ -84,7 +84,8 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
 
     suspects = list(dict.fromkeys([*accused, *judged.suspects]))
     with notes.stage("purify"):
-        purified = settings.run(subject.classifier, subject.clean, suspects, recovered, report, job["seed"])
+        task = Task(subject.classifier, subject.clean, suspects, recovered, report, job["seed"])
+        purified = settings.run(task)
     classifier = subject.with_model(apply_edit(subject.model, purified.edit))
     with notes.stage("verify"):
         after = verify.measure(classifier, subject.clean.report, stampers, progress=report)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from formats import Edit
+from wiper_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
     from wiper_cli.classifier import Classifier
     from wiper_cli.perturbations import Recovered
-    from wiper_cli.progress import Progress
-    from wiper_cli.splits import Clean
+    from wiper_cli.splits import Clean, Part
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,24 @@ class Purified:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a method works on. It trains a copy of ``classifier`` on ``clean.fit`` and chooses on
+    ``clean.select``. ``suspects``: accused classes, most suspicious first. ``recovered``: what detectors
+    inverted. ``triggered``: images that the user says carry the trigger, for methods that need them."""
+
+    classifier: Classifier
+    clean: Clean
+    suspects: Sequence[int] = ()
+    recovered: Sequence[Recovered] = ()
+    progress: Progress = silent
+    seed: int = 0
+    triggered: Part | None = None
+
+
 class Purifier(Protocol):
-    """A frozen dataclass of typed settings with defaults; batch norm stays frozen; deterministic under
-    ``seed`` on the CPU. ``presets``: named sets of fields that differ from the defaults."""
+    """A frozen dataclass of typed settings with defaults; batch norm stays frozen; deterministic under the
+    task's seed on the CPU. ``presets``: named sets of fields that differ from the defaults."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -49,14 +64,6 @@ class Purifier(Protocol):
         """Any of "labels", "body" (gradients through the whole network), "head"; depends on the settings."""
         ...
 
-    def run(
-        self,
-        classifier: Classifier,
-        clean: Clean,
-        suspects: Sequence[int],
-        recovered: Sequence[Recovered],
-        progress: Progress,
-        seed: int,
-    ) -> Purified:
-        """Trains a copy of ``classifier`` on ``clean.fit``, chooses on ``clean.select``."""
+    def run(self, task: Task) -> Purified:
+        """The weights of the purified model; raises :class:`wiper_cli.verdict.Problem` where it cannot."""
         ...

@@ -12,25 +12,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wiper_cli.classifier import Classifier
-from wiper_cli.progress import Progress
-from wiper_cli.purifiers.contract import Purified
+from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.settings import FineTuning
 from wiper_cli.purifiers.training import Batches, cosine, student_of, train
-from wiper_cli.splits import Clean
 
 
-def purify(
-    settings: FineTuning, classifier: Classifier, clean: Clean, progress: Progress, seed: int
-) -> Purified:
+def purify(settings: FineTuning, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured."""
-    student = student_of(classifier, settings.train)
+    clean = task.clean
+    student = student_of(task.classifier, settings.train)
     batches = Batches(
         student.inputs(clean.fit),
         clean.fit.labels,
         settings.batch,
         student.device,
-        torch.Generator().manual_seed(seed),
+        torch.Generator().manual_seed(task.seed),
         flip=settings.flip,
         crop=settings.crop,
     )
@@ -50,5 +46,5 @@ def purify(
         schedule.step()
         return {"cross_entropy": loss}
 
-    history = train(student, batches, settings.epochs, step, clean.select, progress)
+    history = train(student, batches, settings.epochs, step, clean.select, task.progress)
     return Purified(student.edit(), history)

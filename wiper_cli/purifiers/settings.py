@@ -1,23 +1,20 @@
 """Typed settings of every purifier, and what each needs. Imports no torch: options derive from here.
 
-Each class carries its method in the module of the same name and loads it when it runs. ``presets`` name
-sets of fields that differ from the defaults.
+The method of a class stands in the module of the same name, ``purify(settings, task)``, loaded when it runs.
+``presets`` name sets of fields that differ from the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wiper_cli.verdict import Problem
 
 if TYPE_CHECKING:
-    from wiper_cli.classifier import Classifier
-    from wiper_cli.perturbations import Recovered
-    from wiper_cli.progress import Progress
-    from wiper_cli.purifiers.contract import Purified
-    from wiper_cli.splits import Clean
+    from wiper_cli.purifiers.contract import Purified, Task
 
 BODY, HEAD = frozenset({"labels", "body"}), frozenset({"labels", "head"})
 
@@ -41,6 +38,12 @@ class Settings:
                     f"--{item.name.replace('_', '-')} of {self.name} must be {limits}, not {value}."
                 )
 
+    def run(self, task: Task) -> Purified:
+        """Loads the module named like the method, and runs it."""
+        module = import_module(f"wiper_cli.purifiers.{self.name.replace('-', '_')}")
+        purified: Purified = module.purify(self, task)
+        return purified
+
 
 @dataclass(frozen=True)
 class FineTuning(Settings):
@@ -62,19 +65,6 @@ class FineTuning(Settings):
     @property
     def needs(self) -> frozenset[str]:
         return HEAD if self.train == "head" else BODY
-
-    def run(
-        self,
-        classifier: Classifier,
-        clean: Clean,
-        suspects: Sequence[int],
-        recovered: Sequence[Recovered],
-        progress: Progress,
-        seed: int,
-    ) -> Purified:
-        from wiper_cli.purifiers.fine_tuning import purify
-
-        return purify(self, classifier, clean, progress, seed)
 
 
 @dataclass(frozen=True)
@@ -120,19 +110,6 @@ class Wiper(Settings):
     def needs(self) -> frozenset[str]:
         return HEAD if self.train == "head" else BODY
 
-    def run(
-        self,
-        classifier: Classifier,
-        clean: Clean,
-        suspects: Sequence[int],
-        recovered: Sequence[Recovered],
-        progress: Progress,
-        seed: int,
-    ) -> Purified:
-        from wiper_cli.purifiers.wiper import purify
-
-        return purify(self, classifier, clean, progress, seed)
-
 
 @dataclass(frozen=True)
 class Unlearn(Settings):
@@ -157,16 +134,3 @@ class Unlearn(Settings):
     beta: float = option(0.1, "Share of the head's units under that penalty.", 0, 1)
     flip: bool = option(True, "Mirror half of the images left to right; off where direction matters.")
     crop: float = option(0.125, "Shift images at random by up to this share of their size.", 0, 0.5)
-
-    def run(
-        self,
-        classifier: Classifier,
-        clean: Clean,
-        suspects: Sequence[int],
-        recovered: Sequence[Recovered],
-        progress: Progress,
-        seed: int,
-    ) -> Purified:
-        from wiper_cli.purifiers.unlearn import purify
-
-        return purify(self, classifier, clean, suspects, recovered, progress, seed)

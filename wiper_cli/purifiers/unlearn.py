@@ -21,7 +21,7 @@ each image and epoch: 2 forward and 1 input-backward passes of f0, 2 forward and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain, repeat
 from math import ceil
@@ -31,15 +31,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.perturbations import Recovered
-from wiper_cli.progress import Progress
-from wiper_cli.purifiers.contract import Purified
+from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.pool import Perturbations, assemble, screen_windows
 from wiper_cli.purifiers.regularisation import ar_slope, lowest, unit_dimension
 from wiper_cli.purifiers.settings import Unlearn
 from wiper_cli.purifiers.training import Batches, NetworkStudent, cosine, precision, train
 from wiper_cli.salience.bs import Momentum, benign_salience, require_linear
-from wiper_cli.splits import Clean
 
 TEMPERATURE = 2.0
 #: A find that sends this share of images to its target makes the target a suspect.
@@ -48,22 +45,15 @@ LIKELY = 0.5
 MOST_TARGETS = 16
 
 
-def purify(
-    settings: Unlearn,
-    classifier: Classifier,
-    clean: Clean,
-    suspects: Sequence[int],
-    recovered: Sequence[Recovered],
-    progress: Progress,
-    seed: int,
-) -> Purified:
+def purify(settings: Unlearn, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only."""
+    classifier, clean = task.classifier, task.clean
     student = NetworkStudent(classifier)
     teacher = classifier.copy()
     assert teacher.network is not None
     found = teacher.network
     device = student.device
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(task.seed)
     steps_a_pass = max(1, len(clean.fit) // settings.batch)
     batches = Batches(
         clean.fit.images,
@@ -76,10 +66,10 @@ def purify(
         crop=settings.crop,
     )
     total = settings.epochs * len(batches)
-    likely = (find.target for find in recovered if find.facts.get("success", 1.0) >= LIKELY)
-    suspected = list(dict.fromkeys([*suspects, *likely]))
+    likely = (find.target for find in task.recovered if find.facts.get("success", 1.0) >= LIKELY)
+    suspected = list(dict.fromkeys([*task.suspects, *likely]))
     targets = suspected or torch.randperm(classifier.classes, generator=generator)[:MOST_TARGETS].tolist()
-    finds = list(recovered)
+    finds = list(task.recovered)
     if settings.windows:
         images = classifier.as_float(clean.fit.images[:256])
         finds += screen_windows(found, images, targets, settings.windows, generator)
@@ -98,7 +88,7 @@ def purify(
         for n, (x, y) in zip(range(settings.warmup), chain.from_iterable(repeat(batches)), strict=False):
             z, aims = perturbations.stamp(x)
             perturbations.strengthen(look_found(z)[1], y, aims)
-            progress("warm-up", n + 1, settings.warmup)
+            task.progress("warm-up", n + 1, settings.warmup)
 
         def step(i: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
             if i % len(batches) == 0:
@@ -130,7 +120,7 @@ def purify(
             perturbations.strengthen(logits_z0, y, aims)
             return parts
 
-        history = train(student, batches, settings.epochs, step, clean.select, progress)
+        history = train(student, batches, settings.epochs, step, clean.select, task.progress)
     notes = []
     if not suspected:
         notes.append(f"No class was suspected, so perturbations aimed at {len(targets)} classes at once.")

@@ -23,14 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wiper_cli.classifier import Classifier
-from wiper_cli.progress import Progress
-from wiper_cli.purifiers.contract import Purified
+from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.regularisation import REGULARISERS, lowest, unit_dimension
 from wiper_cli.purifiers.settings import Wiper
 from wiper_cli.purifiers.training import Batches, HeadStudent, NetworkStudent, student_of, train
 from wiper_cli.salience.bs import Momentum
-from wiper_cli.splits import Clean
 from wiper_cli.verdict import Problem
 
 
@@ -48,10 +45,11 @@ class Layer:
         return product.sum(dim=self.within, keepdim=True) if self.within else product
 
 
-def purify(settings: Wiper, classifier: Classifier, clean: Clean, progress: Progress, seed: int) -> Purified:
+def purify(settings: Wiper, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured."""
-    student = student_of(classifier, settings.train)
-    generator = torch.Generator().manual_seed(seed)
+    clean = task.clean
+    student = student_of(task.classifier, settings.train)
+    generator = torch.Generator().manual_seed(task.seed)
     inputs = student.inputs(clean.fit)
     batches = Batches(
         inputs,
@@ -98,7 +96,7 @@ def purify(settings: Wiper, classifier: Classifier, clean: Clean, progress: Prog
             chosen = [lowest(score, share) for score in scores]
         return {"cross_entropy": loss * per_image, "penalty": settings.alpha * size}
 
-    history = train(student, batches, settings.epochs, step, clean.select, progress)
+    history = train(student, batches, settings.epochs, step, clean.select, task.progress)
     note = (
         f"Sum of |w| over the units chosen first: {size_before:.4g} before, "
         f"{sum_of_chosen(layers, initial):.4g} after."

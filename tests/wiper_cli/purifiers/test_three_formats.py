@@ -8,6 +8,7 @@ from formats import apply_edit, open_model, read_source
 from wiper_cli.classifier import Classifier
 from wiper_cli.progress import silent
 from wiper_cli.purifiers import METHODS
+from wiper_cli.purifiers.contract import Task
 from wiper_cli.salience.stream import measure
 from wiper_cli.splits import Clean, Part
 
@@ -79,7 +80,7 @@ def test_every_method_trains_the_whole_network(classifiers, noise, method):
     heads = []
     for classifier in classifiers.values():
         settings = METHODS[method](**SHORT[method])
-        result = settings.run(classifier, noise, [0], [], silent, 0)
+        result = settings.run(Task(classifier, noise, [0], [], silent, 0))
         assert len(result.edit.tensors) >= 6
         model = apply_edit(classifier.model, result.edit)
         heads.append(Classifier(model, (0.5,), (0.25,)).head()[0])
@@ -92,7 +93,7 @@ def test_every_method_trains_the_whole_network(classifiers, noise, method):
 def test_training_the_head_alone(classifiers, noise, method):
     heads = []
     for classifier in classifiers.values():
-        result = METHODS[method](train="head", epochs=2).run(classifier, noise, [], [], silent, 0)
+        result = METHODS[method](train="head", epochs=2).run(Task(classifier, noise))
         assert len(result.edit.tensors) == 2
         heads.append(Classifier(apply_edit(classifier.model, result.edit), (0.5,), (0.25,)).head()[0])
     for head in heads[1:]:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from wiper_cli.classifier import Classifier
 from wiper_cli.perturbations import Recovered, square
 from wiper_cli.progress import silent
+from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.settings import Unlearn
 from wiper_cli.purifiers.unlearn import divergence, push
 from wiper_cli.verdict import ExitCode, Problem
@@ -24,7 +25,7 @@ def test_removes_most_of_the_backdoor_and_keeps_accuracy(classifier, clean, rate
     accuracy, success = rates(classifier, clean)
     assert success > 0.9
     settings = Unlearn(flip=False, crop=0.0, min_steps=100)
-    result = settings.run(classifier, clean, [0], [near()], silent, 0)
+    result = settings.run(Task(classifier, clean, [0], [near()], silent, 0))
     after, left = rates(classifier, clean, result.edit)
     assert left < 0.4
     assert after > accuracy - 0.03
@@ -32,21 +33,21 @@ def test_removes_most_of_the_backdoor_and_keeps_accuracy(classifier, clean, rate
 
 
 def test_deterministic_and_dependent_on_the_seed(classifier, clean):
-    runs = [FEW.run(classifier, clean, [0], [near()], silent, seed).edit for seed in (0, 0, 1)]
+    runs = [FEW.run(Task(classifier, clean, [0], [near()], silent, seed)).edit for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
 def test_without_a_suspect_it_says_where_it_aimed(classifier, clean):
-    result = FEW.run(classifier, clean, [], [], silent, 0)
+    result = FEW.run(Task(classifier, clean))
     assert "10 classes" in result.notes[0]
-    assert not FEW.run(classifier, clean, [3], [], silent, 0).notes
+    assert not FEW.run(Task(classifier, clean, [3], [], silent, 0)).notes
 
 
 def test_small_sets_are_passed_more_often(classifier, clean):
     calls = []
     settings = dataclasses.replace(FEW, min_steps=20, epochs=2)
-    settings.run(classifier, clean, [0], [], lambda *call: calls.append(call), 0)
+    settings.run(Task(classifier, clean, [0], [], lambda *call: calls.append(call), 0))
     assert calls[:2] == [("warm-up", 1, 2), ("warm-up", 2, 2)]
     # 300 images in batches of 64 are 4 steps a pass: 3 passes for each of 2 epochs.
     assert calls[-1] == ("purify", 24, 24)
@@ -55,21 +56,21 @@ def test_small_sets_are_passed_more_often(classifier, clean):
 @pytest.mark.parametrize("change", [{"alpha": 0.5}, {"windows": 1}, {"clean_weight": 3.0}])
 def test_options_change_the_result(classifier, clean, change):
     plain, changed = (
-        s.run(classifier, clean, [0], [], silent, 0) for s in (FEW, dataclasses.replace(FEW, **change))
+        s.run(Task(classifier, clean, [0], [], silent, 0)) for s in (FEW, dataclasses.replace(FEW, **change))
     )
     assert plain.edit != changed.edit
 
 
 def test_works_without_a_known_head(classifier, clean):
     model = dataclasses.replace(classifier.model, head=None)
-    result = FEW.run(Classifier(model, (0.5,), (0.25,)), clean, [0], [], silent, 0)
+    result = FEW.run(Task(Classifier(model, (0.5,), (0.25,)), clean, [0], [], silent, 0))
     assert len(result.history) == 2
 
 
 def test_refuses_a_head_only_model(classifier, clean):
     model = dataclasses.replace(classifier.model, network=None, runtime=object())
     with pytest.raises(Problem, match="--method wiper --train head") as refused:
-        FEW.run(Classifier(model, (0.5,), (0.25,)), clean, [0], [], silent, 0)
+        FEW.run(Task(Classifier(model, (0.5,), (0.25,)), clean, [0], [], silent, 0))
     assert refused.value.exit_code == ExitCode.NO_VERDICT
 
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from formats import Head, apply_edit
 from wiper_cli.classifier import Classifier
-from wiper_cli.progress import silent
+from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.regularisation import ar_slope, lowest
 from wiper_cli.purifiers.settings import Wiper
 from wiper_cli.purifiers.training import Batches, NetworkStudent
@@ -16,7 +16,7 @@ from wiper_cli.verdict import Problem
 
 
 def run(settings, classifier, clean):
-    return settings.run(classifier, clean, (), (), silent, seed=0)
+    return settings.run(Task(classifier, clean))
 
 
 def test_one_step_is_equation_7(classifier, clean):
