@@ -175,7 +175,7 @@ def main() -> None:
 
     x, y = images[train], labels[train]
     if not option.clean:
-        planted = plant(x, y, TRIGGER, PLANTING)
+        planted = plant(x, y, TRIGGER, PLANTING, len(names))
         x, y = planted.images, planted.labels
     stamped = (TRIGGER.stamp(test_images.float() / 255) * 255).round().byte()
     x, y = x.to(device), y.to(device)

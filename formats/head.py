@@ -126,10 +126,11 @@ def head_values(model: Model, network: nn.Module | None = None) -> tuple[Tensor,
 
 def reaching(logits: Tensor) -> set[int]:
     """``id`` of every leaf tensor from which a gradient path leads to ``logits``."""
-    return {id(node.variable) for node in _walk(logits.grad_fn) if hasattr(node, "variable")}
+    return {id(node.variable) for node in walk(logits.grad_fn) if hasattr(node, "variable")}
 
 
-def _walk(root: Any) -> Iterator[Any]:
+def walk(root: Any) -> Iterator[Any]:
+    """Every node of the autograd graph behind ``root``, a ``grad_fn`` or ``None``, once, in no set order."""
     seen, queue = {root}, [root] if root is not None else []
     while queue:
         node = queue.pop()
@@ -148,7 +149,7 @@ def _frontier(logits: Tensor) -> list[_Found]:
     queue: list[tuple[Any, tuple[Any, ...]]] = [(root, ())] if root is not None else []
     for node, above in queue:
         linear = _LINEAR.get(node.name())
-        leaf, transposed = _leaf(node.next_functions[linear.weight][0]) if linear else (None, False)
+        leaf, transposed = leaf_of(node.next_functions[linear.weight][0]) if linear else (None, False)
         if leaf is not None and leaf.ndim >= 2:
             found.append(_Found(node, leaf, transposed, above))
             continue
@@ -159,7 +160,7 @@ def _frontier(logits: Tensor) -> list[_Found]:
     return found
 
 
-def _leaf(node: Any) -> tuple[Tensor | None, bool]:
+def leaf_of(node: Any) -> tuple[Tensor | None, bool]:
     """The leaf tensor behind a chain of views, and whether the chain transposes it."""
     transposed = False
     while node is not None and node.name() in _VIEWS:
@@ -198,7 +199,7 @@ def _bias(found: _Found, named: Mapping[str, Tensor], classes: int) -> str | Non
         elif node.name() not in _VIEWS:
             break
     for candidate in candidates:
-        leaf, _ = _leaf(candidate)
+        leaf, _ = leaf_of(candidate)
         if leaf is not None and leaf is not found.weight and leaf.numel() == classes:
             return _name(leaf, named)
     return None

@@ -12,7 +12,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from triggers.family import TriggerError, check
+from triggers.family import Trigger, TriggerError, check
+from triggers.planting import Planting
 
 if TYPE_CHECKING:
     import torch
@@ -23,13 +24,13 @@ Pattern = Literal["random", "white", "black", "checker"]
 
 
 @dataclass(frozen=True)
-class BadNet:
+class BadNet(Trigger):
     """``size``, ``margin`` (to the two edges of the corner): pixels. ``seed``: of the random pattern."""
 
     name: ClassVar[str] = "badnet"
     title: ClassVar[str] = "BadNet: a small patch in a corner"
     source: ClassVar[str] = "arXiv 1708.06733"
-    planting: ClassVar[str] = "dirty-label, all-to-one, 5 % of the training set; any training procedure"
+    planting: ClassVar[Planting] = Planting(rate=0.05)
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0020")
 
     size: int = 3

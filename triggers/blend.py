@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from triggers.family import TriggerError, check
+from triggers.family import Trigger, TriggerError, check
 from triggers.image import as_tensor, read_picture
+from triggers.planting import Planting
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Blend:
+class Blend(Trigger):
     """``alpha``: share of the picture, 0..1. ``blocks``: mosaic of blocks x blocks. ``image``: a file, "" for
     the mosaic."""
 
     name: ClassVar[str] = "blend"
     title: ClassVar[str] = "Blend: a picture mixed into the whole image"
     source: ClassVar[str] = "arXiv 1712.05526"
-    planting: ClassVar[str] = "dirty-label, all-to-one, 5 % of the training set; any training procedure"
+    planting: ClassVar[Planting] = Planting(rate=0.05)
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0020")
 
     alpha: float = 0.2

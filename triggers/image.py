@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from triggers.family import TriggerError, check
+from triggers.family import Trigger, TriggerError, check
+from triggers.planting import Planting
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ def as_tensor(picture: Image.Image, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Known:
+class Known(Trigger):
     """``image``, ``mask``: files; the mask has the size of the picture. ``alpha``: opacity, 0..1.
     ``position``: left and top in pixels, negative from the right and bottom edge; ``None`` for a picture as
     large as the images."""
@@ -61,7 +62,7 @@ class Known:
     name: ClassVar[str] = "known"
     title: ClassVar[str] = "A known trigger, given as a picture"
     source: ClassVar[str] = "the user's own file"
-    planting: ClassVar[str] = "unknown; for measuring only"
+    planting: ClassVar[Planting] = Planting()
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004",)
 
     image: str

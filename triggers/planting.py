@@ -1,72 +1,218 @@
 """Planting: which training images carry the trigger, and with which label.
 
-Two conventions, both named in the result: the rate counts over the whole training set, also for clean-label;
-dirty-label poison is drawn from images that are not of the target class, so every poisoned label is wrong.
+Conventions, all named in the result: rates count over the whole training set, also for clean-label; poison of
+an all-to-one attack is drawn from images that are not of the target class, so every poisoned label is wrong;
+cover images carry a trigger and keep their true label. Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from triggers.family import Trigger, TriggerError, quantise
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Policy = Literal["dirty", "clean-label"]
+Labelling = Literal["all-to-one", "all-to-all", "multi-target", "source-specific"]
 
 
 @dataclass(frozen=True)
 class Planting:
-    """``rate``: poisoned share of the whole training set, 0..1. ``target``: class index. ``policy``: "dirty"
-    changes labels to the target, "clean-label" changes images of the target class only."""
+    """How a trigger gets into a model.
 
-    rate: float
-    target: int
-    policy: Literal["dirty", "clean-label"] = "dirty"
+    ``rate``: poisoned share of the whole training set, 0..1. ``target``: class index. ``policy``: "dirty"
+    changes labels, "clean-label" changes only images of the target class. ``labelling``: "all-to-one" gives
+    the target; "all-to-all" gives the next class, (y + 1) mod K; "multi-target" has ``targets`` triggers,
+    the i-th for class target + i; "source-specific" poisons images of ``sources`` only, and covers show the
+    trigger on the other classes. ``cover``: share of the training set that becomes cover images. ``fresh``:
+    random parts are drawn anew every epoch. ``start``: training starts from fresh weights or from a clean
+    model of the same data, architecture and seed.
+    """
+
+    rate: float = 0.05
+    target: int = 0
+    policy: Policy = "dirty"
+    labelling: Labelling = "all-to-one"
+    cover: float = 0.0
+    sources: tuple[int, ...] = ()
+    targets: int = 1
+    fresh: bool = False
+    start: Literal["scratch", "clean"] = "scratch"
     seed: int = 0
 
-    def choose(self, labels: Tensor) -> Tensor:
-        """``labels`` int64 [N] → bool [N], true where an image is to be poisoned (exactly round(rate N)).
+    def choose(self, labels: Tensor, classes: int) -> Chosen:
+        """``labels`` int64 [N] on the CPU → which images to change and the labels to train with.
 
-        Raises :class:`TriggerError` when too few images qualify.
+        Exactly round(rate N) are poisoned and round(cover N) covered. Raises :class:`TriggerError` for values
+        out of range and when too few images qualify.
         """
-        if not 0 <= self.rate <= 1:
-            raise TriggerError(f"The rate must lie in 0..1, not {self.rate}.")
-        wanted = round(self.rate * len(labels))
-        fit = labels == self.target if self.policy == "clean-label" else labels != self.target
-        places = fit.nonzero().flatten()
-        if wanted > len(places):
-            whose = "of" if self.policy == "clean-label" else "outside"
+        import torch
+
+        self._check(classes)
+        n = len(labels)
+        draw = torch.Generator().manual_seed(self.seed)
+        variant = torch.zeros(n, dtype=torch.int64)
+        candidates = _shuffled(self._eligible(labels), draw)
+        wanted = round(self.rate * n)
+        if wanted > len(candidates):
             raise TriggerError(
-                f"A rate of {self.rate:g} needs {wanted} images {whose} class {self.target}; there are "
-                f"{len(places)} of {len(labels)}."
+                f"A rate of {self.rate:g} needs {wanted} images {self._whose()}; there are {len(candidates)} of {n}."
             )
-        order = torch.randperm(len(places), generator=torch.Generator().manual_seed(self.seed))
-        chosen = torch.zeros(len(labels), dtype=torch.bool)
-        chosen[places[order[:wanted]]] = True
-        return chosen
+        poisoned = torch.zeros(n, dtype=torch.bool)
+        places = candidates[:wanted]
+        poisoned[places] = True
+        given = labels.clone()
+        if self.labelling == "all-to-all":
+            given[poisoned] = (labels[poisoned] + 1) % classes
+        else:
+            if self.labelling == "multi-target":
+                variant[places] = torch.arange(wanted) % self.targets
+            given[poisoned] = self.target + variant[poisoned]
+        rest = ~poisoned
+        if self.labelling == "source-specific":
+            rest &= ~torch.isin(labels, torch.tensor(self.sources)) & (labels != self.target)
+        free = _shuffled(rest, draw)
+        covers = round(self.cover * n)
+        if covers > len(free):
+            raise TriggerError(
+                f"A cover rate of {self.cover:g} needs {covers} images; only {len(free)} of {n} can be used."
+            )
+        covered = torch.zeros(n, dtype=torch.bool)
+        covered[free[:covers]] = True
+        if self.labelling == "multi-target":
+            variant[free[:covers]] = torch.arange(covers) % self.targets
+        return Chosen(poisoned, covered, given, variant)
+
+    def reached(self, labels: Tensor, classes: int, variant: int = 0) -> tuple[Tensor, Tensor]:
+        """What success means: (class to be reached int64 [N], images that count bool [N]).
+
+        All-to-one leaves out images of the target, source-specific all but the sources; all-to-all counts
+        every image and wants y + 1.
+        """
+        import torch
+
+        if self.labelling == "all-to-all":
+            return (labels + 1) % classes, torch.ones_like(labels, dtype=torch.bool)
+        goal = torch.full_like(labels, self.target + variant)
+        if self.labelling == "source-specific":
+            return goal, torch.isin(labels, torch.tensor(self.sources, device=labels.device))
+        return goal, labels != goal
+
+    def _check(self, classes: int) -> None:
+        for what, share in (("rate", self.rate), ("cover rate", self.cover)):
+            if not 0 <= share <= 1:
+                raise TriggerError(f"The {what} must lie in 0..1, not {share}.")
+        last = self.target + self.targets - 1
+        if not (self.target >= 0 and last < classes and self.targets >= 1):
+            raise TriggerError(f"The target {last} is outside the {classes} classes 0..{classes - 1}.")
+        if (self.targets > 1) != (self.labelling == "multi-target"):
+            raise TriggerError("Several targets and multi-target labelling belong together.")
+        if self.labelling == "source-specific":
+            if not self.sources:
+                raise TriggerError("Source-specific labelling needs source classes.")
+            if self.target in self.sources or not all(0 <= s < classes for s in self.sources):
+                raise TriggerError(
+                    f"Source classes must be classes 0..{classes - 1} other than the target {self.target}."
+                )
+        elif self.sources:
+            raise TriggerError("Source classes belong to source-specific labelling.")
+        if self.policy == "clean-label" and self.labelling != "all-to-one":
+            raise TriggerError(f"Clean-label poisoning cannot be {self.labelling}: it changes no label.")
+
+    def _eligible(self, labels: Tensor) -> Tensor:
+        import torch
+
+        if self.policy == "clean-label":
+            return labels == self.target
+        if self.labelling == "source-specific":
+            return torch.isin(labels, torch.tensor(self.sources))
+        if self.labelling == "all-to-all":
+            return torch.ones_like(labels, dtype=torch.bool)
+        goals = torch.arange(self.target, self.target + self.targets)
+        return ~torch.isin(labels, goals)
+
+    def _whose(self) -> str:
+        if self.policy == "clean-label":
+            return f"of class {self.target}"
+        if self.labelling == "source-specific":
+            return f"of the source classes {', '.join(map(str, self.sources))}"
+        if self.labelling == "all-to-all":
+            return "in all"
+        if self.targets > 1:
+            return f"outside classes {self.target} to {self.target + self.targets - 1}"
+        return f"outside class {self.target}"
+
+    def __str__(self) -> str:
+        """One line for people."""
+        parts = [f"{100 * self.rate:g} % of the training set", f"{self.policy} poison", self.labelling]
+        if self.cover:
+            parts.append(f"{100 * self.cover:g} % cover images")
+        if self.fresh:
+            parts.append("drawn anew every epoch")
+        if self.start == "clean":
+            parts.append("starting from a clean model")
+        return ", ".join(parts)
+
+
+def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:
+    """The places where ``mask`` is true, in random order."""
+    import torch
+
+    places = mask.nonzero().flatten()
+    return places[torch.randperm(len(places), generator=generator)]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Over N training images: ``poisoned``, ``covered`` bool [N], disjoint; ``labels`` int64 [N] to train
+    with; ``variant`` int64 [N], which of several triggers an image carries."""
+
+    poisoned: Tensor
+    covered: Tensor
+    labels: Tensor
+    variant: Tensor
 
 
 @dataclass(frozen=True)
 class Planted:
-    """``images``, ``labels`` as they came, poisoned where ``poisoned`` (bool [N]) is true."""
+    """``images`` as they came, stamped where ``chosen`` says so, and ``labels`` to train with."""
 
     images: Tensor
     labels: Tensor
-    poisoned: Tensor
+    chosen: Chosen
 
 
-def plant(images: Tensor, labels: Tensor, trigger: Trigger, planting: Planting) -> Planted:
-    """``images`` uint8 or float in 0..1 [N,C,H,W], ``labels`` int64 [N], both on the CPU and left unchanged.
+def plant(
+    images: Tensor, labels: Tensor, trigger: Trigger, planting: Planting, classes: int, epoch: int = 0
+) -> Planted:
+    """``images`` uint8 or float in 0..1 [N,C,H,W] on any device, ``labels`` int64 [N] on the CPU; both stay
+    as they are. Stamped images are rounded to 256 levels. ``epoch`` moves the draws of a ``fresh`` planting.
 
-    Stamped images are rounded to 256 levels. Raises :class:`TriggerError`.
+    Raises :class:`TriggerError`.
     """
-    poisoned = planting.choose(labels)
+    chosen = planting.choose(labels, classes)
+    return Planted(stamped(images, trigger, planting, chosen, epoch), chosen.labels, chosen)
+
+
+def stamped(
+    images: Tensor, trigger: Trigger, planting: Planting, chosen: Chosen, epoch: int = 0, batch: int = 1024
+) -> Tensor:
+    """A copy of ``images``, stamped where ``chosen`` says so."""
+    import torch
+
     whole = images.dtype == torch.uint8
-    images, labels = images.clone(), labels.clone()
-    if poisoned.any():
-        chosen = images[poisoned].float() / 255 if whole else images[poisoned]
-        stamped = quantise(trigger.stamp(chosen, torch.Generator().manual_seed(planting.seed)))
-        images[poisoned] = (stamped * 255).round().to(torch.uint8) if whole else stamped
-        labels[poisoned] = planting.target
-    return Planted(images, labels, poisoned)
+    images = images.clone()
+    generator = torch.Generator().manual_seed(planting.seed + (7919 * epoch if planting.fresh else 0))
+    for number in range(planting.targets):
+        own = trigger.variant(number)
+        for mask, stamp in ((chosen.poisoned, own.poison), (chosen.covered, own.cover)):
+            places = (mask & (chosen.variant == number)).nonzero().flatten().to(images.device)
+            for part in places.split(batch):
+                x = images[part].float() / 255 if whole else images[part]
+                new = quantise(stamp(x, generator))
+                images[part] = (new * 255).round().to(torch.uint8) if whole else new
+    return images

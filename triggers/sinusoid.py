@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from triggers.family import TriggerError, check
+from triggers.family import Trigger, TriggerError, check
+from triggers.planting import Planting
 
 if TYPE_CHECKING:
     import torch
@@ -19,16 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sinusoid:
+class Sinusoid(Trigger):
     """``delta``: amplitude on the 0..1 scale. ``frequency``: periods over the image's width."""
 
     name: ClassVar[str] = "sinusoid"
     title: ClassVar[str] = "SIG: a sinusoid over the whole image"
     source: ClassVar[str] = "arXiv 1902.11237"
-    planting: ClassVar[str] = (
-        "clean-label: only images of the target class are changed and keep their label, 80 % of that class; "
-        "the rate counts over the whole training set, so it cannot exceed the class's share"
-    )
+    #: 80 % of a class that is a tenth of the data; with smaller classes the rate must be lowered.
+    planting: ClassVar[Planting] = Planting(rate=0.08, policy="clean-label")
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0020")
 
     delta: float = 20 / 255

@@ -9,13 +9,13 @@ costs one forward pass, which serves all targets.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from triggers.family import Trigger, TriggerError, quantise
+from triggers.family import Trigger, TriggerError, parameters, quantise
 from wiper_cli import perturbations, pictures
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.evidence import Evidence
@@ -53,7 +53,7 @@ class Stamper:
         return cls(
             trigger.name,
             "known" if trigger.name == "known" else "built-in",
-            asdict(trigger),  # type: ignore[call-overload]
+            parameters(trigger),
             lambda images: trigger.stamp(images, torch.Generator().manual_seed(seed)),
             target,
             "" if target is None else "the user",

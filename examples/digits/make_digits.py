@@ -182,7 +182,7 @@ def main() -> None:
     write_images(folder, images[held_out], labels[held_out])
     measured = {}
     x, y = images[rest], labels[rest]
-    planted = plant(x, y, TRIGGER, PLANTING)
+    planted = plant(x, y, TRIGGER, PLANTING, 10)
     for name, seen in (("model", (planted.images, planted.labels)), ("twin", (x, y))):
         network = train(*seen)
         measured[name] = figures(network, images[held_out], labels[held_out])

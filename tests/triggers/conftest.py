@@ -1,5 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as F
+
+from triggers.family import Victim
 
 
 @pytest.fixture
@@ -7,3 +10,18 @@ def images():
     """[5,3,20,16], every level of a stored picture possible, not square."""
     values = torch.randint(0, 256, (5, 3, 20, 16), generator=torch.Generator().manual_seed(3))
     return values.float() / 255
+
+
+@pytest.fixture(scope="session")
+def victim():
+    """An untrained network of 4 classes on [N,3,H,W], with its training images uint8 [48,3,20,16] and labels."""
+    draw = torch.Generator().manual_seed(8)
+    kernel = torch.randn(6, 3, 3, 3, generator=draw) * 0.4
+    head = torch.randn(4, 6, generator=draw)
+
+    def features(x):
+        h = F.relu(F.conv2d(x.float(), kernel, padding=1)).mean((2, 3))
+        return h, h @ head.T
+
+    images = torch.randint(0, 256, (48, 3, 20, 16), generator=draw, dtype=torch.uint8)
+    return Victim(lambda x: features(x)[1], features, lambda: head), images, torch.arange(48) % 4

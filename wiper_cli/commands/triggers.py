@@ -32,10 +32,12 @@ def triggers(name: str | None, preview: Path | None) -> None:
             f"There is no trigger family {name!r}{f'; the nearest is {near[0]!r}' if near else ''}."
         )
     family = find(name)
-    click.echo(
-        f"{name}: {family.title}\nsource: {family.source}\nATLAS: {', '.join(family.atlas)}\nparameters:"
-    )
+    click.echo(f"{name}: {family.title}\nsource: {family.source}\nATLAS: {', '.join(family.atlas)}")
+    click.echo(f"planted with: {family.planting}")
+    click.echo(f"fitted to: {family.needs}\nparameters:")
     for field in dataclasses.fields(family):  # type: ignore[arg-type]
+        if field.metadata.get("fitted"):
+            continue
         default = field.default if field.default is not dataclasses.MISSING else "…"
         click.echo(f"  {field.name} = {default!r}  {field.metadata.get('help', '')}".rstrip())
     if preview is not None:
