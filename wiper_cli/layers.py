@@ -51,6 +51,8 @@ class Layer:
     channels: int
     groups: int
     depthwise: bool
+    #: The convolution adds a bias that is no trainable tensor of the file.
+    fixed_bias: bool = False
 
     @property
     def scaled(self) -> tuple[str | None, str | None]:
@@ -59,8 +61,8 @@ class Layer:
 
     @property
     def maskable(self) -> bool:
-        """Whether factor 0 silences a channel: not behind a norm that stores no weight and bias."""
-        return self.norm is None or None not in self.scaled
+        """Whether factor 0 silences a channel: all that scales it is a weight of the file."""
+        return not self.fixed_bias if self.norm is None else None not in self.scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,11 @@ class Tapped:
 
     def output(self, index: int) -> Tensor:
         """Pre-activation of layer ``index``, ``norm(conv(x))`` float32 [N,C,H',W'], with the weights of the
-        network. No file keeps it, so it is computed again: the cost of that one convolution."""
+        network. No graph keeps it, so it is computed again: the cost of that one convolution. Raises
+        ValueError where the convolution has a bias that is no weight of the file."""
         layer, node = self._layers[index], self._nodes[index][0]
+        if layer.fixed_bias:
+            raise ValueError(f"the bias of {layer.weight!r} is no weight of the file")
         bias = self._named[layer.bias].float().reshape(-1) if layer.bias else None
         y = F.conv2d(
             self.inputs[index],
@@ -167,15 +172,17 @@ def convolutions(classifier: Classifier, example: Tensor | None = None) -> tuple
             if name is None or name in heads:
                 continue
             bias, _ = leaf_of(node.next_functions[2][0])
+            bias_name = None if bias is None else names.get(id(bias))
             shape, groups = named[name].shape, int(node._saved_groups)
             layers.append(
                 Layer(
                     weight=name,
-                    bias=None if bias is None else names.get(id(bias)),
+                    bias=bias_name,
                     norm=_described(norms[node], names) if node in norms else None,
                     channels=shape[0],
                     groups=groups,
                     depthwise=groups > 1 and shape[1] == 1,
+                    fixed_bias=bias_name is None and any(node._saved_bias_sym_sizes_opt),
                 )
             )
         return tuple(layers)
@@ -289,6 +296,6 @@ def _described(node: Any, names: Mapping[int, str]) -> Norm:
 def _joined(pieces: Sequence[Tensor], count: int) -> Tensor:
     """What a layer read for all ``count`` images. A network of a fixed batch size runs once for each piece, the
     last one filled up; otherwise a second use of the weight is a layer of its own, and the first counts."""
-    if len(pieces) == 1 or len(pieces[0]) == count:
-        return pieces[0][:count].float()
+    if len(pieces[0]) == count:
+        return pieces[0].float()  # the very tensor of the graph, so that a gradient by it can be asked for
     return torch.cat([piece.float() for piece in pieces])[:count]

@@ -231,6 +231,15 @@ def test_odd_networks(odd):
         assert tapped.inputs[0].shape == tapped.output(0).shape == (4, 6, 8, 8)
 
 
+def test_a_bias_that_is_no_weight_cannot_be_masked(odd):
+    odd.model.tensors = {n: n for n in odd.model.tensors if n != "first.bias"}
+    first, *_ = layers = convolutions(odd)
+    assert first.fixed_bias
+    assert not first.maskable
+    with taps(odd, layers) as tap, pytest.raises(ValueError, match="no weight"):
+        tap(torch.rand(4, 3, 8, 8)).output(0)
+
+
 def test_networks_without_convolutions_are_refused():
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
     addresses = {
