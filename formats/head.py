@@ -30,6 +30,7 @@ _LINEAR: Mapping[str, _Linear] = {
     "MmBackward0": _Linear(1, "_saved_self"),
     "BmmBackward0": _Linear(1, "_saved_self"),
     "ConvolutionBackward0": _Linear(1, "_saved_input", 2),
+    "ConvolutionBackward1": _Linear(1, "_saved_input", 2),  # the same inside a TorchScript graph
 }
 
 #: Nodes with one input that only show the same values in another shape or precision.

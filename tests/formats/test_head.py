@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from formats import HeadTap
+from formats import HeadTap, open_model, read_source
 from formats.head import find_head, reaching
 from formats.safetensors.torchvision_stub import import_torchvision
 
@@ -188,3 +188,12 @@ def test_torchvision(name, size, weight, linear):
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     head = find_head(network, parameters, x)
     assert (head.weight, head.linear, head.frontier) == (weight, linear, ())
+
+
+def test_a_convolution_as_head_inside_a_torchscript_graph(tmp_path):
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, K, 1), nn.Flatten()
+    ).eval()
+    torch.jit.save(torch.jit.trace(network, torch.rand(2, 3, 8, 8)), tmp_path / "model.pt")
+    head = open_model(read_source(tmp_path / "model.pt")).head
+    assert (head.weight, head.layout, head.units, head.linear) == ("3.weight", "conv", 4, True)
