@@ -54,18 +54,24 @@ class BadNet(Trigger):
     def stamp(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See :class:`triggers.family.Trigger`; refuses images that the square does not fit into."""
         check(images)
-        channels, height, width = images.shape[1:]
-        if self.size < 1 or self.margin < 0 or self.size + self.margin > min(height, width):
-            raise TriggerError(
-                f"A {self.size}x{self.size} patch {self.margin} pixels from the edge does not fit into "
-                f"images of {height}x{width}."
-            )
-        vertical, _, horizontal = self.corner.partition("-")
-        if vertical not in ("top", "bottom") or horizontal not in ("left", "right"):
-            raise TriggerError(f"Unknown corner {self.corner!r}; top-right is one.")
-        top = self.margin if vertical == "top" else height - self.margin - self.size
-        left = self.margin if horizontal == "left" else width - self.margin - self.size
-        stamped = images.clone()
-        window = stamped[:, :, top : top + self.size, left : left + self.size]
-        window.copy_(images.new_tensor(self.patch(channels)).expand_as(window))
-        return stamped
+        patch = images.new_tensor(self.patch(images.shape[1]))
+        return paste(images, patch, self.size, self.corner, self.margin)
+
+
+def paste(images: Tensor, patch: Tensor, size: int, corner: Corner, margin: int) -> Tensor:
+    """A copy of ``images`` [N,C,H,W] with ``patch`` [C,size,size] ``margin`` pixels from a corner's edges;
+    gradients reach both. Raises :class:`TriggerError` when it does not fit, or for an unknown corner."""
+    height, width = images.shape[2:]
+    if size < 1 or margin < 0 or size + margin > min(height, width):
+        raise TriggerError(
+            f"A {size}x{size} patch {margin} pixels from the edge does not fit into "
+            f"images of {height}x{width}."
+        )
+    vertical, _, horizontal = corner.partition("-")
+    if vertical not in ("top", "bottom") or horizontal not in ("left", "right"):
+        raise TriggerError(f"Unknown corner {corner!r}; top-right is one.")
+    top = margin if vertical == "top" else height - margin - size
+    left = margin if horizontal == "left" else width - margin - size
+    pasted = images.clone()
+    pasted[:, :, top : top + size, left : left + size] = patch
+    return pasted

@@ -24,9 +24,10 @@ class TriggerError(ValueError):
     """The trigger does not fit these images, or this model; one sentence says why."""
 
 
-def fitted() -> Any:
-    """A field that :meth:`Trigger.fit` fills: a tensor or ``None``, no parameter of the user's."""
-    return field(default=None, repr=False, metadata={"fitted": True})
+def fitted(stored: bool = True) -> Any:
+    """A field that :meth:`Trigger.fit` fills: a tensor or ``None``, no parameter of the user's. What is not
+    ``stored`` may be anything, as the victim itself, and does not enter a trigger file."""
+    return field(default=None, repr=False, metadata={"fitted": True, "stored": stored})
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Trigger:
 
     ``name``: key in :data:`triggers.FAMILIES`. ``source``: where formula and defaults come from.
     ``planting``: how a model is made to learn it. ``atlas``: MITRE ATLAS technique ids. ``needs``: what
-    :meth:`fit` must have seen before anything can be stamped. Fields of the dataclass are the typed
-    parameters, but for those made by :func:`fitted`.
+    :meth:`fit` must have seen before anything can be stamped; ``needs_to_plant``: the same for :meth:`poison`
+    and :meth:`cotrain` where these need more (a family that starts from a clean model is fitted to it). Fields of the dataclass are the typed parameters, but for those made by :func:`fitted`.
     """
 
     name: ClassVar[str]
@@ -58,6 +59,7 @@ class Trigger:
     planting: ClassVar[Planting]
     atlas: ClassVar[tuple[str, ...]]
     needs: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
+    needs_to_plant: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
 
     def stamp(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The trigger as it is used against a deployed model.
@@ -112,7 +114,8 @@ class CoTraining:
     """
 
     def before_epoch(self, epoch: int, epochs: int) -> Trigger | None:
-        """Called before each epoch, from 0; a new trigger has the poisoned training images stamped anew."""
+        """Called before each epoch, from 0, with the network in eval mode; a new trigger has the poisoned
+        training images stamped anew."""
         return None
 
     def stamp_batch(

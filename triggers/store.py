@@ -25,7 +25,7 @@ def dump(trigger: Trigger, facts: Mapping[str, str] | None = None) -> bytes:
     tensors = {
         item.name: value.detach().cpu().contiguous()
         for item in fields(trigger)  # type: ignore[arg-type]
-        if item.metadata.get("fitted") and (value := getattr(trigger, item.name)) is not None
+        if item.metadata.get("stored") and (value := getattr(trigger, item.name)) is not None
     }
     head = {
         "format": FORMAT,
@@ -56,7 +56,7 @@ def load(path: Path) -> tuple[Trigger, dict[str, str]]:
             for name, value in json.loads(facts["parameters"]).items()
         }
         if not set(given) | set(tensors) <= set(known) or any(
-            not known[name].metadata.get("fitted") for name in tensors
+            not known[name].metadata.get("stored") for name in tensors
         ):
             raise ValueError("unknown fields")
         return family(**given, **tensors), facts
