@@ -50,7 +50,8 @@ class Trigger:
     ``name``: key in :data:`triggers.FAMILIES`. ``source``: where formula and defaults come from.
     ``planting``: how a model is made to learn it. ``atlas``: MITRE ATLAS technique ids. ``needs``: what
     :meth:`fit` must have seen before anything can be stamped; ``needs_to_plant``: the same for :meth:`poison`
-    and :meth:`cotrain` where these need more (a family that starts from a clean model is fitted to it). Fields of the dataclass are the typed parameters, but for those made by :func:`fitted`.
+    and :meth:`cotrain` where these need more (a family that starts from a clean model is fitted to it).
+    Fields of the dataclass are the typed parameters, but for those made by :func:`fitted`.
     """
 
     name: ClassVar[str]
