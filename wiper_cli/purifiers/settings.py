@@ -46,21 +46,36 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class FineTuning(Settings):
-    """Plain fine-tuning on clean images: the baseline that every other method must beat."""
+class Sgd(Settings):
+    """Settings of a method that trains by SGD with momentum; ``schedule``: of the learning rate."""
+
+    epochs: int = option(10, "Passes over the clean images.", 1)
+    batch: int = option(128, "Images per step.", 1)
+    lr: float = option(0.01, "Initial learning rate of SGD.", 0)
+    momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
+    weight_decay: float = option(5e-4, "Weight decay of SGD.", 0)
+    schedule: Literal["cosine", "constant", "step"] = option(
+        "cosine", "Learning rate: cosine falls to 0, step is divided by 10 after every 2 epochs."
+    )
+    flip: bool = option(True, "Mirror half of the images left to right; off where direction matters.")
+    crop: float = option(0.125, "Shift images at random by up to this share of their size.", 0, 0.5)
+
+
+@dataclass(frozen=True)
+class FineTuning(Sgd):
+    """Plain fine-tuning on clean images: the baseline that every other method must beat.
+
+    ``paper``: appendix A.4 of WIPER, which names no number of epochs. ``field``: BackdoorBench's defaults.
+    """
 
     name: ClassVar[str] = "fine-tuning"
     title: ClassVar[str] = "Fine-tuning on clean images"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "constant"},
+        "field": {"epochs": 100, "batch": 256},
+    }
 
     train: Literal["all", "head"] = option("all", "Which weights to train.")
-    epochs: int = option(10, "Passes over the clean images.", 1)
-    batch: int = option(128, "Images per step.", 1)
-    lr: float = option(0.01, "Initial learning rate of SGD; falls to 0 as a cosine.", 0)
-    momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
-    weight_decay: float = option(5e-4, "Weight decay of SGD.", 0)
-    flip: bool = option(True, "Mirror half of the images left to right; off where direction matters.")
-    crop: float = option(0.125, "Shift images at random by up to this share of their size.", 0, 0.5)
 
     @property
     def needs(self) -> frozenset[str]:
