@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def activation_magnitude(features: Tensor) -> Tensor:
-    """E|h_j|: features [N,D] → float64 [D]."""
+def activation_magnitude(features: Tensor, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """E|h_j|: features [N,D] → float64 [D]; the other arguments are the common signature's."""
     return features.double().abs().mean(dim=0)
 
 
@@ -19,6 +19,6 @@ def weigh(magnitude: Tensor, weight: Tensor) -> Tensor:
     return magnitude.double() * weight.double().abs().sum(dim=0)
 
 
-def weighted_activation_magnitude(features: Tensor, weight: Tensor) -> Tensor:
+def weighted_activation_magnitude(features: Tensor, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """E sum_c |W_cj h_j|: features [N,D], weight [K,D] → float64 [D]."""
-    return weigh(activation_magnitude(features), weight)
+    return weigh(activation_magnitude(features, logits, labels, weight), weight)

@@ -17,13 +17,18 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from formats.model import Head
+from wiper_cli.salience.settings import MomentumSalience
 from wiper_cli.verdict import ExitCode, Problem
+
+
+def residual(logits: Tensor, labels: Tensor) -> Tensor:
+    """d CE / d logits of each image, p - onehot(y): logits [N,K], labels int64 [N] → float64 [N,K]."""
+    return logits.double().softmax(dim=1) - one_hot(labels, logits.shape[1])
 
 
 def gradient_sum(features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over images of d CE / dW: features [N,D], logits [N,K], labels int64 [N] → float64 [K,D]."""
-    residual = logits.double().softmax(dim=1) - one_hot(labels, logits.shape[1])
-    return residual.T @ features.double()
+    return residual(logits, labels).T @ features.double()
 
 
 def unit_salience(gradient: Tensor, weight: Tensor) -> Tensor:
@@ -52,6 +57,16 @@ class Momentum:
         else:
             self.value = torch.lerp(salience, self.value, self.eta)
         return self.value
+
+
+def momentum_salience(
+    features: Tensor, logits: Tensor, labels: Tensor, weight: Tensor, settings: MomentumSalience
+) -> Tensor:
+    """MBS after one step a batch, shapes as :func:`benign_salience`; depends on the order of the images."""
+    momentum, value = Momentum(settings.eta), weight.new_zeros(weight.shape[1], dtype=torch.float64)
+    for rows in torch.arange(len(labels), device=labels.device).split(settings.batch):
+        value = momentum.update(benign_salience(features[rows], logits[rows], labels[rows], weight))
+    return value
 
 
 def require_linear(head: Head | None) -> Head:

@@ -15,6 +15,7 @@ from wiper_cli.classifier import Classifier
 from wiper_cli.progress import Progress, silent
 from wiper_cli.salience.am import weigh
 from wiper_cli.salience.bs import Momentum, gradient_sum, require_linear, unit_salience
+from wiper_cli.salience.settings import MomentumSalience
 from wiper_cli.splits import Part
 
 
@@ -47,7 +48,7 @@ class Salience:
 class SaliencePass:
     """Accumulates one pass in float64 on the device of ``weight``, the head's [K,D]; ``eta``: of MBS."""
 
-    def __init__(self, weight: Tensor, eta: float = 0.9) -> None:
+    def __init__(self, weight: Tensor, eta: float = MomentumSalience.eta) -> None:
         self.weight = weight.detach().double()
         self.images = 0
         self._mbs = Momentum(eta)
@@ -89,7 +90,11 @@ class SaliencePass:
 
 
 def measure(
-    classifier: Classifier, part: Part, eta: float = 0.9, batch: int = 256, progress: Progress = silent
+    classifier: Classifier,
+    part: Part,
+    eta: float = MomentumSalience.eta,
+    batch: int = 256,
+    progress: Progress = silent,
 ) -> Salience:
     """One forward pass of ``classifier`` over ``part``; raises :class:`Problem` if the head is not linear."""
     require_linear(classifier.model.head)
