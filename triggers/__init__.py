@@ -21,6 +21,15 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "badnet": ("triggers.badnet", "BadNet"),
     "blend": ("triggers.blend", "Blend"),
     "sinusoid": ("triggers.sinusoid", "Sinusoid"),
+    "eta": ("triggers.eta", "Eta"),
+    "regular": ("triggers.regular", "Regular"),
+    "wanet": ("triggers.wanet", "WaNet"),
+    "bpp": ("triggers.bpp", "Bpp"),
+    "ctrl": ("triggers.frequency", "Ctrl"),
+    "ftrojan": ("triggers.frequency", "FTrojan"),
+    "tone": ("triggers.tone", "Tone"),
+    "adap-blend": ("triggers.adap", "AdapBlend"),
+    "adap-patch": ("triggers.adap", "AdapPatch"),
     "known": ("triggers.image", "Known"),
 }
 
