@@ -111,8 +111,11 @@ class Trigger:
 class CoTraining:
     """Base of what an attack does inside the training loop; every hook does nothing by default.
 
-    Images are float32 in 0..1, already augmented; masks are bool [N] on their device.
+    Images are float32 in 0..1, already augmented; masks are bool [N] on their device. ``online``: training
+    images come unstamped, and :meth:`stamp_batch` poisons them.
     """
+
+    online: ClassVar[bool] = False
 
     def before_epoch(self, epoch: int, epochs: int) -> Trigger | None:
         """Called before each epoch, from 0, with the network in eval mode; a new trigger has the poisoned
