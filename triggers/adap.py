@@ -109,7 +109,7 @@ class AdapPatch(Trigger):
         check(images)
         pixels, where = self.patches(images)
         for i in self.used:
-            images = images + where[i] * (pixels[i] - images)
+            images = (1 - where[i]) * images + where[i] * pixels[i]
         return images.clamp(0, 1)
 
     def poison(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
