@@ -16,6 +16,12 @@ def activation_change(clean: Tensor, triggered: Tensor) -> Tensor:
     return (triggered.double() - clean.double()).abs().mean(dim=0)
 
 
+def target_contribution(clean: Tensor, triggered: Tensor, weight: Tensor, target: int) -> Tensor:
+    """W_tj E[h_j(T(x)) - h_j(x)]: what a unit adds to the target's logit. Features [N,D] of the same images, plain
+    and stamped, weight [K,D] → float64 [D]."""
+    return weight[target].double() * (triggered.double() - clean.double()).mean(dim=0)
+
+
 def precision(salience: Tensor, change: Tensor, lowest: int, top: int | None = None) -> float:
     """Share, in 0..1, of the ``lowest`` units by ``salience`` [D] that are among the ``top`` (default: as many)
     by ``change`` [D]. Chance: top / D. Ties fall to the unit of smaller index."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wiper_cli.salience.oracle import activation_change, precision
+from wiper_cli.salience.oracle import activation_change, precision, target_contribution
 
 
 def test_change_counts_both_directions():
@@ -12,6 +12,15 @@ def test_change_counts_both_directions():
     assert found.tolist() == [1.0, 0.25]
     with pytest.raises(ValueError, match="same images"):
         activation_change(clean, triggered[:1])
+
+
+def test_contributions_sum_to_the_rise_of_the_targets_logit():
+    generator = torch.Generator().manual_seed(0)
+    clean, triggered = torch.randn(2, 9, 4, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    rise = ((triggered - clean) @ weight.T)[:, 2].mean()
+    found = target_contribution(clean, triggered, weight, target=2)
+    assert float(found.sum()) == pytest.approx(float(rise))
 
 
 def test_precision_of_known_sets():
