@@ -10,10 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import triggers
 from formats import apply_edit, open_model, pack_edit, read_source, serve, unpack_edit
-from triggers.image import Known
-from wiper_cli import suspicion, verify
+from wiper_cli import stamping, suspicion, verify
 from wiper_cli.classifier import Classifier
 from wiper_cli.data import read_folder
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, detector, probes
@@ -125,9 +123,10 @@ def measure(job: Job, payload: bytes, report: Reporter) -> Result:
     """ACC, ASR and RA of one file, or of an original and its purified version on the same images."""
     notes = Notes()
     subject = prepare(job, report, notes, salience=False)
-    stampers = _stampers(job, subject, notes)
+    stampers = stamping.stampers(job, subject, notes, report)
     poisoned = [] if job["poisoned"] is None else [_poisoned(job, subject)]
-    part = subject.everything()
+    # What triggers were fitted to is not measured on.
+    part = subject.clean.report if job["fit"] else subject.everything()
     with notes.stage("verify"):
         before = verify.measure(subject.classifier, part, stampers, poisoned, progress=report)
     after = None
@@ -273,29 +272,6 @@ def _purified(reason: str, accepted: bool, accused: Sequence[int], subject: Subj
     return f"{suspicion_said}. {reason}" if accepted else f"{suspicion_said}. {reason} Nothing was written."
 
 
-def _stampers(job: Job, subject: Subject, notes: Notes) -> list[verify.Stamper]:
-    """The triggers that were asked for; built-in ones that do not fit the images are named as left out."""
-    found: list[verify.Stamper] = []
-    known = job["known"]
-    if known is not None:
-        position = tuple(known["position"]) if known["position"] else None
-        trigger = Known(known["image"], known["mask"] or "", known["alpha"], position)
-        found.append(verify.Stamper.of(trigger, job["target"]))
-    asked = job["triggers"]
-    names = [n for n in triggers.names() if n != Known.name] if asked == "all" else []
-    if asked not in ("all", "none"):
-        names = asked.split(",")
-    for name in names:
-        if name not in triggers.names() or name == Known.name:
-            raise Problem(f"There is no trigger family {name!r}; 'wiper triggers' lists them.")
-        found.append(verify.Stamper.of(triggers.find(name)(), job["target"], job["seed"]))
-    if not found and job["poisoned"] is None:
-        raise Problem(
-            "No trigger to measure: name families with --triggers, or give --trigger-image or --poisoned."
-        )
-    return found
-
-
 def _poisoned(job: Job, subject: Subject) -> verify.Poisoned:
     folder = read_folder(job["poisoned"], subject.model.classes, subject.model.class_names)
     # Sorted by class: where not all are taken, each class gives its share.
@@ -324,7 +300,10 @@ def _working(measured: verify.Measurement, bar: float, subject: Subject) -> list
             place={"class": trigger["target"]},
         )
         for trigger in measured["triggers"]
-        if trigger["asr"]["value"] is not None and trigger["corrected_asr"] >= bar
+        if trigger["asr"]["value"] is not None
+        and trigger["corrected_asr"] >= bar
+        # A trigger fitted to this very model succeeds on honest models too.
+        and trigger["origin"] != "fitted"
     ]
 
 
@@ -334,7 +313,13 @@ def _measured(before: verify.Measurement, after: verify.Measurement | None) -> s
     def percent(measured: Mapping[str, Any]) -> str:
         return "not measured" if measured["value"] is None else f"{100 * measured['value']:.1f} %"
 
-    worst = max(range(len(before["triggers"])), key=lambda i: before["triggers"][i]["asr"]["value"] or 0.0)
+    worst = max(
+        range(len(before["triggers"])),
+        key=lambda i: (
+            before["triggers"][i]["origin"] != "fitted",
+            before["triggers"][i]["asr"]["value"] or 0.0,
+        ),
+    )
     trigger = before["triggers"][worst]
     name = "the known trigger" if trigger["origin"] == "known" else trigger["family"]
     if after is None:

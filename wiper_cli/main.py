@@ -21,13 +21,14 @@ from wiper_cli.commands.rules import rules
 from wiper_cli.commands.scan import scan
 from wiper_cli.commands.triggers import triggers
 from wiper_cli.commands.verify import verify
+from wiper_cli.commands.zoo import zoo
 from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Problem
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    commands=[scan, purify, verify, inspect, triggers, report, rules, demo, doctor],
+    commands=[scan, purify, verify, inspect, triggers, report, rules, demo, doctor, zoo],
 )
 @click.version_option(__version__, prog_name="wiper")
 def cli() -> None:

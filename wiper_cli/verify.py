@@ -31,32 +31,36 @@ SLACK = 0.03
 #: ... and its upper end may exceed the base rate by this much; a wider interval means too few images.
 ROOM = 0.10
 
-Origin = Literal["built-in", "known", "recovered", "poisoned folder"]
+Origin = Literal["built-in", "known", "fitted", "recovered", "poisoned folder"]
 Measurement = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Stamper:
-    """A trigger to be measured. ``stamp``: float32 [N,C,H,W] in 0..1 → the same. ``target``: ``None`` to have
-    it found. ``chosen_by``: who named the target."""
+    """A trigger to be measured. ``stamp``: float32 [N,C,H,W] in 0..1 and a generator, at first of ``seed``, for
+    what it draws → the same. ``target``: ``None`` to have it found. ``chosen_by``: who named the target."""
 
     family: str
     origin: Origin
     parameters: Mapping[str, Any]
-    stamp: Callable[[Tensor], Tensor]
+    stamp: Callable[[Tensor, torch.Generator], Tensor]
     target: int | None = None
     chosen_by: str = ""
+    seed: int = 0
 
     @classmethod
-    def of(cls, trigger: Trigger, target: int | None = None, seed: int = 0) -> Stamper:
-        """A family of :mod:`triggers`; ``known`` when it came as a picture."""
+    def of(
+        cls, trigger: Trigger, target: int | None = None, seed: int = 0, origin: Origin = "built-in"
+    ) -> Stamper:
+        """A family of :mod:`triggers`."""
         return cls(
             trigger.name,
-            "known" if trigger.name == "known" else "built-in",
+            origin,
             parameters(trigger),
-            lambda images: trigger.stamp(images, torch.Generator().manual_seed(seed)),
+            trigger.stamp,
             target,
             "" if target is None else "the user",
+            seed,
         )
 
     @classmethod
@@ -66,7 +70,7 @@ class Stamper:
             found.family,
             "recovered",
             dict(found.facts),
-            lambda images: perturbations.stamp(found, images),
+            lambda images, _: perturbations.stamp(found, images),
             found.target,
             "the detector",
         )
@@ -122,7 +126,7 @@ def measure(
     return {"images": len(part), "acc": acc, "triggers": found}
 
 
-def _as_is(images: Tensor) -> Tensor:
+def _as_is(images: Tensor, generator: torch.Generator) -> Tensor:
     return images
 
 
@@ -137,16 +141,17 @@ def settled(stampers: Sequence[Stamper], before: Mapping[str, Any]) -> list[Stam
 def _answers(classifier: Classifier, images: Tensor, stamper: Stamper | None, batch: int) -> Tensor:
     """Predicted classes int64 [N] on the CPU."""
     parts = []
+    generator = torch.Generator().manual_seed(stamper.seed if stamper else 0)
     for chunk in images.split(batch):
-        x = chunk if stamper is None else _stamped(classifier, chunk, stamper)
+        x = chunk if stamper is None else _stamped(classifier, chunk, stamper, generator)
         parts.append(classifier.logits(x, batch).argmax(1).cpu())
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
 
 
 @torch.no_grad()
-def _stamped(classifier: Classifier, images: Tensor, stamper: Stamper) -> Tensor:
+def _stamped(classifier: Classifier, images: Tensor, stamper: Stamper, generator: torch.Generator) -> Tensor:
     try:
-        return quantise(stamper.stamp(classifier.as_float(images)))
+        return quantise(stamper.stamp(classifier.as_float(images), generator))
     except TriggerError as error:
         raise Problem(f"The trigger {stamper.family} cannot be measured: {error}") from error
 
@@ -198,7 +203,8 @@ def _telling(answers: Tensor, labels: Tensor, target: int) -> int:
 
 
 def _pictures(classifier: Classifier, image: Tensor, stamper: Stamper) -> dict[str, str]:
-    stamped = _stamped(classifier, image.unsqueeze(0), stamper)[0]
+    generator = torch.Generator().manual_seed(stamper.seed)
+    stamped = _stamped(classifier, image.unsqueeze(0), stamper, generator)[0]
     return pictures.triple(image.float() / 255, stamped.float().cpu())
 
 

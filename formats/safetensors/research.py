@@ -57,7 +57,7 @@ def _conv(shapes: Shapes, name: str, stride: int = 1, padding: int | None = None
         outputs,
         height,
         stride,
-        height // 2 if padding is None else padding,
+        (height - 1) // 2 if padding is None else padding,
         bias=f"{name}.bias" in shapes,
     )
 
@@ -73,7 +73,7 @@ def _linear(shapes: Shapes, name: str) -> nn.Linear:
 
 def _pool_flat(x: Tensor, features: int) -> Tensor:
     """Average to the grid whose flattened size is ``features``, as the classifier expects it."""
-    grid = round((features / x.shape[1]) ** 0.5)
+    grid = round((features / int(x.shape[1])) ** 0.5)  # a constant, also while being traced
     return torch.flatten(F.adaptive_avg_pool2d(x, grid), 1)
 
 
@@ -136,8 +136,9 @@ class Residual(nn.Module):
         self.pre = _preactivated(shapes, self.pattern)
         self.head_name = "linear" if "linear.weight" in shapes else "fc"
         self.maxpool = maxpool
-        large = shapes["conv1.weight"][2] == 7
-        self.conv1 = _conv(shapes, "conv1", 2 if large else 1)
+        #: Stems of 7x7, or of an even size as in patchified networks, halve the image.
+        size = shapes["conv1.weight"][2]
+        self.conv1 = _conv(shapes, "conv1", 2 if size == 7 or size % 2 == 0 else 1)
         #: The norm before the first block, or after the last one in a pre-activation network.
         self.norm = next((name for name in ("bn1", "bn") if f"{name}.weight" in shapes), None)
         if self.norm:

@@ -197,8 +197,8 @@ def test_detectors_that_were_not_asked_are_named(job, heard):
 def test_a_named_target_is_accused(job, heard, monkeypatch):
     seen = {}
 
-    def run(self, classifier, clean, suspects, recovered, progress, seed):
-        seen.update(suspects=suspects, recovered=recovered)
+    def run(self, task):
+        seen.update(suspects=task.suspects, recovered=task.recovered)
         from wiper_cli.purifiers.contract import Purified
 
         return Purified(Edit({}))

@@ -45,6 +45,16 @@ class _Position(click.ParamType):  # type: ignore[type-arg]
 )
 @option("--alpha", type=Number(0, 1), default=1.0, help="Opacity of the known trigger.")
 @option("--position", type=_Position(), help="Top left corner of the known trigger.")
+@option(
+    "--trigger-file",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A trigger as 'wiper zoo' writes it; repeatable.",
+)
+@option(
+    "--fit", is_flag=True, help="Also fit the families that depend on a model, to this one and for --target."
+)
 @option("--poisoned", type=click.Path(path_type=Path), metavar="DIR", help="Folder of triggered images.")
 @option(
     "--target", type=click.IntRange(min=0), metavar="CLASS", help="The class the trigger aims at, by number."
@@ -73,6 +83,8 @@ def verify(context: click.Context, /, model: Path, purified: Path | None, **_: A
         raise Problem("--mask and --position describe a --trigger-image, which is missing.")
     if details["poisoned"] is not None and details["target"] is None:
         raise Problem("--poisoned needs --target: the class that its images are meant to reach.")
+    if details["fit"] and details["target"] is None:
+        raise Problem("--fit needs --target: the class that the triggers are fitted for.")
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("verify", settings, display)
 
@@ -80,6 +92,8 @@ def verify(context: click.Context, /, model: Path, purified: Path | None, **_: A
             with run.subject(model, document) as before:
                 asked = {
                     "triggers": details["triggers"],
+                    "trigger_files": [str(path) for path in details["trigger_file"]],
+                    "fit": details["fit"],
                     "known": None
                     if details["trigger_image"] is None
                     else {

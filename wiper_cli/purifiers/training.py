@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from formats import Edit, edit_of, head_edit
+from wiper_cli.augmentation import augment
 from wiper_cli.classifier import Classifier
 from wiper_cli.progress import Progress
 from wiper_cli.purifiers.contract import Epoch
@@ -160,29 +161,6 @@ class Batches:
                 if x.dtype == torch.uint8:
                     x = augment(x, self.generator, self.flip, self.crop).float() / 255
                 yield x, self.labels[chosen]
-
-
-def augment(images: Tensor, generator: torch.Generator, flip: bool, crop: float) -> Tensor:
-    """Mirrors half of ``images`` [N,C,H,W] (any dtype) and shifts each by up to ``crop`` of its size,
-    continuing it by reflection. Draws are made on the CPU."""
-    count, channels, height, width = images.shape
-    rows = _shifted(count, height, round(crop * height), generator)
-    columns = _shifted(count, width, round(crop * width), generator)
-    if flip:
-        mirrored = torch.rand(count, generator=generator) < 0.5
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
-    n = torch.arange(count, device=images.device)[:, None, None, None]
-    c = torch.arange(channels, device=images.device)[None, :, None, None]
-    return images[n, c, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def _shifted(count: int, size: int, reach: int, generator: torch.Generator) -> Tensor:
-    """For each of ``count`` images the source index of every row (or column): int64 [count, size]."""
-    reach = min(reach, size - 1)
-    shift = torch.randint(-reach, reach + 1, (count, 1), generator=generator)
-    index = (torch.arange(size) + shift).abs()
-    return torch.minimum(index, 2 * (size - 1) - index)
 
 
 def cosine(total: int, warmup: float = 0.0) -> Callable[[int], float]:

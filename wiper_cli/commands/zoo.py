@@ -1,0 +1,178 @@
+"""``wiper zoo train`` and ``wiper zoo build``: models with and without backdoors, for measuring what is claimed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from wiper_cli.terminal import Display
+from wiper_cli.verdict import ExitCode, Problem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _shared(command: F) -> F:
+    for one in (
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]"),
+        click.option("--download", is_flag=True, help="Let torchvision fetch a named data set."),
+        click.option(
+            "--root",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Where data sets are looked for by name.",
+        ),
+    ):
+        command = one(command)
+    return command
+
+
+@click.group()
+def zoo() -> None:
+    """Train models with and without backdoors, as ground truth.
+
+    Attacks are the families of 'wiper triggers'; every attack comes with a clean twin of the same seed.
+    """
+
+
+@zoo.command()
+@click.option(
+    "--data", required=True, metavar="DIR|NAME", help="Folder with train/ and test/, or a data set's name."
+)
+@click.option("--arch", required=True, metavar="NAME", help="Architecture, such as resnet18-w16.")
+@click.option(
+    "--attack", default="clean", show_default=True, metavar="NAME", help="A trigger family, or 'clean'."
+)
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The zoo's folder."
+)
+@click.option("--rate", type=click.FloatRange(0, 1), help="Poisoned share of the training images.")
+@click.option("--target", type=click.IntRange(min=0), help="The class the trigger aims at, by number.")
+@click.option("--labelling", metavar="NAME", help="all-to-one, all-to-all, multi-target or source-specific.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training images.")
+@click.option("--size", type=click.IntRange(min=8), help="Side to which images are scaled.")
+@click.option(
+    "-p", "--parameter", "settings", multiple=True, metavar="KEY=VALUE",
+    help="A parameter of the family, or planting.KEY or schedule.KEY; VALUE as in TOML.",
+)  # fmt: skip
+@_shared
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    data: str,
+    arch: str,
+    attack: str,
+    out: Path,
+    seed: int,
+    epochs: int | None,
+    size: int | None,
+    settings: tuple[str, ...],
+    root: Path | None,
+    download: bool,
+    device: str,
+    quiet: bool,
+    **planting: Any,
+) -> None:
+    """Train one model, and its clean twin where that does not stand yet."""
+    from wiper_cli.zoo.build import Place, build
+    from wiper_cli.zoo.recipe import CLEAN, Recipe
+
+    given: dict[str, dict[str, Any]] = {
+        "parameters": {},
+        "planting": {key: value for key, value in planting.items() if value is not None},
+        "schedule": {"epochs": epochs} if epochs else {},
+    }
+    for setting in settings:
+        group, key, value = _setting(setting)
+        given[group][key] = value
+    parameters, planted, schedule = given["parameters"], given["planting"], given["schedule"]
+    recipe = Recipe(data, arch, attack, parameters, planted, schedule, seed, size)
+    if attack == CLEAN and (given["planting"] or given["parameters"]):
+        raise Problem("A clean model takes no rate, target or parameters; name an --attack.")
+    recipe.check()
+    recipes = [recipe] if attack == CLEAN else [recipe.twin, recipe]
+    with Display(quiet) as display:
+        failures = build(
+            recipes, Place(out, root, download, device), progress=display.progress, say=display.say
+        )
+    if failures:
+        raise Problem(str(failures[-1]), failures[-1].exit_code)
+    click.echo(str(out / recipe.id))
+
+
+@zoo.command(name="build")
+@click.argument("suite", metavar="SUITE")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The zoo's folder."
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Models trained at once."
+)
+@click.option("--only", metavar="TEXT", help="Only specimens whose name contains this.")
+@click.option(
+    "--list", "listing", is_flag=True, help="Name the specimens and whether they stand; build nothing."
+)
+@_shared
+@click.pass_context
+def build_(
+    context: click.Context,
+    /,
+    suite: str,
+    out: Path,
+    jobs: int,
+    only: str | None,
+    listing: bool,
+    root: Path | None,
+    download: bool,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Build a suite, or go on with it: what stands is skipped.
+
+    SUITE is a TOML file, or one of the suites that come along: tiny, small, paper, field, wide, detect.
+    """
+    from wiper_cli.zoo import suites
+    from wiper_cli.zoo.build import Place, build, stands, table
+
+    found = suites.read(suite)
+    recipes = [recipe for recipe in found.recipes if not only or only in recipe.id]
+    if not recipes:
+        raise Problem(f"No specimen of the suite {found.name} is called like {only!r}.")
+    if only:  # an attack needs its twin
+        recipes = [*{r.twin.id: r.twin for r in recipes}.values(), *(r for r in recipes if r != r.twin)]
+    if listing:
+        for recipe in recipes:
+            click.echo(f"{'stands' if stands(recipe, out) else 'missing':<8} {recipe.id}")
+        return
+    with Display(quiet) as display:
+        failures = build(recipes, Place(out, root, download, device), jobs, display.progress, display.say)
+    rows = table(found.recipes, out)
+    temporary = out / f".{found.name}.json"
+    temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    temporary.replace(out / f"{found.name}.json")
+    click.echo(f"{len(rows['specimens'])} of {rows['of']} specimens of {found.name} stand in {out}")
+    if failures:
+        context.exit(ExitCode.NO_VERDICT)
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    """``KEY=VALUE`` → (group, key, value)."""
+    import tomllib
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise Problem(f"{text!r} is not KEY=VALUE.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    group, dot, field = key.partition(".")
+    if dot and group in ("planting", "schedule"):
+        return group, field, parsed
+    return "parameters", key, parsed

@@ -1,0 +1,147 @@
+"""Building a suite: one specimen after the other, or several at once; what stands is skipped.
+
+OUT/clean/DATA/CLASS/*   the images no network saw        OUT/ID/   one specimen        OUT/SUITE.json   the table
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wiper_cli.progress import Progress, silent
+from wiper_cli.verdict import Problem
+from wiper_cli.zoo.recipe import CLEAN, Recipe
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things are: ``out`` the zoo's folder, ``root`` where data sets are looked for, ``device`` by name."""
+
+    out: Path
+    root: Path | None = None
+    download: bool = False
+    device: str = "auto"
+
+
+def stands(recipe: Recipe, out: Path) -> bool:
+    """Whether this very recipe has been made; raises :class:`Problem` when another one has its name."""
+    from wiper_cli.zoo.specimen import MANIFEST, read_manifest
+
+    folder = out / recipe.id
+    if not (folder / MANIFEST).exists():
+        return False
+    found, wanted = read_manifest(folder)["recipe"], json.loads(json.dumps(recipe.as_dict()))
+    if found != wanted:
+        differing = ", ".join(key for key in wanted if found.get(key) != wanted[key])
+        raise Problem(
+            f"{folder} was made from another recipe ({differing} differ); move it away or build elsewhere."
+        )
+    return True
+
+
+def make_one(
+    recipe: Recipe, place: Place, threads: int | None = None, progress: Progress = silent
+) -> dict[str, Any]:
+    """Makes one specimen in ``place.out``, in this process; its twin must stand already."""
+    import torch
+
+    from wiper_cli.subject import device
+    from wiper_cli.zoo import datasets, specimen
+
+    if threads:
+        torch.set_num_threads(threads)
+    data = datasets.load(recipe.data, place.root, recipe.size, place.download)
+    shown = data.name if recipe.size is None else f"{data.name}-{recipe.size}"
+    twin = None if recipe.attack == CLEAN else place.out / recipe.twin.id
+    made = specimen.make(recipe, data, place.out / recipe.id, twin, device(place.device), progress)
+    (place.out / "clean").mkdir(exist_ok=True)
+    specimen.write_clean(data, place.out / "clean" / shown)
+    return made
+
+
+def build(
+    recipes: Sequence[Recipe],
+    place: Place,
+    jobs: int = 1,
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> list[Problem]:
+    """Makes every recipe that does not stand yet, twins before their attacks, ``jobs`` at a time.
+
+    A recipe that cannot be made does not stop the others; returns what went wrong.
+    """
+    place.out.mkdir(parents=True, exist_ok=True)
+    todo = [recipe for recipe in recipes if not stands(recipe, place.out)]
+    done, failures = len(recipes) - len(todo), []
+    if done:
+        say(f"{done} of {len(recipes)} stand already.")
+    for outcome in _made(todo, place, jobs, progress):
+        done += 1
+        if isinstance(outcome, Problem):
+            failures.append(outcome)
+            say(f"[{done}/{len(recipes)}] {outcome}")
+        else:
+            say(f"[{done}/{len(recipes)}] {in_short(outcome)}")
+        progress("build", done, len(recipes))
+    return failures
+
+
+def in_short(manifest: dict[str, Any]) -> str:
+    """One line of figures for people."""
+    parts = [f"{name.upper()} {100 * value['value']:.1f}" for name, value in manifest["figures"].items()]
+    return f"{manifest['id']}: {', '.join(parts)} ({manifest['seconds']:.0f} s)"
+
+
+def _made(
+    todo: Sequence[Recipe], place: Place, jobs: int, progress: Progress
+) -> Iterator[dict[str, Any] | Problem]:
+    if jobs == 1:
+        for recipe in todo:
+            try:
+                yield make_one(recipe, place, progress=progress)
+            except Problem as problem:
+                yield problem
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for wave in ([r for r in todo if r.attack == CLEAN], [r for r in todo if r.attack != CLEAN]):
+            running: dict[Future[dict[str, Any]], Recipe] = {
+                pool.submit(make_one, recipe, place, threads): recipe for recipe in wave
+            }
+            while running:
+                finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    del running[future]
+                    try:
+                        outcome: dict[str, Any] | Problem = future.result()
+                    except Problem as problem:
+                        outcome = problem
+                    yield outcome
+    except BaseException:
+        for process in (pool._processes or {}).values():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def table(recipes: Sequence[Recipe], out: Path) -> dict[str, Any]:
+    """What the manifests of the specimens that stand say, without histories and files."""
+    from wiper_cli.zoo.specimen import MANIFEST, read_manifest
+
+    left_out = ("history", "files", "classes", "format")
+    rows = [
+        {key: value for key, value in read_manifest(out / recipe.id).items() if key not in left_out}
+        for recipe in recipes
+        if (out / recipe.id / MANIFEST).exists()
+    ]
+    return {"format": "wiper-zoo/1", "made": time.strftime("%Y-%m-%d"), "of": len(recipes), "specimens": rows}
