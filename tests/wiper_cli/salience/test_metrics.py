@@ -7,7 +7,7 @@ import torch
 
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.bs import Momentum, benign_salience
-from wiper_cli.salience.settings import GradientMagnitude, MomentumSalience, Random, Shapley
+from wiper_cli.salience.settings import GradientMagnitude, MomentumSalience, Shapley
 
 QUICK = {"shapley": Shapley(permutations=20), "mbs": MomentumSalience(batch=16)}
 
@@ -113,12 +113,6 @@ def test_momentum_is_the_loop_over_batches(make_head):
     assert torch.equal(METRICS["mbs"](*head, MomentumSalience(eta=0.7, batch=25)), expected)
     whole = METRICS["mbs"](*head, MomentumSalience(batch=60))
     assert torch.equal(whole, METRICS["bs"](*head))
-
-
-def test_the_null_depends_on_its_seed_alone(make_head):
-    metric = METRICS["random"]
-    assert torch.equal(metric(*make_head(seed=1), Random(3)), metric(*make_head(seed=2), Random(3)))
-    assert not torch.equal(metric(*make_head(), Random(3)), metric(*make_head(), Random(4)))
 
 
 def test_refusals(make_head):
