@@ -45,6 +45,8 @@ def descend(
         parts = loss(inputs, labels)
         optimiser.zero_grad()
         torch.autograd.backward(torch.stack(list(parts.values())).sum())
+        if settings.clip:
+            torch.nn.utils.clip_grad_norm_(student.weights.values(), settings.clip)
         optimiser.step()
         schedule.step()
         if after is not None:
