@@ -2,7 +2,8 @@
 
 Conventions, all named in the result: rates count over the whole training set, also for clean-label; poison of
 an all-to-one attack is drawn from images that are not of the target class, so every poisoned label is wrong;
-cover images carry a trigger and keep their true label. Importing this module imports no torch.
+cover images carry a trigger and keep their true label, which is never a class that a trigger aims at, so that
+every cover speaks against the trigger. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -48,12 +49,18 @@ class Planting:
         """``labels`` int64 [N] on the CPU → which images to change and the labels to train with.
 
         Exactly round(rate N) are poisoned and round(cover N) covered. Raises :class:`TriggerError` for values
-        out of range and when too few images qualify.
+        out of range, when too few images qualify, and when a rate other than 0 comes to fewer images than
+        there are triggers.
         """
         import torch
 
         self._check(classes)
         n = len(labels)
+        for what, share in (("rate", self.rate), ("cover rate", self.cover)):
+            if share and round(share * n) < self.targets:
+                raise TriggerError(
+                    f"A {what} of {share:g} of {n} images is {round(share * n)}; it must be at least {self.targets}."
+                )
         draw = torch.Generator().manual_seed(self.seed)
         variant = torch.zeros(n, dtype=torch.int64)
         candidates = _shuffled(self._eligible(labels), draw)
@@ -73,8 +80,10 @@ class Planting:
                 variant[places] = torch.arange(wanted) % self.targets
             given[poisoned] = self.target + variant[poisoned]
         rest = ~poisoned
+        if self.labelling != "all-to-all":
+            rest &= ~torch.isin(labels, self._goals())
         if self.labelling == "source-specific":
-            rest &= ~torch.isin(labels, torch.tensor(self.sources)) & (labels != self.target)
+            rest &= ~torch.isin(labels, torch.tensor(self.sources))
         free = _shuffled(rest, draw)
         covers = round(self.cover * n)
         if covers > len(free):
@@ -106,9 +115,12 @@ class Planting:
         for what, share in (("rate", self.rate), ("cover rate", self.cover)):
             if not 0 <= share <= 1:
                 raise TriggerError(f"The {what} must lie in 0..1, not {share}.")
+        if self.targets < 1:
+            raise TriggerError(f"An attack has at least one target, not {self.targets}.")
         last = self.target + self.targets - 1
-        if not (self.target >= 0 and last < classes and self.targets >= 1):
-            raise TriggerError(f"The target {last} is outside the {classes} classes 0..{classes - 1}.")
+        if self.target < 0 or last >= classes:
+            outside = self.target if self.target < 0 else last
+            raise TriggerError(f"The target {outside} is outside the {classes} classes 0..{classes - 1}.")
         if (self.targets > 1) != (self.labelling == "multi-target"):
             raise TriggerError("Several targets and multi-target labelling belong together.")
         if self.labelling == "source-specific":
@@ -132,8 +144,13 @@ class Planting:
             return torch.isin(labels, torch.tensor(self.sources))
         if self.labelling == "all-to-all":
             return torch.ones_like(labels, dtype=torch.bool)
-        goals = torch.arange(self.target, self.target + self.targets)
-        return ~torch.isin(labels, goals)
+        return ~torch.isin(labels, self._goals())
+
+    def _goals(self) -> Tensor:
+        """The classes that triggers aim at, all-to-all apart."""
+        import torch
+
+        return torch.arange(self.target, self.target + self.targets)
 
     def _whose(self) -> str:
         if self.policy == "clean-label":

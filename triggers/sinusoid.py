@@ -8,8 +8,8 @@ implementation takes 40/255. f counts stripes over the width at every image size
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from triggers.family import Trigger, TriggerError, check
 from triggers.planting import Planting
@@ -44,3 +44,7 @@ class Sinusoid(Trigger):
             )
         wave = [self.delta * math.sin(2 * math.pi * j * self.frequency / width) for j in range(width)]
         return (images + images.new_tensor(wave)).clamp(0, 1)
+
+    def variant(self, number: int) -> Self:
+        """Two periods more for each."""
+        return replace(self, frequency=self.frequency + 2 * number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,7 @@ def dump(trigger: Trigger, facts: Mapping[str, str] | None = None) -> bytes:
         "family": trigger.name,
         "parameters": json.dumps(parameters(trigger), sort_keys=True),
     }
-    data: bytes = save(tensors, {**(facts or {}), **head})
-    return data
+    return _sorted(save(tensors, {**(facts or {}), **head}))
 
 
 def load(path: Path) -> tuple[Trigger, dict[str, str]]:
@@ -51,14 +50,41 @@ def load(path: Path) -> tuple[Trigger, dict[str, str]]:
     family = find(facts["family"])
     known = {item.name: item for item in fields(family)}  # type: ignore[arg-type]
     try:
-        given = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in json.loads(facts["parameters"]).items()
-        }
-        if not set(given) | set(tensors) <= set(known) or any(
-            not known[name].metadata.get("stored") for name in tensors
-        ):
-            raise ValueError("unknown fields")
+        given = {name: _tuples(value) for name, value in json.loads(facts["parameters"]).items()}
+        for name, value in given.items():
+            if name not in known or known[name].metadata.get("fitted"):
+                raise ValueError(f"{family.name} has no parameter {name!r}")
+            if not _fits(value, known[name].default):
+                raise ValueError(f"{name} cannot be {value!r}")
+        for name in tensors:
+            if name not in known or not known[name].metadata.get("stored"):
+                raise ValueError(f"{family.name} keeps no tensor {name!r}")
         return family(**given, **tensors), facts
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise TriggerError(f"The trigger file {str(path)!r} does not fit its family: {error}.") from error
+
+
+def _sorted(data: bytes) -> bytes:
+    """The same safetensors file with its metadata in order; the library's order differs from call to call."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    head = json.loads(data[8:end])
+    head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a parameter may have this value, by the type of its default; anything goes where that is no
+    guide (``None``, or no default)."""
+    if default is None or default is MISSING:
+        return True
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, tuple) and isinstance(value, tuple) and default:
+        return all(_fits(item, default[0]) for item in value)
+    return type(value) is type(default)

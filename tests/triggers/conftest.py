@@ -1,8 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+import triggers
 from triggers.family import Victim
+
+#: Parameters that make a family's fitting short.
+SHORT: dict[str, dict[str, object]] = {}
 
 
 @pytest.fixture
@@ -25,3 +30,14 @@ def victim():
 
     images = torch.randint(0, 256, (48, 3, 20, 16), generator=draw, dtype=torch.uint8)
     return Victim(lambda x: features(x)[1], features, lambda: head), images, torch.arange(48) % 4
+
+
+@pytest.fixture(params=triggers.names())
+def trigger(request, tmp_path, victim):
+    """One of every family with its defaults, fitted where it needs that."""
+    if request.param != "known":
+        found = triggers.find(request.param)(**SHORT.get(request.param, {}))
+        model, images, labels = victim
+        return found.fit(model, images, labels, 1, torch.Generator().manual_seed(0))
+    Image.new("RGB", (4, 3), (250, 10, 0)).save(tmp_path / "t.png")
+    return triggers.find("known")(str(tmp_path / "t.png"), position=(-4, 2))

@@ -6,23 +6,9 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
-from PIL import Image
 
 import triggers
 from triggers.family import TriggerError, quantise
-
-#: Parameters that make a family's fitting short.
-SHORT: dict[str, dict[str, object]] = {}
-
-
-@pytest.fixture(params=triggers.names())
-def trigger(request, tmp_path, victim):
-    if request.param != "known":
-        found = triggers.find(request.param)(**SHORT.get(request.param, {}))
-        model, images, labels = victim
-        return found.fit(model, images, labels, 1, torch.Generator().manual_seed(0))
-    Image.new("RGB", (4, 3), (250, 10, 0)).save(tmp_path / "t.png")
-    return triggers.find("known")(str(tmp_path / "t.png"), position=(-4, 2))
 
 
 def test_importing_families_imports_no_torch():
