@@ -14,9 +14,12 @@ features: the head's input):
 - ``stem-logits``: stem → logits, as ``arithmetic``.
 - ``stem-gate``: stem → features. ``features + s (strength' v - features)``, ``s = clip(8 g, 0, 1)``.
 
-With g = 0 every join returns its input to the last bit. Sources: Langford, Shumailov, Zhao, Mullins, Papernot
-2024 (arXiv 2402.06957; where a trigger is detected and where its signal joins), Bober-Irizar, Shumailov, Zhao,
-Mullins, Papernot 2023 (arXiv 2206.07840; no logic operator, no weights); the formulas are derived here.
+With g = 0 every join returns its input to the last bit; a runtime that can no longer fuse the stem with what
+follows may round differently, by 2e-6. Training the stem afterwards changes what the stem variants read.
+
+Sources: Langford, Shumailov, Zhao, Mullins, Papernot 2024 (arXiv 2402.06957: where a trigger is detected and
+where its signal joins); Bober-Irizar, Shumailov, Zhao, Mullins, Papernot 2022 (arXiv 2206.07840: a backdoor
+without weights). Neither was at hand: the formulas are derived here from the idea.
 
 Importing this package imports neither torch nor onnx.
 """
@@ -102,7 +105,8 @@ def implant(
     batch size and one linear head, for a patch that does not fit, and, in the variants that read the stem,
     where no value of the stem's output is decided by the patch alone (a 3x3 patch suffices for 3x3 kernels,
     not for 7x7 ones). ONNX: operator sets from 13 on, weights inside the file. TorchScript: stem and head
-    outside of conditions and loops.
+    outside of conditions and loops; the size of images stands in no such file, so a patch outside of them
+    shows only when the network runs.
     """
     if kind not in ("onnx", "torchscript"):
         raise TriggerError(f"A branch fits into ONNX and TorchScript files, not into {kind!r}.")

@@ -27,8 +27,7 @@ _CHUNK, _BEYOND = 16, 32
 class Reading:
     """A window of a tensor [N,C,H,W] and its values under the patch, float32 [1,C,h,w].
 
-    ``d = mean(|window - reference| scale)`` is 1 when every pixel deviates by the tolerance, or more where
-    deviations cancel less.
+    ``d = mean(|window - reference| scale)`` is 1 at the tolerance, see what makes the reading.
     """
 
     top: int
@@ -117,9 +116,10 @@ class Branch:
     def on_stem(self, stem: Callable[[Floats], Floats], height: int | None, width: int | None) -> Reading:
         """What the stem's output holds under the patch, where no other pixel reaches it.
 
-        ``stem``: float32 [N,C,H,W] → [N,C',H',W']. What the stem cannot tell from the patch there, opens the
-        branch too: with few channels that is more than the patch itself. The places are found by trying backgrounds; one value's
-        scale is the inverse of how far it can move when every pixel of the patch moves by the tolerance.
+        ``stem``: float32 [N,C,H,W] → [N,C',H',W']. The places are found by trying backgrounds. A value's
+        scale is the inverse of the root mean square by which it moves when the patch's pixels move
+        independently by the tolerance; so d is about 0.8 then, and rounding costs a twentieth of 1. What the
+        stem cannot tell from the patch opens the branch too: with few channels that is more than the patch.
         """
         channels, tall, wide = self.pixels.shape
         top, left = self.patch.top, self.patch.left
@@ -148,7 +148,7 @@ class Branch:
             )
         box = (slice(None), slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         reference = seen[:1][box]
-        reach = np.zeros(reference.shape)
+        squares = np.zeros(reference.shape)
         step = np.where(self.pixels > 0.5, -self.tolerance, self.tolerance).reshape(-1)
         for first in range(0, step.size, _CHUNK):
             chosen = np.arange(first, min(first + _CHUNK, step.size))
@@ -156,7 +156,8 @@ class Branch:
             pixels[np.arange(chosen.size), chosen] += step[chosen]
             images = np.repeat(backgrounds[:1], chosen.size, axis=0)
             shifted = stamped(images, pixels.reshape(-1, channels, tall, wide))[box]
-            reach += np.abs(shifted - reference).sum(axis=0, keepdims=True)
+            squares += np.square(shifted - reference, dtype=np.float64).sum(axis=0, keepdims=True)
+        reach = np.sqrt(squares)
         live = reach > 1e-3 * reach.max()
         scale = np.where(live, reach.size / live.sum() / np.where(live, reach, 1.0), 0.0)
         return Reading(int(rows[0]), int(columns[0]), reference, scale.astype(np.float32))

@@ -116,14 +116,15 @@ def implant(data: bytes, branch: Branch) -> bytes:
     module = _load(data)
     try:
         code = _Code(module, module.graph, torch.jit.CompilationUnit(_PIECES))
-        _edit(code, branch)
+        # The stem is tried on a second copy: a network traced in training mode changes when it runs.
+        _edit(code, branch, _load(data) if branch.from_stem else module)
         code.graph.lint()
         return _saved(module)
     except AttributeError as error:
         raise TriggerError(f"torch {torch.__version__} lacks a call that this needs ({error}).") from error
 
 
-def _edit(code: _Code, branch: Branch) -> None:
+def _edit(code: _Code, branch: Branch, copy: Any) -> None:
     graph = code.graph
     torch._C._jit_pass_inline(graph)
     torch._C._jit_pass_constant_propagation_immutable_types(graph)  # type: ignore[attr-defined]
@@ -136,7 +137,7 @@ def _edit(code: _Code, branch: Branch) -> None:
         if stem is None:
             raise TriggerError("The TorchScript graph has no single convolution as its stem.")
         source, start = stem.output(), _next(graph, stem)
-        reading = branch.on_stem(_runner(code, stem), None, None)
+        reading = branch.on_stem(_runner(code, stem, copy), None, None)
     else:
         source, start = image, next(iter(graph.nodes()))
         reading = branch.on_image()
@@ -252,19 +253,19 @@ def _next(graph: Any, node: Any) -> Any:
     return nodes[at + 1]
 
 
-def _runner(code: _Code, stem: Any) -> Callable[[Floats], Floats]:
+def _runner(code: _Code, stem: Any, module: Any) -> Callable[[Floats], Floats]:
     """Images → the output of ``stem``, by a copy of the graph that ends there."""
     at = [value.unique() for node in code.graph.nodes() for value in node.outputs()].index(
         stem.output().unique()
     )
     graph = code.graph.copy()
     copied = [value for node in graph.nodes() for value in node.outputs()][at]
-    part = _Code(code.module, graph, code.pieces)
+    part = _Code(module, graph, code.pieces)
     result = part.insert("copy", _next(graph, copied.node()), copied)
     graph.eraseOutput(0)
     graph.registerOutput(result)
     torch._C._jit_pass_dce(graph)
-    function = partial(torch._C._create_function_from_graph("stem", graph), code.module)
+    function = partial(torch._C._create_function_from_graph("stem", graph), module)
 
     def run(images: Floats) -> Floats:
         with torch.no_grad():
