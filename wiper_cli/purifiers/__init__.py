@@ -9,9 +9,17 @@ from typing import Final
 
 from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.purifiers.settings import FineTuning, Unlearn, Wiper
+from wiper_cli.purifiers.settings_rivals import CLP, IBAU, KD, NAD, AILancet, FinePruning, Prune
 
 METHODS: Final[dict[str, type[Purifier]]] = {
     "unlearn": Unlearn,
     "wiper": Wiper,
     "fine-tuning": FineTuning,
+    "fine-pruning": FinePruning,
+    "kd": KD,
+    "nad": NAD,
+    "i-bau": IBAU,
+    "ai-lancet": AILancet,
+    "clp": CLP,
+    "prune": Prune,
 }

@@ -117,21 +117,26 @@ def filler(fit: Part, reached: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def region(classifier: Classifier, x: Tensor, fillers: Tensor, reached: Tensor) -> Tensor:
-    """Soft masks [N,1,H,W] in 0..1 whose cover by ``fillers`` takes the class ``reached`` away from ``x``."""
+    """The smallest masks met [N,1,H,W], each 0 or 1, whose cover by ``fillers`` takes the class ``reached`` away from
+    ``x``; all ones where none did. Gradients pass the threshold as if it were a sigmoid."""
     assert classifier.network is not None
     masks = []
     for image, cover, target in zip(x.split(128), fillers.split(128), reached.split(128), strict=True):
         free = torch.full((len(image), 1, *image.shape[2:]), 2.0, device=x.device, requires_grad=True)
+        best = torch.ones_like(free)
         optimiser = torch.optim.Adam([free], lr=0.2)
         for _ in range(STEPS):
-            mask = free.sigmoid()
+            soft, hard = free.sigmoid(), (free.detach() > 0).float()
+            mask = hard + soft - soft.detach()
             logits = classifier.network(image * (1 - mask) + cover * mask)
             own = logits.gather(1, target[:, None])[:, 0]
             other = logits.scatter(1, target[:, None], -torch.inf).amax(1)
+            better = (own < other) & (hard.sum((1, 2, 3)) < best.sum((1, 2, 3)))
+            best = torch.where(better[:, None, None, None], hard, best)
             optimiser.zero_grad()
             torch.autograd.backward((own - other + 1).relu().sum() + SIZE_WEIGHT * mask.mean((1, 2, 3)).sum())
             optimiser.step()
-        masks.append((free.detach() > 0).float())
+        masks.append(best)
     return torch.cat(masks)
 
 

@@ -83,8 +83,10 @@ def start_anew(classifier: Classifier, images: Tensor, generator: torch.Generato
     known = kernels | head | {name for layer in layers for name in (layer.bias, *layer.scaled)}
     drawn: set[int] = set()
     rest = 0
+    # Kernels first, in forward order: the same draws whatever a file calls them.
+    order = dict.fromkeys([*(layer.weight for layer in layers), *named])
     with torch.no_grad():
-        for name, weight in named.items():
+        for name, weight in ((name, named[name]) for name in order):
             if id(weight) in drawn:
                 continue
             drawn.add(id(weight))
