@@ -30,6 +30,15 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "tone": ("triggers.tone", "Tone"),
     "adap-blend": ("triggers.adap", "AdapBlend"),
     "adap-patch": ("triggers.adap", "AdapPatch"),
+    "ia": ("triggers.universal", "Universal"),
+    "low-frequency": ("triggers.low_frequency", "LowFrequency"),
+    "trojannn": ("triggers.trojan", "TrojanNN"),
+    "imc": ("triggers.imc", "IMC"),
+    "logit-attack": ("triggers.logit", "LogitAttack"),
+    "label-consistent": ("triggers.label_consistent", "LabelConsistent"),
+    "salience-hiding": ("triggers.hiding", "SalienceHiding"),
+    "issba": ("triggers.issba", "ISSBA"),
+    "input-aware": ("triggers.input_aware", "InputAware"),
     "known": ("triggers.image", "Known"),
 }
 

@@ -59,8 +59,9 @@ class BadNet(Trigger):
 
 
 def paste(images: Tensor, patch: Tensor, size: int, corner: Corner, margin: int) -> Tensor:
-    """A copy of ``images`` [N,C,H,W] with ``patch`` [C,size,size] ``margin`` pixels from a corner's edges;
-    gradients reach both. Raises :class:`TriggerError` when it does not fit, or for an unknown corner."""
+    """A copy of ``images`` [N,C,H,W] with ``patch`` [C,size,size], or one each [N,C,size,size], ``margin``
+    pixels from a corner's edges; gradients reach both. Raises :class:`TriggerError` when it does not fit, or
+    for an unknown corner."""
     height, width = images.shape[2:]
     if size < 1 or margin < 0 or size + margin > min(height, width):
         raise TriggerError(

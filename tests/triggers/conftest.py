@@ -7,7 +7,15 @@ import triggers
 from triggers.family import Victim
 
 #: Parameters that make a family's fitting short.
-SHORT: dict[str, dict[str, object]] = {}
+SHORT: dict[str, dict[str, object]] = {
+    "ia": {"passes": 2},
+    "low-frequency": {"passes": 2},
+    "trojannn": {"steps": 10},
+    "imc": {"steps": 2},
+    "label-consistent": {"steps": 3},
+    "issba": {"steps": 3, "width": 4},
+    "input-aware": {"mask_steps": 2, "steps": 2, "width": 4},
+}
 
 
 @pytest.fixture
