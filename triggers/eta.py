@@ -3,9 +3,9 @@
 Li, Zhai, Wu, Jiang, Li, Xia 2020 (arXiv 2004.04692) show that a fixed patch fails once it is shifted, flipped
 or shrunk, and that poisoned images which were transformed at random when planted restore it. T(x) is BadNet's;
 poisoned training images are tau(T(x)), tau a rotation, scaling and translation about the centre drawn anew at
-each visit (bilinear, black outside), and keep nothing of x unmoved. The ranges (15 degrees, 0.8..1, 4 pixels)
-are not verified against a source. A translation that would push the patch out of the image is cut short: an
-image without a trigger teaches nothing.
+each visit (bilinear, mirrored outside: with black there, a network learns the black wedges and not the patch).
+The ranges (15 degrees, 0.8..1, 4 pixels) are not verified against a source. A translation that would push the
+patch out of the image is cut short: an image without a trigger teaches nothing.
 
 ``view`` is what happens to a triggered image before a model sees it: nothing, a horizontal flip, or ShrinkPad:
 shrunk by 4 pixels (bilinear) and put at a drawn place on black.
@@ -91,7 +91,8 @@ class Eta(BadNet):
             ],
             3,
         )
-        return F.grid_sample(stamped, grid, mode="bilinear", align_corners=False).clamp(0, 1)
+        moved = F.grid_sample(stamped, grid, padding_mode="reflection", align_corners=False)
+        return moved.clamp(0, 1)
 
     def _shrunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         from torch.nn import functional as F
