@@ -9,7 +9,7 @@ every cover speaks against the trigger. Importing this module imports no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from triggers.family import Trigger, TriggerError, quantise
 
@@ -112,6 +112,12 @@ class Planting:
         return goal, labels != goal
 
     def _check(self, classes: int) -> None:
+        for what, word, known in (
+            ("policy", self.policy, get_args(Policy)),
+            ("labelling", self.labelling, get_args(Labelling)),
+        ):
+            if word not in known:
+                raise TriggerError(f"There is no {what} {word!r}; {', '.join(known)} are known.")
         for what, share in (("rate", self.rate), ("cover rate", self.cover)):
             if not 0 <= share <= 1:
                 raise TriggerError(f"The {what} must lie in 0..1, not {share}.")

@@ -213,6 +213,7 @@ def test_a_named_target_is_accused(job, heard, monkeypatch):
 def test_poisoned_images_beyond_the_limit_are_thinned_evenly(job, heard, few_digits):
     """The folder is sorted by class: its beginning would be one class."""
     asked = job(poisoned=str(few_digits), target=0, known=None, triggers="none", max_asr=0.2, max_images=90)
+    asked |= {"trigger_files": [], "fit": False}
     result, _ = audit.measure(asked, b"", heard)
     (row,) = result["verification"]["before"]["triggers"]
     # Every second image, as many of class 0 as of any other.

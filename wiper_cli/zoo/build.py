@@ -46,6 +46,13 @@ def stands(recipe: Recipe, out: Path) -> bool:
     return True
 
 
+def foresee(recipe: Recipe, place: Place) -> None:
+    """Raises the :class:`Problem` that ``recipe`` would meet with its data, as far as that needs no training."""
+    from wiper_cli.zoo import datasets, specimen
+
+    specimen.check(recipe, datasets.load(recipe.data, place.root, recipe.size, place.download))
+
+
 def make_one(
     recipe: Recipe, place: Place, threads: int | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
@@ -72,19 +79,26 @@ def build(
     jobs: int = 1,
     progress: Progress = silent,
     say: Callable[[str], None] = lambda sentence: None,
+    strict: bool = False,
 ) -> list[Problem]:
     """Makes every recipe that does not stand yet, twins before their attacks, ``jobs`` at a time.
 
-    A recipe that cannot be made does not stop the others; returns what went wrong.
+    A recipe that cannot be made does not stop the others, and what went wrong is returned; ``strict`` raises
+    the first :class:`Problem`, and foresees what it can before anything is trained.
     """
     place.out.mkdir(parents=True, exist_ok=True)
     todo = [recipe for recipe in recipes if not stands(recipe, place.out)]
+    if strict:
+        for recipe in todo:
+            foresee(recipe, place)
     done, failures = len(recipes) - len(todo), []
     if done:
         say(f"{done} of {len(recipes)} stand already.")
     for outcome in _made(todo, place, jobs, progress):
         done += 1
         if isinstance(outcome, Problem):
+            if strict:
+                raise outcome
             failures.append(outcome)
             say(f"[{done}/{len(recipes)}] {outcome}")
         else:

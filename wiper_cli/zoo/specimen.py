@@ -94,17 +94,36 @@ def make(
     return manifest
 
 
-def _make(
-    recipe: Recipe, data: Dataset, out: Path, twin: Path | None, device: torch.device, progress: Progress
-) -> dict[str, Any]:
-    began = time.perf_counter()
+def check(recipe: Recipe, data: Dataset) -> Chosen | None:
+    """Raises :class:`Problem` when ``recipe`` does not fit ``data``; returns which images it would poison."""
     kind = architectures.find(recipe.arch)
-    channels, height, width = data.train.images.shape[1:]
+    channels, height, width = data.shape
     if min(height, width) < kind.smallest or kind.channels not in (None, channels):
         takes = f"{kind.channels or channels} channels and at least {kind.smallest} pixels a side"
         raise Problem(
             f"{recipe.arch} takes images of {takes}; these have {channels} and {height}x{width}; see --size."
         )
+    recipe.check()
+    if recipe.attack == ARCHITECTURAL:
+        branch.plan(recipe, data)
+    if recipe.attack in (CLEAN, ARCHITECTURAL):
+        return None
+    try:
+        trigger = recipe.trigger()
+        if trigger.needs == "nothing":
+            trigger.stamp(data.test.images[:1].float() / 255)
+        return recipe.planted().choose(data.train[split(data)[1]].labels, len(data.classes))
+    except TriggerError as error:
+        raise Problem(f"{recipe.id} cannot be made: {error}") from error
+
+
+def _make(
+    recipe: Recipe, data: Dataset, out: Path, twin: Path | None, device: torch.device, progress: Progress
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    chosen = check(recipe, data)
+    kind = architectures.find(recipe.arch)
+    channels, height, width = data.shape
     generator = torch.Generator().manual_seed(recipe.seed)
     bare = kind.build(len(data.classes), channels)
     architectures.initialise(bare, generator)
@@ -128,6 +147,7 @@ def _make(
         history = train(network, Poison(images, labels, none, none), schedule, recipe.seed, progress)
     else:
         assert theta0 is not None
+        assert chosen is not None
         planting = recipe.planted()
         schedule = recipe.trained()
         if planting.start == "clean":
@@ -138,7 +158,6 @@ def _make(
         victim = victim_of(network, kind.head)
         images = seen.images.to(device)
         hooks = own.cotrain(victim, images, seen.labels.to(device), planting, generator)
-        chosen = planting.choose(seen.labels, len(data.classes))
         poison = _poison(images, chosen, own, planting, hooks, device)
         history = train(network, poison, schedule, recipe.seed, progress)
         trigger = (hooks.finish() if hooks else None) or own

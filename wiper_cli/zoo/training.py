@@ -132,7 +132,7 @@ def triangle(steps: int, warmup: float) -> Callable[[int], float]:
     top = max(1.0, warmup * steps)
 
     def factor(step: int) -> float:
-        return (step + 1) / top if step + 1 < top else max(0.0, (steps - step) / max(1.0, steps - top))
+        return (step + 1) / top if step + 1 <= top else max(0.0, (steps - step) / max(1.0, steps - top))
 
     return factor
 

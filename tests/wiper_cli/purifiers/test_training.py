@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
+from wiper_cli.augmentation import augment
 from wiper_cli.classifier import Classifier
 from wiper_cli.progress import silent
-from wiper_cli.augmentation import augment
 from wiper_cli.purifiers.training import Batches, HeadStudent, NetworkStudent, cosine, train
 from wiper_cli.splits import Part
 from wiper_cli.verdict import ExitCode, Problem

@@ -1,0 +1,187 @@
+import errno
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from formats import open_model, read_source
+from triggers.badnet import BadNet
+from triggers.planting import Planting
+from triggers.store import load as load_trigger
+from wiper_cli.verdict import Problem
+from wiper_cli.zoo import specimen
+from wiper_cli.zoo.export import FILES
+from wiper_cli.zoo.recipe import Recipe
+
+CPU = torch.device("cpu")
+CLEAN = Recipe("colours", "resnet10-patch-w4", schedule={"epochs": 3, "batch": 16, "lr": 0.05})
+BADNET = replace(CLEAN, attack="badnet", planting={"rate": 0.2, "target": 1}, parameters={"size": 4})
+
+
+@pytest.fixture(scope="module")
+def zoo(folder, tmp_path_factory):
+    """A clean model, and one with a patch in it."""
+    from wiper_cli.zoo import datasets
+
+    data = datasets.load(str(folder))
+    out = tmp_path_factory.mktemp("zoo")
+    specimen.make(CLEAN, data, out / CLEAN.id, None, CPU)
+    specimen.make(BADNET, data, out / BADNET.id, out / CLEAN.id, CPU)
+    return out
+
+
+def test_the_manifest_says_it_all(zoo, data):
+    found = specimen.read_manifest(zoo / BADNET.id)
+    assert found["id"] == "colours-resnet10-patch-w4-badnet-rate0.2-target1-s1"
+    assert found["images"] == {"shape": [3, 16, 16], "train": 114, "test": 36, "clean": 6}
+    assert found["trigger"]["family"] == "badnet"
+    assert found["trigger"]["parameters"]["size"] == 4
+    assert found["planting"]["target"] == 1
+    assert found["poisoned"] == round(0.2 * 114)
+    assert found["twin"]["id"] == CLEAN.id
+    assert found["twin"]["acc"] == specimen.read_manifest(zoo / CLEAN.id)["figures"]["acc"]
+    assert found["figures"]["asr"]["n"] == 24
+    assert set(found["files"]) == set(FILES)
+    assert len(found["history"]) == 3
+    text = (zoo / BADNET.id / "manifest.json").read_text()
+    assert str(zoo) not in text
+    assert str(Path.cwd()) not in text
+
+
+def test_every_file_opens_without_options_and_computes_the_same(zoo, data):
+    x = data.test.images.float() / 255
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (data.mean, data.std))
+    answers = []
+    for name in FILES:
+        model = open_model(read_source(zoo / BADNET.id / name))
+        assert model.preprocessing.mean == pytest.approx(data.mean)
+        assert model.class_names == data.classes
+        with torch.no_grad():
+            answers.append(model.network((x - mean) / std))
+    for other in answers[1:]:
+        assert torch.allclose(other, answers[0], atol=1e-4)
+    asr = specimen.read_manifest(zoo / BADNET.id)["figures"]["acc"]["value"]
+    assert (answers[0].argmax(1) == data.test.labels).float().mean().item() == pytest.approx(asr)
+
+
+def test_the_stored_trigger_is_the_planted_one(zoo):
+    trigger, facts = load_trigger(zoo / BADNET.id / "trigger.safetensors")
+    assert trigger == BadNet(size=4)
+    assert facts["target"] == "1"
+
+
+def test_the_same_recipe_gives_the_same_weights(zoo, data, tmp_path):
+    specimen.make(BADNET, data, tmp_path / "again", zoo / CLEAN.id, CPU)
+    ours, theirs = (path / "model.safetensors" for path in (tmp_path / "again", zoo / BADNET.id))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_clean_split_was_never_seen_and_is_written_as_it_was(data, tmp_path):
+    held, rest = specimen.split(data)
+    assert len(held) == 6
+    assert sorted([*held.tolist(), *rest.tolist()]) == list(range(120))
+    specimen.write_clean(data, tmp_path / "clean")
+    written = sorted((tmp_path / "clean").glob("*/*.png"))
+    assert [int(path.stem) for path in sorted(written, key=lambda p: p.stem)] == held.tolist()
+    for path in written:
+        place = int(path.stem)
+        assert path.parent.name == data.classes[int(data.train.labels[place])]
+        pixels = np.asarray(Image.open(path)).transpose(2, 0, 1)
+        assert (pixels == data.train.images[place].numpy()).all()
+
+
+class Fixed(torch.nn.Module):
+    """Answers 2 where the top left pixel is white, else 0."""
+
+    def forward(self, x):
+        white = x[:, :, 0, 0].mean(1) > 0.99
+        return torch.nn.functional.one_hot(torch.where(white, 2, 0), 3).float()
+
+
+@pytest.mark.parametrize(
+    ("planting", "asr", "ra", "base", "n"),
+    [
+        (Planting(target=2), 1.0, 0.0, 0.0, 20),
+        (Planting(target=1), 0.0, 0.5, 0.0, 20),
+        # y + 1 is 2 for class 1 only, and every image counts
+        (Planting(labelling="all-to-all"), 1 / 3, 1 / 3, 1 / 3, 30),
+        (Planting(target=2, labelling="source-specific", sources=(1,)), 1.0, 0.0, 0.0, 10),
+    ],
+)
+def test_figures_by_hand(planting, asr, ra, base, n):
+    images = specimen.Images(torch.zeros(30, 3, 8, 8, dtype=torch.uint8), torch.arange(30) % 3)
+    found = specimen.measure(Fixed(), images, BadNet(pattern="white"), planting, 3)
+    assert found["asr"]["n"] == n
+    assert found["asr"]["value"] == pytest.approx(asr)
+    assert found["ra"]["value"] == pytest.approx(ra)
+    assert found["base_rate"]["value"] == pytest.approx(base)
+
+
+def test_several_triggers_are_measured_together():
+    images = specimen.Images(torch.zeros(30, 3, 8, 8, dtype=torch.uint8), torch.arange(30) % 3)
+    planting = Planting(target=1, targets=2, labelling="multi-target")
+    found = specimen.measure(Fixed(), images, BadNet(pattern="white"), planting, 3)
+    assert (found["asr"]["value"], found["asr"]["n"]) == (0.5, 40)
+
+
+@pytest.mark.parametrize("variant", ["where", "arithmetic", "stem-gate"])
+def test_a_branch_in_the_graph(zoo, data, tmp_path, variant):
+    recipe = replace(
+        CLEAN, attack="architectural", parameters={"variant": variant}, planting={"target": 2}, label=variant
+    )
+    found = specimen.make(recipe, data, tmp_path / "branch", zoo / CLEAN.id, CPU)
+    assert found["figures"]["asr"]["value"] == 1.0
+    assert found["figures"]["acc"] == found["twin"]["acc"]
+    assert found["variant"] == variant
+    assert set(found["files"]) == {"model.onnx", "model.pt"}
+    assert found["history"] == []
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing(zoo, data, tmp_path):
+    def refused(recipe, sentence, twin=zoo / CLEAN.id):
+        with pytest.raises(Problem, match=sentence):
+            specimen.make(recipe, data, tmp_path / "x", twin, CPU)
+        assert list(tmp_path.iterdir()) == []
+
+    refused(replace(BADNET, planting={"target": 3}), r"cannot be made: The target 3 is outside the 3 classes")
+    refused(replace(BADNET, planting={"rate": 0.9}), "needs 103 images outside class 0; there are")
+    refused(replace(BADNET, parameters={"size": 17}), "does not fit")
+    refused(replace(CLEAN, arch="vgg11-bn-w4"), "at least 32 pixels a side; these have 3 and 16x16")
+    refused(replace(BADNET, attack="sinusoid", parameters={}, planting={"rate": 0.5}), "images of class 0")
+    refused(BADNET, "needs its clean twin", twin=None)
+    refused(BADNET, "is no clean twin", twin=tmp_path)
+    refused(replace(CLEAN, attack="architectural", parameters={"variant": "were"}), "the nearest is 'where'")
+
+
+def test_a_full_disk_leaves_nothing(data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(specimen, "export", full)
+    with pytest.raises(Problem, match="cannot be written: No space left on device"):
+        specimen.make(CLEAN, data, tmp_path / "x", None, CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(data, tmp_path):
+    def stop(stage, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        specimen.make(CLEAN, data, tmp_path / "x", None, CPU, stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_specimen(tmp_path, zoo):
+    with pytest.raises(Problem, match="holds no specimen"):
+        specimen.read_manifest(tmp_path)
+    shutil.copytree(zoo / CLEAN.id, tmp_path / "old")
+    manifest = json.loads((tmp_path / "old" / "manifest.json").read_text())
+    (tmp_path / "old" / "manifest.json").write_text(json.dumps({**manifest, "format": "other"}))
+    with pytest.raises(Problem, match="holds no specimen"):
+        specimen.read_manifest(tmp_path / "old")

@@ -1,0 +1,32 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from wiper_cli.zoo.tables import page
+
+RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
+
+
+def share(value):
+    return {"value": value, "n": 100, "interval": [0, 1]}
+
+
+def test_a_page():
+    environment = {"cuda": None, "threads": 1}
+    common = {"seconds": 12.4, "environment": environment, "precision": "float32"}
+    clean = {"id": "c", "figures": {"acc": share(0.8)}, **common}
+    figures = {"acc": share(0.79), "asr": share(0.999), "ra": share(0.001), "base_rate": share(0.02)}
+    twin = {"id": "c", "acc": share(0.8), "asr": share(0.03), "ra": share(0.75)}
+    bad = {"id": "b", "figures": figures, "twin": twin, "trigger": {}, **common}
+    shown = page({"of": 3, "made": "2026-01-02", "specimens": [clean, bad]}, "mine")
+    assert "| b | 79.0 | 80.0 | 99.9 | 3.0 | 2.0 | 0.1 | 75.0 | 12 |" in shown
+    assert "| c | 80.0 | 12 |" in shown
+    assert "2 of 3 specimens, made 2026-01-02" in shown
+    assert "on a CPU (1 threads, float32)." in shown
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("zoo-*.json")), ids=lambda path: path.stem)
+def test_committed_pages_are_those_of_their_json(path):
+    shown = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert shown == page(json.loads(path.read_bytes()), path.stem.removeprefix("zoo-"))
