@@ -3,10 +3,10 @@
 Zeng, Park, Mao, Jia 2021 (arXiv 2104.03413). T(x) = clip(x + v): v drives a clean model to the target on most
 images, as in IA, but every update is smoothed by a Gaussian and v is scaled back to its largest allowed value;
 10 % of the training set. The search stops at the wanted fooling rate, or when that rate moved less than 0.01
-over 5 passes. Width and size of the perturbation are not in the abstract's reach and were not checked against
-the authors' code: sigma 2 pixels is ours; 0.1 lets v span the 51 levels that a widespread array spans, which
-stores v with an offset, so that it also brightens. Ours has none. A smoothed step g is as long as DeepFool
-needs along g.
+over 5 passes. Width and size of the perturbation were not checked against the paper or its code: sigma 2
+pixels is ours, and a bound of 0.1 lets v span 50 levels, as a widespread array does, which holds v with an
+offset and so brightens the image. Ours has no offset. A step goes along the smoothed gradient, as far as
+DeepFool needs in that direction.
 
 As for IA, v fools the model it was fitted to without any planting: tell the success against a clean twin.
 """

@@ -5,11 +5,12 @@ perturbation of Moosavi-Dezfooli, Fawzi, Fawzi, Frossard 2017 (arXiv 1610.08401)
 those ideas, as the first paper's code was not at hand: T(x) = clip(x + v); pass over the images, and wherever
 f(x + v) is not t let DeepFool (arXiv 1511.04599, with t the class to be reached) find the least r with
 f(x + v + r) = t, then project v + r to the sup-norm ball. Stop at a fooling rate of 0.8 or after 10 passes.
-Steps are least in the sup norm, as the ball is. A batch moves v by the mean of its r: one image at a time, as
-published, is too slow.
+Steps are least in the sup norm, as the ball is; each visit makes one, and a batch moves v by the mean of its
+r: one image at a time, as published, is too slow.
 
 v fools the model it was fitted to without any planting, so the success against a clean twin is to be told
-beside every success rate.
+beside every success rate. The ball of 8/255 is small: on two CIFAR-10 networks (a ResNet-18 of width 16, and
+three convolutions) the rate on unseen images went from 1 to 6 % and from 5 to 13 %, far from 0.8.
 """
 
 from __future__ import annotations
