@@ -1,11 +1,11 @@
-"""The whole path on a CIFAR-10 network with a backdoor, in three formats: scan, purify, verify with the true trigger.
+"""The whole path on a specimen of the zoo, in three formats: scan, purify, verify with the true trigger.
 
-    python benchmarks/cifar_badnet.py --data DATA --out MODEL      # trains the specimen
-    python benchmarks/cifar_end_to_end.py --model MODEL --test DATA/test --work WORK [--twin TWIN]
+    wiper zoo train --data cifar10 --root DATA --arch resnet18-w16 --attack badnet --epochs 8 -o ZOO
+    python benchmarks/cifar_end_to_end.py --model ZOO/SPECIMEN --test DATA/cifar10/test --work WORK
 
-Runs the commands as a user would, one thread each. ``MODEL/clean`` holds the 2,500 training images that training never
-saw; ``--test`` is the whole test set, used for nothing but the closing measurement. ``--twin``: a clean network of
-the same script, scanned for a false alarm. Reports that stand in ``--work`` are not made again.
+Runs the commands as a user would, one thread each. ``--clean`` (ZOO/clean/cifar10) holds images that training never
+saw; ``--test`` is the whole test set, used for nothing but the closing measurement. The clean twin is scanned for a
+false alarm. Reports that stand in ``--work`` are not made again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import write_result
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("model.safetensors", "model.torchscript.pt", "model.onnx")
+FILES = ("model.safetensors", "model.pt", "model.onnx")
 
 
 def wiper(work: Path, name: str, command: str, *arguments: object) -> dict[str, Any]:
@@ -72,10 +72,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--twin", type=Path)
+    parser.add_argument("--clean", type=Path, help="the images set aside; those of the zoo by default")
     option = parser.parse_args()
     option.work.mkdir(parents=True, exist_ok=True)
-    clean = ("--clean", option.model / "clean")
+    zoo, manifest = option.model.parent, json.loads((option.model / "manifest.json").read_text())
+    clean = ("--clean", option.clean or zoo / "clean" / manifest["recipe"]["data"])
     formats = {}
     for name in FILES:
         model, purified = option.model / name, option.work / f"purified-{name}"
@@ -93,17 +94,14 @@ def main() -> None:
         if purify["purification"]["accepted"]:
             verify = wiper(
                 option.work, name, "verify", model, purified, "--clean", option.test, "--max-images", 10000,
-                "--triggers", "none", "--trigger-image", option.model / "trigger.png",
-                "--mask", option.model / "mask.png", "--target", 0,
+                "--triggers", "none", "--trigger-file", option.model / "trigger.safetensors",
             )  # fmt: skip
             line["verify"] = measured(verify)
         formats[name] = line
-    twin = None
-    if option.twin:
-        twin = scanned(wiper(option.work, "twin.onnx", "scan", option.twin / "model.onnx", *clean))
-    manifest = json.loads((option.model / "manifest.json").read_text())
-    specimen = {key: manifest[key] for key in ("architecture", "attack", "held_out", "settings", "figures")}
-    write_result("cifar_end_to_end", {"specimen": specimen, "formats": formats, "clean_twin": twin})
+    twin = zoo / manifest["twin"]["id"] / "model.onnx"
+    specimen = {key: manifest[key] for key in ("id", "recipe", "schedule", "planting", "figures", "twin")}
+    alarm = scanned(wiper(option.work, "twin.onnx", "scan", twin, *clean))
+    write_result("cifar_end_to_end", {"specimen": specimen, "formats": formats, "clean_twin": alarm})
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cifar_badnet import ResNet18, initialise
 from benchmarks.common import opened, write_result
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.settings import FineTuning, Wiper
 from wiper_cli.splits import Clean, Part
+from wiper_cli.zoo import architectures
 
 IMAGES, LIMIT_SECONDS = 2500, 30.0
 
@@ -48,8 +48,8 @@ def main() -> None:
     option = parser.parse_args()
     torch.set_num_threads(option.threads)
     generator = torch.Generator().manual_seed(0)
-    network = ResNet18(16, 10).eval()
-    initialise(network, generator)
+    network = architectures.find("resnet18-w16").build(10, 3).eval()
+    architectures.initialise(network, generator)
     classifier = Timed(opened(network), (0.5,) * 3, (0.5,) * 3)
     pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), generator=generator, dtype=torch.uint8)
     part = Part(pixels, torch.randint(0, 10, (IMAGES,), generator=generator))

@@ -140,7 +140,7 @@ def export(network: Any, format: str, side: int, folder: Path) -> Path:
     """The file that torch makes of ``network``."""
     import torch
 
-    from benchmarks.common import export_onnx, export_safetensors, export_traced
+    from wiper_cli.zoo.export import export_onnx, export_safetensors, export_traced
 
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2))
     if format == "safetensors":

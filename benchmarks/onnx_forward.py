@@ -21,10 +21,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cifar_badnet import ResNet18, initialise
-from benchmarks.common import export_onnx, write_result
+from benchmarks.common import write_result
 from formats import open_model, read_source
 from formats.safetensors.torchvision_stub import import_torchvision
+from wiper_cli.zoo import architectures
+from wiper_cli.zoo.export import export_onnx
 
 LEAST_RATIO = 0.8
 #: Network → images in a batch, side in pixels.
@@ -40,8 +41,8 @@ def build(name: str) -> Any:
     """The eager network in eval mode."""
     torch.manual_seed(0)
     if name == "resnet18-width16":
-        network = ResNet18(16, 10)
-        initialise(network, torch.Generator().manual_seed(0))
+        network = architectures.find("resnet18-w16").build(10, 3)
+        architectures.initialise(network, torch.Generator().manual_seed(0))
         return network.eval()
     options = {"image_size": 64} if name == "vit_b_16" else {}
     return import_torchvision().models.get_model(name, weights=None, num_classes=10, **options).eval()

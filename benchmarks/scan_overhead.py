@@ -30,13 +30,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cifar_badnet import ResNet18, initialise
-from benchmarks.common import export_safetensors, write_result
+from benchmarks.common import write_result
 from formats import open_model, read_source
 from wiper_cli.classifier import Classifier
 from wiper_cli.data import Geometry, read_folder
 from wiper_cli.salience.stream import SaliencePass
 from wiper_cli.subject import Notes, prepare
+from wiper_cli.zoo import architectures
+from wiper_cli.zoo.export import export_safetensors
 
 LIMIT = {"bare": 1.0, "streamed": 1.05, "scan": 1.15}
 GEOMETRY, BATCH = Geometry(3, 32, 32), 256
@@ -57,8 +58,8 @@ def make(folder: Path, images: int) -> Path:
         place = folder / "clean" / str(number % 10)
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.integers(0, 256, (32, 32, 3), np.uint8)).save(place / f"{number:05d}.png")
-    network = ResNet18(16, 10).eval()
-    initialise(network, torch.Generator().manual_seed(0))
+    network = architectures.find("resnet18-w16").build(10, 3).eval()
+    architectures.initialise(network, torch.Generator().manual_seed(0))
     export_safetensors(network, folder / "model.safetensors")
     return folder
 

@@ -23,13 +23,13 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cifar_badnet import ResNet18, initialise
 from benchmarks.common import opened, write_result
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.settings import FineTuning
 from wiper_cli.purifiers.training import precision
 from wiper_cli.splits import Clean, Part
+from wiper_cli.zoo import architectures
 
 LEAST_RATIO = 0.8
 
@@ -43,8 +43,8 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator().manual_seed(0)
-    network = ResNet18(option.width, 10).eval()
-    initialise(network, generator)
+    network = architectures.find(f"resnet18-w{option.width}").build(10, 3).eval()
+    architectures.initialise(network, generator)
     classifier = Classifier(opened(network), (0.5,) * 3, (0.5,) * 3, device)
     images = torch.randint(0, 256, (option.images, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 10, (option.images,), generator=generator)
