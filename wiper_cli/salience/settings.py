@@ -74,8 +74,8 @@ class Shapley(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("lowest", "delta"):
-            self.require(name, 0, 1)
+        self.require("lowest", 0, 1)
+        self.require("delta", 1e-12, 1)
         self.require("floor", -1, 1)
         for name in ("permutations", "batch"):
             self.require(name, 1)

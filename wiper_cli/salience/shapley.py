@@ -185,7 +185,7 @@ def half_width(count: Tensor, total: Tensor, squares: Tensor, settings: Shapley)
     """Empirical Bernstein: sqrt(2 v ln(2/d) / n) + 7 R ln(2/d) / (3 (n-1)), from n, sum and sum of squares;
     infinite below two samples."""
     variance = ((squares - total.square() / count) / (count - 1)).clamp(min=0)
-    log = math.log(2 / settings.delta) if settings.delta > 0 else math.inf
+    log = math.log(2 / settings.delta)
     width = (2 * variance * log / count).sqrt() + 7 * settings.span * log / (3 * (count - 1))
     return torch.where(count > 1, width, math.inf)
 

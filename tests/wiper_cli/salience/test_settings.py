@@ -11,7 +11,7 @@ from wiper_cli.verdict import Problem
         (MomentumSalience, "batch", 0),
         (IntegratedGradients, "steps", 0),
         (Shapley, "lowest", float("nan")),
-        (Shapley, "delta", -0.1),
+        (Shapley, "delta", 0.0),
         (Shapley, "floor", 2.0),
         (Shapley, "permutations", 0),
         (Shapley, "span", -1.0),
