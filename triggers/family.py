@@ -61,6 +61,8 @@ class Trigger:
     atlas: ClassVar[tuple[str, ...]]
     needs: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
     needs_to_plant: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
+    #: Planting needs no :meth:`fit`: co-training makes the trigger itself.
+    trained_along: ClassVar[bool] = False
 
     def stamp(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The trigger as it is used against a deployed model.

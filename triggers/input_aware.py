@@ -50,6 +50,7 @@ class InputAware(Trigger):
     planting: ClassVar[Planting] = Planting(rate=0.1, cover=0.1, start="clean")
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0018.000")
     needs: ClassVar[Literal["nothing", "images", "model"]] = "model"
+    trained_along: ClassVar[bool] = True
 
     density: float = 0.032
     mask_steps: int = 300

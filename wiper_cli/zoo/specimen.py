@@ -257,7 +257,7 @@ def _fit(
     progress: Progress,
 ) -> Trigger:
     trigger = recipe.trigger()
-    if {trigger.needs, trigger.needs_to_plant} == {"nothing"}:
+    if trigger.trained_along or {trigger.needs, trigger.needs_to_plant} == {"nothing"}:
         return trigger
     generator = torch.Generator().manual_seed(recipe.seed)
     some = torch.randperm(len(seen), generator=generator)[:FIT_IMAGES]
