@@ -1,0 +1,84 @@
+"""ANP: adversarial neuron pruning. Channels that the loss can do without, while all channels are disturbed, go.
+
+Source: Wu and Wang 2021 (arXiv 2110.14430). Masks m in 0..1 and noise (d, e) on scale and shift of channels:
+
+    min_m  a CE(m) + (1 - a) max_{|d|, |e| <= eps} CE(m, d, e)
+
+The inner maximum: a random start in the box, then sign steps of eps / steps. Masks take SGD steps and are brought
+back into 0..1. At the end channels of small masks are removed from the network as it was found.
+
+Departs: factors act on the pre-activation of every convolution (see :mod:`wiper_cli.purifiers.masks`) where the
+original has them on batch norm alone, and batch norm stays frozen; noise is brought back into its box, which the
+authors' code omits; the threshold is the largest that keeps the accuracy on the select part, where public code
+takes it by the attack's success on test data. Needs labels. Cost for each image of a step: 2 + inner steps
+forward and backward passes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wiper_cli.purifiers.contract import Purified, Task
+from wiper_cli.purifiers.masks import MaskStudent, Noise, clamp, prune
+from wiper_cli.purifiers.settings_field import ANP
+from wiper_cli.purifiers.training import Batches, train
+
+
+def purify(settings: ANP, task: Task) -> Purified:
+    """Searches on ``clean.fit``, chooses the threshold on ``clean.select``. The history's accuracy is that under
+    soft masks. Raises :class:`Problem` when head-only or without convolutions."""
+    clean = task.clean
+    student = MaskStudent(task.classifier, clean.fit, settings.ablation)
+    generator = torch.Generator().manual_seed(task.seed)
+    batches = Batches(
+        clean.fit.images,
+        clean.fit.labels,
+        settings.batch,
+        student.device,
+        generator,
+        flip=settings.flip,
+        crop=settings.crop,
+    )
+    # One line of history for a tenth of the search.
+    batches.passes = max(1, round(settings.steps / 10 / len(batches)))
+    epochs = max(1, round(settings.steps / len(batches)))
+    optimiser = torch.optim.SGD(student.masks, lr=settings.lr, momentum=settings.momentum)
+
+    def step(_: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        noise = adversary(student, x, y, settings.noise, settings.inner_steps, generator)
+        parts = {
+            "clean": settings.clean_weight * F.cross_entropy(student.logits(x), y),
+            "disturbed": (1 - settings.clean_weight)
+            * F.cross_entropy(student.masked(student.masks, x, noise), y),
+        }
+        optimiser.zero_grad()
+        torch.autograd.backward(parts["clean"] + parts["disturbed"])
+        optimiser.step()
+        clamp(student.masks)
+        return parts
+
+    history = train(student, batches, epochs, step, clean.select, task.progress)
+    masks, note = prune(student, student.masks, clean.select, settings.budget)
+    return Purified(student.pruned(masks), history, (note,))
+
+
+def adversary(
+    student: MaskStudent, x: Tensor, y: Tensor, reach: float, steps: int, generator: torch.Generator
+) -> Noise:
+    """Noise (d, e), [C] a layer, that raises the loss of the masked network; constants."""
+    masks = [mask.detach() for mask in student.masks]
+    count = len(masks)
+    noise = [
+        (reach * (2 * torch.rand(mask.shape, generator=generator) - 1)).to(mask) for mask in (*masks, *masks)
+    ]
+    for _ in range(steps):
+        noise = [value.requires_grad_(True) for value in noise]
+        loss = F.cross_entropy(student.masked(masks, x, (noise[:count], noise[count:])), y)
+        gradients = torch.autograd.grad(loss, noise, allow_unused=True)
+        noise = [
+            value.detach() if g is None else (value.detach() + reach / steps * g.sign()).clamp(-reach, reach)
+            for value, g in zip(noise, gradients, strict=True)
+        ]
+    return noise[:count], noise[count:]
