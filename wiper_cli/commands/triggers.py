@@ -46,5 +46,7 @@ def triggers(name: str | None, preview: Path | None) -> None:
 
         if name == "known":
             raise Problem("A known trigger is a picture of your own; there is nothing to preview.")
+        if family.needs != "nothing":
+            raise Problem(f"{name} has no picture before it is fitted; nothing was written.")
         write_whole(preview, picture(family()))
         click.echo(f"wrote {preview}", err=True)
