@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from formats import apply_edit
+from formats import apply_edit, open_model, read_source
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.settings_rivals import Prune
 from wiper_cli.salience.stream import measure
+from wiper_cli.splits import Clean, Part
 from wiper_cli.verdict import Problem
 
 
@@ -64,3 +65,15 @@ def test_channels_take_two_metrics_only(classifier, clean):
 def test_needs_follow_the_layers():
     assert Prune().needs == {"labels", "head"}
     assert Prune(last_layers=2).needs == {"labels", "head", "body"}
+
+
+def test_a_quantised_file_loses_units_of_its_head(quantised_file):
+    classifier = Classifier(open_model(read_source(quantised_file)), (0.5,), (0.25,))
+    images = torch.randint(
+        256, (20, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    part = Part(images, torch.arange(20) % 10)
+    purified = Prune(share=0.25, metric="am").run(Task(classifier, Clean(part, part, part)))
+    assert (edited(classifier, purified).head()[0] == 0).all(0).sum() == 3
+    with pytest.raises(Problem, match="opened head-only"):
+        Prune(last_layers=2).run(Task(classifier, Clean(part, part, part)))
