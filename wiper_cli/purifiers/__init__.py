@@ -9,6 +9,7 @@ from typing import Final
 
 from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.purifiers.settings import FineTuning, Unlearn, Wiper
+from wiper_cli.purifiers.settings_field import ANP, FST, FTSAM, NPD, RNP, SAU
 from wiper_cli.purifiers.settings_rivals import CLP, IBAU, KD, NAD, AILancet, FinePruning, Prune
 
 METHODS: Final[dict[str, type[Purifier]]] = {
@@ -22,4 +23,10 @@ METHODS: Final[dict[str, type[Purifier]]] = {
     "ai-lancet": AILancet,
     "clp": CLP,
     "prune": Prune,
+    "ft-sam": FTSAM,
+    "fst": FST,
+    "anp": ANP,
+    "rnp": RNP,
+    "sau": SAU,
+    "npd": NPD,
 }

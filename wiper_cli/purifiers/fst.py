@@ -33,10 +33,12 @@ def purify(settings: FST, task: Task) -> Purified:
     weight = named[head.weight]
     old = weight.detach().clone()
     generator = torch.Generator().manual_seed(task.seed)
+    drawn = uniform((head.classes, head.units), head.units, generator)
     with torch.no_grad():
-        for name in (head.weight, head.bias):
-            if name is not None:
-                named[name].copy_(uniform(named[name], head.units, generator))
+        weight.copy_((drawn.T if head.layout == "in_out" else drawn).reshape(weight.shape))
+        if head.bias is not None:
+            bias = named[head.bias]
+            bias.copy_(uniform((head.classes,), head.units, generator).reshape(bias.shape))
 
     def loss(inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {
@@ -53,10 +55,9 @@ def purify(settings: FST, task: Task) -> Purified:
     return Purified(student.edit(), history, (f"Cosine of the new head with the old one: {cosine:.3f}.",))
 
 
-def uniform(like: Tensor, units: int, generator: torch.Generator) -> Tensor:
-    """Draws from U(-1/sqrt(units), 1/sqrt(units)), shaped and placed as ``like``; drawn on the CPU."""
-    drawn = 2 * torch.rand(like.shape, generator=generator) - 1
-    return (drawn / math.sqrt(units)).to(like)
+def uniform(shape: tuple[int, ...], units: int, generator: torch.Generator) -> Tensor:
+    """Draws float32 from U(-1/sqrt(units), 1/sqrt(units)) on the CPU."""
+    return (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(units)
 
 
 @torch.no_grad()

@@ -74,7 +74,8 @@ def unlearn(settings: RNP, classifier: Classifier, batches: Batches) -> tuple[Cl
                 break
             optimiser.zero_grad()
             torch.autograd.backward(-F.cross_entropy(logits, y))
-            torch.nn.utils.clip_grad_norm_(weights, settings.clip)
+            if settings.clip:
+                torch.nn.utils.clip_grad_norm_(weights, settings.clip)
             optimiser.step()
             steps += 1
         else:

@@ -85,7 +85,7 @@ class RNP(Settings):
     unlearn_epochs: int = option(20, "Passes over the clean images while unlearning, at most.", 1)
     unlearn_lr: float = option(0.01, "Learning rate of SGD while unlearning.", 0)
     unlearn_until: float = option(0.2, "Accuracy on the fit part at which unlearning stops.", 0, 1)
-    clip: float = option(20.0, "Largest norm of a gradient while unlearning.", 0)
+    clip: float = option(20.0, "Largest l2 norm of a step's gradient while unlearning; 0: no bound.", 0)
     budget: float = option(0.02, "Share of the accuracy on the select part that pruning may cost.", 0, 1)
     ablation: Literal["zero", "mean"] = option(
         "mean", "What stands for a removed channel: 0, or its mean over the clean images."

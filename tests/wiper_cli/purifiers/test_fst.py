@@ -13,7 +13,7 @@ from wiper_cli.verdict import Problem
 
 
 def test_the_new_head_is_drawn_by_its_units():
-    drawn = uniform(torch.zeros(10, 400), 400, torch.Generator().manual_seed(0))
+    drawn = uniform((10, 400), 400, torch.Generator().manual_seed(0))
     assert drawn.abs().max() <= 0.05
     assert drawn.abs().max() > 0.049
     assert abs(float(drawn.std()) - 0.1 / 12**0.5) < 1e-3
@@ -35,7 +35,7 @@ def test_one_step_by_hand(classifier, clean, trained):
     generator = torch.Generator().manual_seed(5)
     old = trained.fc.weight.detach().clone()
     with torch.no_grad():
-        trained_head = (uniform(old, 96, generator), uniform(trained.fc.bias, 96, generator))
+        trained_head = (uniform((10, 96), 96, generator), uniform((10,), 96, generator))
     names = dict(trained.named_parameters())
     start = {name: value.detach().clone() for name, value in names.items()}
     start["fc.weight"], start["fc.bias"] = trained_head
