@@ -10,6 +10,7 @@ from typing import Final
 from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.purifiers.settings import FineTuning, Unlearn, Wiper
 from wiper_cli.purifiers.settings_field import ANP, FST, FTSAM, NPD, RNP, SAU
+from wiper_cli.purifiers.settings_recent import BAN, BTIDBF, LMR, TSBD, UNIT
 from wiper_cli.purifiers.settings_rivals import CLP, IBAU, KD, NAD, AILancet, FinePruning, Prune
 
 METHODS: Final[dict[str, type[Purifier]]] = {
@@ -29,4 +30,9 @@ METHODS: Final[dict[str, type[Purifier]]] = {
     "rnp": RNP,
     "sau": SAU,
     "npd": NPD,
+    "bti-dbf": BTIDBF,
+    "ban": BAN,
+    "tsbd": TSBD,
+    "unit": UNIT,
+    "lmr": LMR,
 }

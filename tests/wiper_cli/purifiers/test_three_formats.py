@@ -44,6 +44,11 @@ SHORT = {
     "rnp": {"epochs": 2, "lr": 3.0, "budget": 1.0, "flip": False},
     "sau": {"epochs": 1, "inner_steps": 2},
     "npd": {"epochs": 1},
+    "bti-dbf": {"rounds": 1, "epochs": 1, "generator_epochs": 1, "mask_epochs": 2, "generator_width": 4, "flip": False},
+    "ban": {"epochs": 1, "mask_epochs": 2, "flip": False},
+    "tsbd": {"epochs": 1, "unlearn_epochs": 2, "share": 0.2, "flip": False},
+    "unit": {"steps": 3, "epochs": 1, "flip": False},
+    "lmr": {"epochs": 1, "unlearn_epochs": 2, "share": 0.1, "train": "all", "flip": False},
 }
 #: Tensors that a method changes at least; else 6, all of them in the folded file.
 LEAST = {"clp": 2, "prune": 3, "anp": 2, "rnp": 2, "npd": 1}

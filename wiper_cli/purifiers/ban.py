@@ -1,0 +1,149 @@
+"""BAN: fine-tuning that also answers rightly under adversarial noise on neurons.
+
+Source: Xu et al. 2024 (BAN: Detecting Backdoors Activated by Adversarial Neuron Noise). Every step draws relative
+noise on scale and shift of each channel from [-e, e], takes ``inner_steps`` sign steps of size e / inner_steps up
+the cross-entropy of the batch, and minimises CE + ``adverse_weight`` CE under that noise.
+
+Departs: the original puts noise on batch norm in training mode. Here it stands on the output channels of every
+convolution (weight and bias, or those of a live norm), which is the same quantity, and batch norm stands still:
+nothing downstream brings noise back to size, and e = 0.3 destroys deeper networks outright. So e is halved until
+the network as found keeps half of its accuracy on the select part under the noise, and noise is kept within e.
+
+The notes name the class that BAN's detector would report: under noise on the network as found, with a mask m that
+minimises CE(m h) - CE((1 - m) h) + ``mask_weight`` mean(m) on the head's features h, what the features (1 - m) h of
+clean images are taken for. Nothing depends on it. Needs labels. Cost for each image and epoch: 3 forward and 3
+backward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.layers import Layer, bake, ones, require_convolutions, scaled, substituted
+from wiper_cli.purifiers.contract import Purified, Task
+from wiper_cli.purifiers.descent import descend
+from wiper_cli.purifiers.feature_mask import answers, feature_mask
+from wiper_cli.purifiers.forgetting import accuracy
+from wiper_cli.purifiers.settings_recent import BAN
+from wiper_cli.purifiers.training import NetworkStudent, precision
+from wiper_cli.splits import Part
+
+#: Share of the accuracy that must be left under noise, and how often noise is halved at most.
+BORNE, HALVINGS = 0.5, 8
+
+Noise = tuple[list[Tensor], list[Tensor]]
+
+
+def purify(settings: BAN, task: Task) -> Purified:
+    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only or without
+    convolutions."""
+    student = NetworkStudent(task.classifier)
+    example = task.classifier.as_float(task.clean.fit.images[:1])
+    layers = require_convolutions(student.classifier, example)
+    generator = torch.Generator().manual_seed(task.seed)
+    size = bearable(settings, task, layers, generator)
+    notes = [f"Noise of {size:.3g} was borne, of {settings.noise:.3g} asked for."]
+    notes += detected(settings, task, layers, size, generator)
+
+    def loss(inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        noise = adverse(student.classifier, layers, inputs, labels, size, settings.inner_steps, generator)
+        noisy = under(student.classifier, layers, noise, inputs)
+        return {
+            "cross_entropy": F.cross_entropy(student.logits(inputs), labels),
+            "noisy": settings.adverse_weight * F.cross_entropy(noisy, labels),
+        }
+
+    history = descend(student, task, settings, loss)
+    return Purified(student.edit(), history, notes)
+
+
+def under(classifier: Classifier, layers: Sequence[Layer], noise: Noise, inputs: Tensor) -> Tensor:
+    """Logits float32 [N,K] of images in 0..1 with weights times 1 + d and biases times 1 + e, ``noise`` = (d, e)."""
+    factors, shifts = ([1 + value for value in values] for values in noise)
+    with precision(classifier.device):
+        return substituted(classifier, scaled(classifier, layers, factors, shifts), inputs).float()
+
+
+def adverse(
+    classifier: Classifier,
+    layers: Sequence[Layer],
+    inputs: Tensor,
+    labels: Tensor,
+    size: float,
+    steps: int,
+    generator: torch.Generator,
+) -> Noise:
+    """Noise (d, e) of at most ``size``, each a float32 [C] a layer, that raises the cross-entropy of one batch."""
+    shapes = [factor.shape for factor in ones(classifier, layers)] * 2
+    noise = [
+        ((2 * torch.rand(shape, generator=generator) - 1) * size).to(classifier.device) for shape in shapes
+    ]
+    for _ in range(steps):
+        values = [value.requires_grad_(True) for value in noise]
+        logits = under(classifier, layers, (values[: len(layers)], values[len(layers) :]), inputs)
+        gradients = torch.autograd.grad(F.cross_entropy(logits, labels), values, allow_unused=True)
+        noise = [stepped(v, g, size, steps) for v, g in zip(values, gradients, strict=True)]
+    return noise[: len(layers)], noise[len(layers) :]
+
+
+def stepped(value: Tensor, gradient: Tensor | None, size: float, steps: int) -> Tensor:
+    """One sign step of ``size / steps`` up the gradient, within ``size``; ``None``: nothing reads this noise."""
+    moved = value.detach()
+    return moved if gradient is None else (moved + gradient.sign() * size / steps).clamp(-size, size)
+
+
+def bearable(settings: BAN, task: Task, layers: Sequence[Layer], generator: torch.Generator) -> float:
+    """``noise``, halved until the network as found keeps :data:`BORNE` of its accuracy on the select part under it."""
+    part = task.clean.select
+    before, size = accuracy(task.classifier, part), settings.noise
+    for _ in range(HALVINGS):
+        noise = sampled(settings, task, layers, part, size, generator)
+        if accuracy(noisy_copy(task.classifier, layers, noise), part) >= BORNE * before:
+            break
+        size /= 2
+    return size
+
+
+def sampled(
+    settings: BAN, task: Task, layers: Sequence[Layer], part: Part, size: float, generator: torch.Generator
+) -> Noise:
+    """Adversarial noise on the network as found, for one batch of ``part``."""
+    rows = torch.randperm(len(part), generator=generator)[: settings.batch]
+    x = task.classifier.as_float(part.images[rows])
+    labels = part.labels[rows].to(x.device)
+    return adverse(task.classifier, layers, x, labels, size, settings.inner_steps, generator)
+
+
+def detected(
+    settings: BAN, task: Task, layers: Sequence[Layer], size: float, generator: torch.Generator
+) -> list[str]:
+    """What BAN's detector finds on the network as found, in a sentence; nothing without a linear head."""
+    head, part = task.classifier.model.head, task.clean.fit
+    if head is None or not head.linear or not settings.mask_epochs:
+        return []
+    noise = sampled(settings, task, layers, part, size, generator)
+    noisy = noisy_copy(task.classifier, layers, noise)
+    features, _ = noisy.features(part.images)
+    weight, bias = noisy.head()
+    mask = feature_mask(
+        Part(features, part.labels), weight, bias, settings.mask_epochs, 0.01, generator, settings.mask_weight
+    )
+    counts = answers(features * (1 - mask), weight, bias)
+    top = int(counts.argmax())
+    share = 100 * float(counts[top]) / max(1, len(part))
+    return [
+        f"Under noise and without the benign features, {share:.1f} % of the images are called class {top}."
+    ]
+
+
+def noisy_copy(classifier: Classifier, layers: Sequence[Layer], noise: Noise) -> Classifier:
+    """``classifier`` with the noise written into the weights."""
+    copy = classifier.copy()
+    factors, shifts = ([1 + value.detach() for value in values] for values in noise)
+    bake(copy, scaled(copy, layers, factors, shifts))
+    return copy
