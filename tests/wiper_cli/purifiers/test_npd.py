@@ -85,7 +85,7 @@ def test_a_network_without_convolutions(opened, clean):
 
 
 def test_deterministic_and_keeps_accuracy(classifier, clean, rates):
-    settings = NPD(epochs=2, batch=50, place=1)
+    settings = NPD(epochs=2, batch=50, lr=0.01, place=1)
     first, second_run = (settings.run(Task(classifier, clean)) for _ in range(2))
     assert first.edit == second_run.edit
     assert first.edit != settings.run(Task(classifier, clean, seed=1)).edit
