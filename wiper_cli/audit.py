@@ -18,6 +18,7 @@ from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, detector, probes
 from wiper_cli.detectors.evidence import Detector, Evidence
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purifier, Task
+from wiper_cli.splits import Part
 from wiper_cli.subject import Job, Notes, Reporter, Subject, open_file, prepare
 from wiper_cli.telling import (
     changed,
@@ -71,7 +72,8 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
     notes = Notes()
     settings = METHODS[job["method"]](**job["method_settings"])
     subject = prepare(job, report, notes)
-    _require(settings, job["targets"], subject)
+    _require(settings, job, subject)
+    triggered = None if job["triggered"] is None else _images(job["triggered"], job, subject)
     evidence = _detect(subject, job, report, notes)
     judged = suspicion.judge(evidence, subject.model.classes, subject.class_names)
     accused = list(dict.fromkeys([*job["targets"], *judged.accused]))
@@ -82,7 +84,7 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
 
     suspects = list(dict.fromkeys([*accused, *judged.suspects]))
     with notes.stage("purify"):
-        task = Task(subject.classifier, subject.clean, suspects, recovered, report, job["seed"])
+        task = Task(subject.classifier, subject.clean, suspects, recovered, report, job["seed"], triggered)
         purified = settings.run(task)
     classifier = subject.with_model(apply_edit(subject.model, purified.edit))
     with notes.stage("verify"):
@@ -178,10 +180,14 @@ JOBS: Mapping[str, Callable[[Job, bytes, Reporter], Result]] = {
 }
 
 
-def _require(settings: Purifier, targets: Sequence[int], subject: Subject) -> None:
-    """Refuses, before the long work, a method or a target that this model cannot serve."""
+def _require(settings: Purifier, job: Job, subject: Subject) -> None:
+    """Refuses, before the long work, a method or a target that this model or this call cannot serve."""
     head = subject.model.head
-    for target in targets:
+    if "triggered" in settings.needs and job["triggered"] is None:
+        raise Problem(
+            f"The method {settings.name} needs images that carry the trigger: give them with --triggered."
+        )
+    for target in job["targets"]:
         if target >= subject.model.classes:
             raise Problem(
                 f"--target {target} is no class of the model; it has {subject.model.classes}, from 0."
@@ -273,13 +279,18 @@ def _purified(reason: str, accepted: bool, accused: Sequence[int], subject: Subj
 
 
 def _poisoned(job: Job, subject: Subject) -> verify.Poisoned:
-    folder = read_folder(job["poisoned"], subject.model.classes, subject.model.class_names)
+    return verify.Poisoned(_images(job["poisoned"], job, subject), job["target"], job["poisoned"])
+
+
+def _images(path: str, job: Job, subject: Subject) -> Part:
+    """At most ``max_images`` images of another folder, prepared as the clean ones are."""
+    folder = read_folder(path, subject.model.classes, subject.model.class_names)
     # Sorted by class: where not all are taken, each class gives its share.
     kept = range(0, len(folder), -(-len(folder) // job["max_images"]))
     part = folder.load(subject.preprocessing.geometry, kept)
     if not len(part):
-        raise Problem(f"{job['poisoned']}: no image in it could be read.")
-    return verify.Poisoned(part, job["target"], job["poisoned"])
+        raise Problem(f"{path}: no image in it could be read.")
+    return part
 
 
 def _working(measured: verify.Measurement, bar: float, subject: Subject) -> list[Finding]:

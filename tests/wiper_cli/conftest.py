@@ -62,6 +62,7 @@ def job(few_digits):
             "method_settings": {"train": "head", "epochs": 1},
             "max_accuracy_drop": 0.02,
             "accept_unverified": False,
+            "triggered": None,
             **changes,
         }
 

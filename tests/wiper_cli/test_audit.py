@@ -194,6 +194,22 @@ def test_detectors_that_were_not_asked_are_named(job, heard):
     json.dumps(result, allow_nan=False)
 
 
+def test_triggered_images_reach_the_method_that_needs_them(job, heard, few_digits, monkeypatch):
+    seen = {}
+
+    def run(self, task):
+        from wiper_cli.purifiers.contract import Purified
+
+        seen.update(images=len(task.triggered))
+        return Purified(Edit({}))
+
+    with pytest.raises(Problem, match="give them with --triggered"):
+        audit.purify(job(method="ai-lancet", method_settings={}), b"", heard)
+    monkeypatch.setattr(METHODS["ai-lancet"], "run", run)
+    audit.purify(job(method="ai-lancet", method_settings={}, triggered=str(few_digits)), b"", heard)
+    assert seen["images"] > 0
+
+
 def test_a_named_target_is_accused(job, heard, monkeypatch):
     seen = {}
 

@@ -49,6 +49,12 @@ from wiper_cli.verdict import ExitCode, Verdict
     help="A class known to be the target, by number; repeatable. It joins the detectors' suspects.",
 )
 @option(
+    "--triggered",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Images that carry the trigger, for the methods that need them (ai-lancet).",
+)
+@option(
     "--accept-unverified",
     is_flag=True,
     help="Write the file also where nothing could verify that a backdoor is gone.",
@@ -83,6 +89,7 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
                     max_accuracy_drop=details["max_accuracy_drop"] / 100,
                     detectors=details["detectors"],
                     targets=list(details["targets"]),
+                    triggered=str(details["triggered"]) if details["triggered"] else None,
                     accept_unverified=details["accept_unverified"],
                 )
                 merge(document, answer.result)

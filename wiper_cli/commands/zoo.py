@@ -98,11 +98,8 @@ def train(
     recipe.check()
     recipes = [recipe] if attack == CLEAN else [recipe.twin, recipe]
     with Display(quiet) as display:
-        failures = build(
-            recipes, Place(out, root, download, device), progress=display.progress, say=display.say
-        )
-    if failures:
-        raise Problem(str(failures[-1]), failures[-1].exit_code)
+        place = Place(out, root, download, device)
+        build(recipes, place, progress=display.progress, say=display.say, strict=True)
     click.echo(str(out / recipe.id))
 
 
