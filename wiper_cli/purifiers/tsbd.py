@@ -8,14 +8,16 @@ change is sum |w' - w| over its kernel. (2) In the share n of channels that chan
 
 Departs: batch norm stays frozen or folded; folded, the change is that of the kernel as it scales the channel. The
 learning rate of unlearning doubles after every pass, since 1e-4 with batch norm standing still may never get there,
-and gradients are clipped. n is the largest of a grid with which the accuracy on the select part stays within
-``tolerance`` before fine-tuning (preset ``paper``: 15 %). Needs labels. Cost for each image and epoch: 1 forward and
-1 backward pass while unlearning, 2 of both while fine-tuning.
+and gradients are clipped. With ``share`` 0, n is the largest of a grid with which the accuracy on the select part
+stays within ``tolerance`` before fine-tuning. Fine-tuning lasts ``min_steps`` at least. Needs labels.
+Cost for each image and epoch: 1 forward and 1 backward pass while unlearning, 2 of both while fine-tuning.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -66,7 +68,9 @@ def purify(settings: TSBD, task: Task) -> Purified:
             "uphill": settings.alpha * F.cross_entropy(there, labels),
         }
 
-    history = descend(student, task, settings, loss)
+    steps = max(1, len(task.clean.fit) // settings.batch)
+    epochs = max(settings.epochs, math.ceil(settings.min_steps / steps))
+    history = descend(student, task, replace(settings, epochs=epochs), loss)
     return Purified(student.edit(), history, (note, chosen))
 
 

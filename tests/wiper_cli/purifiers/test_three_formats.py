@@ -46,7 +46,7 @@ SHORT = {
     "npd": {"epochs": 1},
     "bti-dbf": {"rounds": 1, "epochs": 1, "generator_epochs": 1, "mask_epochs": 2, "generator_width": 4, "flip": False},
     "ban": {"epochs": 1, "mask_epochs": 2, "flip": False},
-    "tsbd": {"epochs": 1, "unlearn_epochs": 2, "share": 0.2, "flip": False},
+    "tsbd": {"epochs": 1, "min_steps": 2, "unlearn_epochs": 2, "share": 0.2, "flip": False},
     "unit": {"steps": 3, "epochs": 1, "flip": False},
     "lmr": {"epochs": 1, "unlearn_epochs": 2, "share": 0.1, "train": "all", "flip": False},
 }

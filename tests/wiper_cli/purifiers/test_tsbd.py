@@ -54,7 +54,7 @@ def test_a_step_is_that_of_autograd_by_hand(classifier, clean):
     small = type(clean)(type(clean.fit)(images, labels), clean.select, clean.report)
     settings = TSBD(
         epochs=1, batch=60, lr=0.1, weight_decay=0, schedule="constant", flip=False, crop=0.0,
-        share=1e-9, unlearn_epochs=1,
+        share=1e-9, unlearn_epochs=1, min_steps=1,
     )  # fmt: skip
     result = settings.run(Task(classifier, small))
     names = dict(network.network.named_parameters())
@@ -67,7 +67,7 @@ def test_a_step_is_that_of_autograd_by_hand(classifier, clean):
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_runs_keeps_accuracy_and_is_deterministic(classifier, clean, rates, share):
-    settings = TSBD(epochs=6, share=share, flip=False)
+    settings = TSBD(epochs=6, min_steps=30, share=share, flip=False)
     first, second = (settings.run(Task(classifier, clean, seed=1)) for _ in range(2))
     assert first.edit == second.edit
     assert rates(classifier, clean, first.edit)[0] > 0.85
