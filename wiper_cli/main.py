@@ -12,6 +12,7 @@ import click
 
 from formats import FormatError
 from wiper_cli import __version__
+from wiper_cli.commands.bench import bench
 from wiper_cli.commands.demo import demo
 from wiper_cli.commands.doctor import doctor
 from wiper_cli.commands.inspect import inspect
@@ -28,7 +29,7 @@ from wiper_cli.verdict import ExitCode, Problem
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    commands=[scan, purify, verify, inspect, triggers, report, rules, demo, doctor, zoo],
+    commands=[scan, purify, verify, inspect, triggers, report, rules, demo, doctor, zoo, bench],
 )
 @click.version_option(__version__, prog_name="wiper")
 def cli() -> None:

@@ -6,15 +6,14 @@ OUT/clean/DATA/CLASS/*   the images no network saw        OUT/ID/   one specimen
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wiper_cli.fanout import fan_out, share_of_cores
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo.recipe import CLEAN, Recipe
@@ -116,36 +115,12 @@ def in_short(manifest: dict[str, Any]) -> str:
 def _made(
     todo: Sequence[Recipe], place: Place, jobs: int, progress: Progress
 ) -> Iterator[dict[str, Any] | Problem]:
-    if jobs == 1:
-        for recipe in todo:
-            try:
-                yield make_one(recipe, place, progress=progress)
-            except Problem as problem:
-                yield problem
-        return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for wave in ([r for r in todo if r.attack == CLEAN], [r for r in todo if r.attack != CLEAN]):
-            running: dict[Future[dict[str, Any]], Recipe] = {
-                pool.submit(make_one, recipe, place, threads): recipe for recipe in wave
-            }
-            while running:
-                finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    del running[future]
-                    try:
-                        outcome: dict[str, Any] | Problem = future.result()
-                    except Problem as problem:
-                        outcome = problem
-                    yield outcome
-    except BaseException:
-        for process in (pool._processes or {}).values():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    threads = None if jobs == 1 else share_of_cores(jobs)
+    shown = progress if jobs == 1 else silent  # a display does not travel to other processes
+    work = partial(make_one, place=place, threads=threads, progress=shown)
+    for wave in ([r for r in todo if r.attack == CLEAN], [r for r in todo if r.attack != CLEAN]):
+        for _, outcome in fan_out(wave, work, jobs):
+            yield outcome
 
 
 def table(recipes: Sequence[Recipe], out: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def load(data: str, root: Path | None = None, size: int | None = None, download:
     Raises :class:`Problem` when there is no such data, when it has fewer than two classes, or when images
     differ in size and no ``size`` was given.
     """
-    folder = next((f for f in (Path(data), *([root / data] if root else [])) if f.is_dir()), None)
+    folder = _place(data, root)
     if folder is not None:
         name = folder.name or folder.resolve().name
         train, test, classes = _folder(folder, size)
@@ -87,6 +87,21 @@ def load(data: str, root: Path | None = None, size: int | None = None, download:
         raise Problem(f"The data {data!r} has {len(classes)} class; a classifier needs at least two.")
     mean, std = _statistics(train.images)
     return Dataset(name, train, test, classes, mean, std)
+
+
+def load_test(data: str, root: Path | None = None, size: int | None = None) -> tuple[Images, tuple[str, ...]]:
+    """The test part and the classes as :func:`load` gives them; of a folder with a test part nothing else is read."""
+    folder = _place(data, root)
+    test = None if folder is None else next((folder / n for n in TEST_FOLDERS if (folder / n).is_dir()), None)
+    if folder is not None and test is not None and (folder / "train").is_dir():
+        return _read(test, None, size)
+    whole = load(data, root, size)
+    return whole.test, whole.classes
+
+
+def _place(data: str, root: Path | None) -> Path | None:
+    """The folder of that name, as it stands or in ``root``."""
+    return next((f for f in (Path(data), *([root / data] if root else [])) if f.is_dir()), None)
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,0 +1,177 @@
+"""Figures as SVG by matplotlib (extra ``bench``), loaded when one is drawn."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from wiper_cli.bench.matrix import Entry, Table
+from wiper_cli.bench.measures import MEASURES, Outcome, mean_and_spread
+from wiper_cli.bench.pages import Standing
+from wiper_cli.bench.plans import COUNTS, RIVALS
+from wiper_cli.verdict import ExitCode, Problem
+
+#: Told apart in print and by most eyes.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+
+
+def draw(table: Table, standing: Standing) -> bytes | None:
+    """The figure as SVG, always the same bytes for the same outcomes; ``None`` when nothing of it was run.
+
+    Raises :class:`Problem` without matplotlib.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise Problem(
+            "Figures need matplotlib: pip install 'wiper-cli[bench]'.", ExitCode.NO_VERDICT
+        ) from None
+    # Agg draws without a screen; the salt makes the ids in the file the same each time.
+    matplotlib.use("Agg")
+    with matplotlib.rc_context({"svg.hashsalt": table.name, "font.size": 8, "svg.fonttype": "none"}):
+        figure = _DRAWN[table.drawn](table, standing)
+        if figure is None:
+            return None
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+def _panels(rows: int, columns: int, width: float = 2.4, height: float = 2.0) -> tuple[Any, Any]:
+    # No pyplot: it keeps every figure alive.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def penalties(table: Table, standing: Standing) -> Any:
+    """Figure 1: AR, L1 and L2 over w."""
+    figure, axes = _panels(1, 1, 4, 3)
+    axis, w = axes[0][0], [i / 50 - 2.5 for i in range(251)]
+    curves: Mapping[str, Callable[[float], float]] = {
+        "L1": abs,
+        "L2": lambda v: v * v,
+        "AR": lambda v: abs(v) if abs(v) <= 1 else math.exp(abs(v) - 1),
+    }
+    for colour, (name, of) in zip(COLOURS, curves.items(), strict=False):
+        axis.plot(w, [of(v) for v in w], label=name, color=colour)
+    axis.set_xlabel("w")
+    axis.set_ylabel("penalty")
+    axis.set_ylim(0, 5)
+    axis.legend()
+    return figure
+
+
+def ratios(table: Table, standing: Standing) -> Any:
+    """Figures 5 to 7: ACC and ASR over the number of clean images, a panel an attack."""
+    grid = table.grids[0]
+    places = {(e.attack, e.treatment.title): e for e in standing.entries(grid)}
+    if not any(standing.of(entry) for entry in places.values()):
+        return None
+    figure, axes = _panels(2, len(grid.attacks))
+    for column, attack in enumerate(grid.attacks):
+        for row, measure in enumerate(("acc", "asr")):
+            axis = axes[row][column]
+            for colour, one in zip(COLOURS, RIVALS, strict=True):
+                points = [
+                    (count, value)
+                    for count in COUNTS
+                    for value in [_value(standing, places[attack, f"{one.title}, {count} images"], measure)]
+                    if value is not None
+                ]
+                axis.plot(
+                    *zip(*points, strict=True) if points else ([], []),
+                    "o-",
+                    ms=3,
+                    color=colour,
+                    label=one.title,
+                )
+            axis.set_xscale("log")
+            axis.set_ylim(-3, 103)
+            axis.set_ylabel(f"{measure.upper()}, %" if column == 0 else "")
+            axis.set_xlabel("clean images" if row else "")
+            axis.set_title(attack.title if row == 0 else "")
+    axes[0][0].legend(fontsize=6)
+    return figure
+
+
+def _value(standing: Standing, entry: Entry, measure: str) -> float | None:
+    values = [v for outcome in standing.of(entry) if (v := MEASURES[measure].of(outcome)) is not None]
+    return mean_and_spread(values)[0] if values else None
+
+
+def regularisers(table: Table, standing: Standing) -> Any:
+    """Figures 8 to 10: ACC and ASR after every epoch, a panel an attack."""
+    grid = table.grids[0]
+    places = {(e.attack, e.treatment): e for e in standing.entries(grid)}
+    if not any(standing.of(entry) for entry in places.values()):
+        return None
+    figure, axes = _panels(2, len(grid.attacks))
+    for column, attack in enumerate(grid.attacks):
+        for row, measure in enumerate(("acc", "asr")):
+            axis = axes[row][column]
+            for colour, one in zip(COLOURS, grid.treatments, strict=False):
+                curve = _curve(standing.of(places[attack, one]), measure)
+                axis.plot(*zip(*curve, strict=True) if curve else ([], []), color=colour, label=one.title)
+            axis.set_ylim(-3, 103)
+            axis.set_ylabel(f"{measure.upper()}, %" if column == 0 else "")
+            axis.set_xlabel("epoch" if row else "")
+            axis.set_title(attack.title if row == 0 else "")
+    axes[0][0].legend(fontsize=6)
+    return figure
+
+
+def _curve(outcomes: list[Outcome], measure: str) -> list[tuple[int, float]]:
+    """Mean over seeds by epoch, in percent."""
+    by_epoch: dict[int, list[float]] = {}
+    for outcome in outcomes:
+        for look in outcome.get("watched") or []:
+            if measure in look:
+                by_epoch.setdefault(look["epoch"], []).append(100 * look[measure]["value"])
+    return [(epoch, mean_and_spread(values)[0]) for epoch, values in sorted(by_epoch.items())]
+
+
+def units(table: Table, standing: Standing) -> Any:
+    """Figures 3 and 4: a metric of every unit on clean images, in descending order, and on triggered ones; where the
+    lowest tenth and the others look on one triggered image."""
+    entries = standing.entries(table.grids[0])
+    found = [(e, outcomes[0]) for e in entries if (outcomes := standing.of(e)) and "triggered" in outcomes[0]]
+    if not found:
+        return None
+    figure, axes = _panels(len(found), 4, 2.6, 2.2)
+    for row, (entry, outcome) in enumerate(found):
+        order = sorted(range(len(outcome["clean"])), key=lambda j: -outcome["clean"][j])
+        for column, (key, words) in enumerate((("clean", "clean images"), ("triggered", "triggered images"))):
+            axis = axes[row][column]
+            axis.bar(range(len(order)), [outcome[key][j] for j in order], color=COLOURS[column], width=1.0)
+            axis.set_title(f"{entry.treatment.title}, {words}", fontsize=7)
+            axis.set_xlabel("units, by clean images")
+        maps = outcome.get("attention")
+        for column, (key, words) in enumerate(
+            (("others", "the other units"), ("lowest", "the lowest tenth")), 2
+        ):
+            axis = axes[row][column]
+            axis.set_axis_off()
+            if maps:
+                axis.imshow(_picture(maps["image"]), interpolation="nearest")
+                axis.imshow(maps[key], cmap="inferno", alpha=0.6, interpolation="nearest")
+                axis.set_title(f"attention of {words}", fontsize=7)
+    return figure
+
+
+def _picture(image: list[list[list[int]]]) -> list[list[list[float]]]:
+    """[C][H][W] in 0..255 → [H][W][3] in 0..1."""
+    channels = image if len(image) == 3 else [image[0]] * 3
+    height, width = len(channels[0]), len(channels[0][0])
+    return [[[channels[c][y][x] / 255 for c in range(3)] for x in range(width)] for y in range(height)]
+
+
+_DRAWN: Mapping[str, Callable[[Table, Standing], Any]] = {
+    "penalties": penalties,
+    "ratios": ratios,
+    "regularisers": regularisers,
+    "units": units,
+}

@@ -1,0 +1,300 @@
+"""Markdown and CSV of a table from the cells that stand. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wiper_cli.bench.cells import Cell, Store
+from wiper_cli.bench.matrix import SCALES, Entry, Grid, Table, entries, printed
+from wiper_cli.bench.measures import MEASURES, Outcome, shown, untouched
+from wiper_cli.verdict import Problem
+
+COLUMNS = (
+    "table", "section", "attack", "specimen", "treatment", "seed", "status",
+    "acc_before", "asr_before", "ra_before", "acc", "acc_low", "acc_high", "asr", "asr_low", "asr_high", "asr_n",
+    "ra", "ra_low", "ra_high", "ra_ceiling", "base_rate", "der", "seconds", "images_seen", "peak_bytes", "bn",
+    "largest_change", "printed_acc", "printed_asr", "printed_ra", "cell",
+)  # fmt: skip
+
+
+@dataclass
+class Standing:
+    """What stands of a table: outcomes by cell, and for the row "before" any outcome of a specimen."""
+
+    scale: str
+    seeds: Sequence[int]
+    test_images: int | None
+    outcomes: dict[Cell, Outcome] = field(default_factory=dict)
+    before: dict[str, Outcome] = field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls, table: Table, store: Store, scale: str, seeds: Sequence[int], test_images: int | None = None
+    ) -> Standing:
+        """Everything of ``table`` that is in ``store``."""
+        made = cls(scale, seeds, test_images)
+        for grid in table.grids:
+            for entry in made.entries(grid):
+                for cell in entry.cells:
+                    found = made.outcomes.get(cell) or store.read(cell)
+                    if found is None:
+                        continue
+                    made.outcomes[cell] = found
+                    if found.get("before") and cell.file == Cell.file:
+                        made.before.setdefault(cell.specimen, untouched(found))
+        return made
+
+    def entries(self, grid: Grid) -> list[Entry]:
+        """The places of a grid at this scale and with these seeds."""
+        return list(entries(grid, self.scale, self.seeds, self.test_images))
+
+    def of(self, entry: Entry) -> list[Outcome]:
+        """What stands of an entry, without refusals."""
+        if not entry.treatment.name:
+            return [self.before[entry.specimen]] if entry.specimen in self.before else []
+        return [o for o in self.all_of(entry) if "refused" not in o]
+
+    def all_of(self, entry: Entry) -> list[Outcome]:
+        """The same with refusals."""
+        return [self.outcomes[cell] for cell in entry.cells if cell in self.outcomes]
+
+
+def page(table: Table, standing: Standing, picture: str | None = None) -> str:
+    """Markdown. ``picture``: file name of the figure, beside the page."""
+    lines = [f"# {table.name}: {table.title}", ""]
+    lines += [f"![{table.title}]({picture})", ""] if picture else []
+    lines += [*_heading(table, standing), ""]
+    for grid in table.grids:
+        lines += [f"## {grid.title}", ""] + ([grid.text, ""] if grid.text else [])
+        lines += [*_grid(grid, standing), ""]
+    lines += _remarks(table, standing)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _heading(table: Table, standing: Standing) -> list[str]:
+    scale = SCALES[standing.scale]
+    lines = [
+        f"Scale {standing.scale}: {', '.join(scale.data)}; seeds {', '.join(map(str, standing.seeds))}"
+        f"{' (mean ± standard deviation)' if len(standing.seeds) > 1 else ''}. Rendered from cells/*.json by "
+        f"`wiper bench {table.name} --scale {standing.scale} --render-only`."
+    ]
+    absent = sorted({grid.data for grid in table.grids} - set(scale.data))
+    if absent:
+        lines.append(
+            f"**The scale {standing.scale} has no {' and no '.join(absent)}: nothing of it was run, and only printed "
+            "numbers are shown.** `--scale paper` has it."
+        )
+    if any(grid.printed for grid in table.grids):
+        numbers = printed()
+        key = next(grid.printed for grid in table.grids if grid.printed)
+        lines.append(f"In brackets: {numbers[key]['printed']}. {numbers[key]['source']}.")
+    outcomes = [o for o in standing.outcomes.values() if "refused" not in o]
+    if outcomes:
+        parts = sorted({_parts(o) for o in outcomes if "parts" in o})
+        tests = sorted({str(o["before"]["acc"]["n"]) for o in outcomes if "before" in o})
+        lines.append(
+            "Percent. ACC, ASR and RA are measured on "
+            + (f"{', '.join(tests)} test images" if tests else "test images")
+            + " that nothing else saw; ASR and RA leave out images of the target."
+            + (f" Clean images: {'; '.join(parts)}." if parts else "")
+        )
+        lines.append("Machine: " + "; ".join(sorted({_machine(o) for o in outcomes})) + ".")
+    return lines
+
+
+def _parts(outcome: Outcome) -> str:
+    return " / ".join(f"{count} to {name}" for name, count in outcome["parts"].items())
+
+
+def _machine(outcome: Outcome) -> str:
+    told = outcome["environment"]
+    which = (
+        told["cuda"] if outcome["device"] == "cuda" else f"CPU, {told['threads']} of {told['cores']} cores"
+    )
+    return f"{which} ({told['machine']}), Python {told['python']}, torch {told['torch']}"
+
+
+def _grid(grid: Grid, standing: Standing) -> list[str]:
+    found = {(e.attack, e.treatment): e for e in standing.entries(grid)}
+    down, along = (grid.treatments, grid.attacks) if grid.across else (grid.attacks, grid.treatments)
+    numbers = printed()[grid.printed]["values"] if grid.printed else {}
+
+    def texts(row: Any, column: Any) -> list[str]:
+        attack, treatment = (column, row) if grid.across else (row, column)
+        entry = found[attack, treatment]
+        beside = _printed(numbers, entry)
+        every = [shown(MEASURES[name], standing.of(entry), beside) for name in grid.measures]
+        mark = _mark(entry, standing)
+        if not standing.of(entry) and mark:
+            every[0] = mark if every[0] == "–" else f"{mark} {every[0].removeprefix('– ')}"
+        return every if grid.split else [" / ".join(every) if set(every) != {"–"} else "–"]
+
+    titles = [MEASURES[name].title for name in grid.measures]
+    head = ["defence" if grid.across else "attack"]
+    for column in along:
+        head += [f"{column.title} {title}" for title in titles] if grid.split else [column.title]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for row in down:
+        cells = [text for column in along for text in texts(row, column)]
+        lines.append("| " + " | ".join([row.title, *cells]) + " |")
+    return lines
+
+
+def _printed(numbers: Mapping[str, Any], entry: Entry) -> list[float] | None:
+    by_treatment = numbers.get(entry.attack.paper or entry.attack.title, {})
+    found: list[float] | None = by_treatment.get(entry.treatment.paper or entry.treatment.title)
+    return found
+
+
+def _mark(entry: Entry, standing: Standing) -> str:
+    """Why there is no number of ours, in a word."""
+    if entry.specimen is None:
+        return ""
+    if not entry.treatment.name:
+        return "not run"
+    if standing.all_of(entry):
+        return "refused"
+    return "not run"
+
+
+def _remarks(table: Table, standing: Standing) -> list[str]:
+    """What is missing, refused, cut, and what to know of the printed numbers."""
+    every = [entry for grid in table.grids for entry in standing.entries(grid)]
+    lines: list[str] = []
+    cells = {cell for entry in every for cell in entry.cells}
+    missing = [cell for cell in cells if cell not in standing.outcomes]
+    if cells:
+        lines.append(f"- {len(cells) - len(missing)} of {len(cells)} cells stand.")
+    if missing:
+        whole = Counter(cell.specimen for cell in cells)
+        gone = sorted(
+            name for name, count in Counter(c.specimen for c in missing).items() if count == whole[name]
+        )
+        if gone:
+            lines.append(f"- Nothing was run on {', '.join(gone)}.")
+    no_recipe = sorted(
+        {e.attack.title for g in table.grids if g.data in SCALES[standing.scale].data for e in standing.entries(g)
+         if e.specimen is None}
+    )  # fmt: skip
+    if no_recipe:
+        lines.append(f"- The scale {standing.scale} has no specimen of {', '.join(no_recipe)}.")
+    refused: dict[str, list[str]] = {}
+    for cell, outcome in standing.outcomes.items():
+        if "refused" in outcome:
+            refused.setdefault(f"{cell.name}: {outcome['refused']}", []).append(cell.specimen)
+    unknown = {e.treatment.title: why for e in every for why in [_unknown(e)] if why}
+    lines += [f"- Refused ({len(names)}): {why}" for why, names in sorted(refused.items())]
+    lines += [f"- Cannot be run: {title}. {why}" for title, why in sorted(unknown.items())]
+    cut = sorted({text for entry in every for text in _cut(entry, standing.scale)})
+    if cut:
+        lines.append(f"- Shortened at this scale: {'; '.join(cut)}.")
+    lines += [f"- {_variant(entry)}" for entry in _variants(every)]
+    notes = [note for grid in table.grids if grid.printed for note in printed()[grid.printed]["footnotes"]]
+    if notes:
+        lines += ["", "Of the printed numbers:", "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]
+    return (["## Remarks", "", *lines]) if lines else []
+
+
+def _unknown(entry: Entry) -> str:
+    for cell in entry.cells[:1]:
+        if cell.kind == "purify":
+            try:
+                cell.purifier()
+            except Problem as problem:
+                return str(problem)
+    return ""
+
+
+def _cut(entry: Entry, scale: str) -> list[str]:
+    caps = SCALES[scale].caps
+    return [
+        f"{cell.name} ({cell.preset}) {key} {value}"
+        for cell in entry.cells[:1]
+        for key, value in cell.settings
+        if caps.get(cell.name, {}).get(key) == value and key not in entry.treatment.settings
+    ]
+
+
+def _variants(every: Sequence[Entry]) -> list[Entry]:
+    """One entry of each specimen that the suite plants in another way than its attack does by itself."""
+    found = {
+        e.specimen: e
+        for e in every
+        if e.specimen and e.recipe is not None and (e.recipe.label or e.recipe.planting)
+    }
+    return [found[name] for name in sorted(found)]
+
+
+def _variant(entry: Entry) -> str:
+    assert entry.recipe is not None
+    own = {**entry.recipe.parameters, **entry.recipe.planting}
+    told = ", ".join(f"{key} {value}" for key, value in sorted(own.items()))
+    return f"{entry.attack.title} is {entry.specimen} here: {told}."
+
+
+def sheet(table: Table, standing: Standing) -> str:
+    """CSV, one line a cell and one for every place without any."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for grid in table.grids:
+        numbers = printed()[grid.printed]["values"] if grid.printed else {}
+        for entry in standing.entries(grid):
+            row: dict[str, Any] = {
+                "table": table.name,
+                "section": grid.title,
+                "attack": entry.attack.title,
+                "specimen": entry.specimen or "",
+                "treatment": entry.treatment.title,
+                **dict(
+                    zip(
+                        ("printed_acc", "printed_asr", "printed_ra"),
+                        _printed(numbers, entry) or (),
+                        strict=False,
+                    )
+                ),
+            }
+            lines = [_line(cell, standing.outcomes.get(cell)) for cell in entry.cells]
+            if not entry.treatment.name:
+                lines = [_measured(outcome) | {"status": "before"} for outcome in standing.of(entry)]
+            for line in lines or [{"status": "no specimen" if entry.specimen is None else "not run"}]:
+                writer.writerow({**row, **line})
+    return out.getvalue()
+
+
+def _line(cell: Cell, outcome: Outcome | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"seed": cell.seed, "cell": cell.id}
+    if outcome is None:
+        return found | {"status": "not run"}
+    if "refused" in outcome:
+        return found | {"status": f"refused: {outcome['refused']}"}
+    return found | {"status": "ran"} | _measured(outcome)
+
+
+def _measured(outcome: Outcome) -> dict[str, Any]:
+    after, before, twin = outcome.get("after") or {}, outcome.get("before") or {}, outcome.get("twin") or {}
+    found: dict[str, Any] = {f"{key}_before": _value(before.get(key)) for key in ("acc", "asr", "ra")}
+    for key in ("acc", "asr", "ra"):
+        share = after.get(key)
+        found[key] = _value(share)
+        found[f"{key}_low"], found[f"{key}_high"] = share["interval"] if share else (None, None)
+    return found | {
+        "asr_n": (after.get("asr") or {}).get("n"),
+        "ra_ceiling": _value(twin.get("ra")),
+        "base_rate": _value(after.get("base_rate")),
+        "der": outcome.get("der"),
+        "seconds": outcome.get("seconds"),
+        "images_seen": outcome.get("images_seen"),
+        "peak_bytes": (outcome.get("peak_bytes") or {}).get("host"),
+        "bn": (outcome.get("model") or {}).get("bn"),
+        "largest_change": MEASURES["moved"].of(outcome),
+    }
+
+
+def _value(share: Mapping[str, Any] | None) -> Any:
+    return None if share is None else share["value"]

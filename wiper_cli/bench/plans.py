@@ -1,0 +1,393 @@
+"""The tables and figures by name, as literal data. Imports no torch.
+
+Tables 1 to 6 are numbered as in the main text, 7 to 10 as in the appendix, whose own Tables 3 and 4 are
+``appendix3`` and ``appendix4``. Figures are numbered as in the appendix, which counts the three of the main
+text that share the number 2 as 3, 5 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wiper_cli.bench.cells import DEFAULT
+from wiper_cli.bench.matrix import Attack, Grid, Table, Treatment
+from wiper_cli.nearest import nearest
+from wiper_cli.purifiers import METHODS
+from wiper_cli.salience import METRICS
+from wiper_cli.verdict import Problem
+
+BADNET, BLEND = Attack("BadNet", "badnet"), Attack("BA", "blend")
+SIG_DIRTY = Attack("SIG, labels changed", "sinusoid", "SIG", "dirty")
+#: IA in the paper's source has a fixed noise and one fitted to a model; the paper does not say which.
+SIX = (
+    BADNET, BLEND, Attack("ETA", "eta"), Attack("IA", "ia"), Attack("SIG", "sinusoid"),
+    Attack("TrojanNN", "trojannn"),
+)  # fmt: skip
+TEN = (
+    *SIX, Attack("IMC", "imc"), Attack("WaveNet", "wanet"), Attack("SSA", "issba"),
+    Attack("LogitAttack", "logit-attack"),
+)  # fmt: skip
+#: Rows that the paper does not tell apart; its numbers stand beside both.
+VARIANTS = (Attack("IA, fixed noise", "regular", "IA"), SIG_DIRTY)
+FIELD = (
+    Attack("BadNets", "badnet"), Attack("Blended", "blend"), Attack("LC", "label-consistent"),
+    Attack("SIG", "sinusoid"), Attack("LF", "low-frequency"), Attack("SSBA", "issba"),
+    Attack("Input-aware", "input-aware"), Attack("WaNet", "wanet"), Attack("BppAttack", "bpp"),
+    Attack("FTrojan", "ftrojan"),
+)  # fmt: skip
+#: What ablations are made on: a small patch, a picture over the whole image, a signal, a warp.
+FOUR = (BADNET, BLEND, SIG_DIRTY, Attack("WaNet", "wanet"))
+NONE = Attack("no backdoor", "clean")
+
+BEFORE = Treatment("Before")
+RIVALS = (
+    Treatment("Fine-tuning", "fine-tuning"), Treatment("KD", "kd"), Treatment("NAD", "nad"),
+    Treatment("Fine-Pruning", "fine-pruning"), Treatment("IBAU", "i-bau"), Treatment("WIPER", "wiper"),
+)  # fmt: skip
+#: The paper's rivals as others set them, WIPER with a stronger penalty, and every other method as it comes.
+BEYOND = (
+    *(Treatment(f"{name}, {preset}", name, preset) for name in ("fine-tuning", "nad", "fine-pruning", "i-bau")
+      for preset in ("field",)),
+    Treatment("wiper, strong", "wiper", "strong"),
+    *(Treatment(name, name, DEFAULT) for name in METHODS
+      if name not in ("fine-tuning", "kd", "nad", "fine-pruning", "i-bau", "wiper")),
+)  # fmt: skip
+FULL = ("acc", "asr", "ra", "der")
+#: Shares of the training set that Figures 5 to 7 go through, as images of CIFAR-10; the zoo sets aside 5 %.
+COUNTS = (50, 125, 500, 2500)
+
+
+def _compared(number: int, data: str, title: str) -> Table:
+    """Tables 1 to 3: attacks by defences, and then every defence there is."""
+    key = f"table{number}"
+    return Table(
+        key,
+        title,
+        (
+            Grid("As in the paper", TEN + VARIANTS, (BEFORE, *RIVALS), data=data, printed=key),
+            Grid(
+                "Every defence",
+                TEN + VARIANTS,
+                (BEFORE, *RIVALS, *BEYOND),
+                FULL,
+                data,
+                across=True,
+                split=False,
+                text="ACC / ASR / RA / DER.",
+            ),
+        ),
+    )
+
+
+def _strategies(name: str, data: str, pruning: str, purifying: str) -> Table:
+    """Tables 4, 9 and 10: what is done to the units, and what chooses them."""
+    pruned = "fine-pruning" if pruning == "Fine-Pruning" else "prune"
+    treatments = (
+        BEFORE,
+        *(Treatment(f"{pruning} + {m.upper()}", pruned, settings={"metric": m}) for m in ("am", "bs")),
+        Treatment(f"{purifying} + AM", "wiper", settings={"metric": "am"}),
+        Treatment(f"{purifying} + BS", "wiper"),
+    )
+    grid = Grid("As in the paper", SIX, treatments, data=data, across=True, printed=name)
+    return Table(name, f"Pruning and purifying, by AM and by BS, on {data}", (grid,))
+
+
+def _ratios(number: int, data: str) -> Table:
+    treatments = tuple(
+        Treatment(f"{one.title}, {count} images", one.name, one.preset, images=count)
+        for one in RIVALS
+        for count in COUNTS
+    )
+    text = (
+        "ACC / ASR. The paper goes from 1 to 20 % of the training set; the zoo sets aside 5 %, 2,500 images."
+    )
+    grid = Grid(
+        "By the number of clean images", SIX, treatments, data=data, across=True, split=False, text=text
+    )
+    return Table(f"figure{number}", f"Defences by the number of clean images, on {data}", (grid,), "ratios")
+
+
+def _regularisers(number: int, data: str) -> Table:
+    treatments = tuple(
+        Treatment(title, "wiper", settings={"regulariser": key, "epochs": 20}, watch=True)
+        for title, key in (("L1", "l1"), ("L2", "l2"), ("AR", "ar"))
+    )
+    text = (
+        "After 20 epochs, as the figure's; it shows every epoch. The paper reads from its figure that AR needs "
+        "about 2 epochs and L1 and L2 more than 15."
+    )
+    grid = Grid("Regularisation", SIX, treatments, data=data, across=True, text=text)
+    return Table(f"figure{number}", f"WIPER with L1, L2 and AR on {data}", (grid,), "regularisers")
+
+
+def _units(name: str, title: str, metrics: tuple[str, ...]) -> Table:
+    treatments = tuple(Treatment(METRICS[m].title, m, kind="salience") for m in metrics)
+    measures = ("precision10", "precision50", "with_change", "rank_correlation")
+    grid = Grid("The order of the units", (BADNET,), treatments, measures, across=True)
+    return Table(name, title, (grid,), "units")
+
+
+def _wiper(title: str, preset: str = "paper", **settings: object) -> Treatment:
+    return Treatment(title, "wiper", preset, settings)
+
+
+def _ablation(title: str, treatments: tuple[Treatment, ...], text: str = "ACC / ASR / RA / DER.") -> Grid:
+    return Grid(title, FOUR, (BEFORE, *treatments), FULL, across=True, split=False, text=text)
+
+
+def _each(variations: tuple[tuple[str, dict[str, object]], ...]) -> tuple[Treatment, ...]:
+    """WIPER as printed, WIPER strong, fine-tuning and unlearning, each in every variation."""
+    bases = (
+        Treatment("WIPER", "wiper"),
+        Treatment("WIPER, strong", "wiper", "strong"),
+        Treatment("fine-tuning", "fine-tuning", DEFAULT),
+        Treatment("unlearn", "unlearn", DEFAULT),
+    )
+    return tuple(
+        Treatment(f"{one.title}, {words}", one.name, one.preset, **fields)  # type: ignore[arg-type]
+        for one in bases
+        for words, fields in variations
+    )
+
+
+ABLATIONS = (
+    _ablation(
+        "Which weights are trained, and what the loss is",
+        (
+            _wiper("as printed"),
+            _wiper("the head alone", train="head"),
+            _wiper("cross-entropy as a sum", reduction="sum"),
+            _wiper("cross-entropy as a sum, the head alone", reduction="sum", train="head"),
+            _wiper("single weights, not units", granularity="weight"),
+            _wiper("salience renewed once an epoch", update="epoch"),
+            _wiper("50 epochs", epochs=50),
+            _wiper("strong", "strong"),
+            _wiper("strong, the head alone", "strong", train="head"),
+        ),
+    ),
+    _ablation(
+        "Penalty: alpha, beta, eta, regulariser",
+        (
+            *(_wiper(f"alpha {a:g}", alpha=a) for a in (0.0, 0.001, 0.01, 0.1, 1.0)),
+            *(_wiper(f"alpha {a:g}, momentum 0.9", alpha=a, momentum=0.9) for a in (0.0, 0.01, 0.1)),
+            *(_wiper(f"beta {b:g}", "strong", beta=b) for b in (0.1, 0.9)),
+            *(_wiper(f"eta {e:g}", "strong", eta=e) for e in (0.0, 0.5)),
+            *(_wiper(f"{r.upper()}", "strong", regulariser=r) for r in ("l1", "l2")),
+        ),
+        "ACC / ASR / RA / DER. Lines from beta on are of the preset strong.",
+    ),
+    _ablation("Clean images", _each(tuple((f"{n} images", {"images": n}) for n in COUNTS))),
+    _ablation(
+        "Labels: the folder's, or the model's own predictions",
+        _each((("labels", {}), ("no labels", {"labels": "model"}))),
+    ),
+    _ablation(
+        "Kinds of files: batch norm frozen or folded",
+        _each(
+            (
+                ("safetensors, frozen", {}),
+                ("TorchScript, frozen", {"file": "model.pt"}),
+                ("TorchScript, folded", {"file": "model-folded.pt"}),
+                ("ONNX, frozen", {"file": "model-live.onnx"}),
+                ("ONNX, folded", {"file": "model.onnx"}),
+            )
+        ),
+        "ACC / ASR / RA / DER. Purifiers never put batch norm into training mode.",
+    ),
+    Grid(
+        "Metrics: how good is the order of the units?",
+        FOUR,
+        tuple(Treatment(metric.title, name, kind="salience") for name, metric in METRICS.items()),
+        ("precision10", "precision50", "with_change", "with_bs", "rank_correlation", "overlap"),
+        across=True,
+        split=False,
+        text=(
+            "Share of the lowest 10 and 50 % that are among as many that the trigger changes most (chance: 10 and "
+            "50) / rank correlation with minus that change / with BS / between two halves of the images / overlap "
+            "of the lowest half between them (chance: 50)."
+        ),
+    ),
+    Grid(
+        "Weights: how far they move, and how many exceed 1",
+        FOUR,
+        (_wiper("WIPER"), _wiper("WIPER, strong", "strong"), _wiper("L1", regulariser="l1")),
+        ("moved", "head_moved", "over_one"),
+        across=True,
+        split=False,
+        text="Largest |w - w0| of any weight / of the head's / weights of the head over 1. AR is L1 up to 1.",
+    ),
+    Grid(
+        "As beta decays: every epoch watched",
+        FOUR,
+        (
+            Treatment("WIPER", "wiper", watch=True),
+            Treatment("WIPER, strong", "wiper", "strong", watch=True),
+        ),
+        ("low_before", "low_least", "low_after"),
+        across=True,
+        split=False,
+        text="Mean |w| of the head over the units of least salience at first: before / at its least / at the end.",
+    ),
+)
+
+TABLES: Mapping[str, Table] = {
+    table.name: table
+    for table in (
+        _compared(1, "svhn", "Defences by attacks on SVHN"),
+        _compared(2, "cifar10", "Defences by attacks on CIFAR-10"),
+        _compared(3, "cifar100", "Defences by attacks on CIFAR-100"),
+        _strategies("table4", "cifar10", "Fine-Pruning", "Ours"),
+        Table(
+            "table5",
+            "WIPER by alpha on CIFAR-10",
+            (
+                Grid(
+                    "As in the paper",
+                    SIX,
+                    tuple(_wiper(f"alpha {a:g}", alpha=a) for a in (0.001, 0.005, 0.01, 0.05, 0.1)),
+                    across=True,
+                    printed="table5",
+                ),
+            ),
+        ),
+        Table(
+            "table6",
+            "WIPER by the layers purified, on CIFAR-10",
+            (
+                Grid(
+                    "As in the paper",
+                    SIX,
+                    tuple(
+                        _wiper("FC only" if n == 1 else f"FC + {n - 1} Conv", last_layers=n)
+                        for n in range(1, 6)
+                    ),
+                    across=True,
+                    printed="table6",
+                ),
+            ),
+        ),
+        _strategies("table9", "svhn", "Pruning", "Purifying"),
+        _strategies("table10", "cifar100", "Pruning", "Purifying"),
+        Table(
+            "appendix3",
+            "What chooses the units: result and time",
+            (
+                Grid(
+                    "As in the paper",
+                    (BADNET,),
+                    (
+                        _wiper("BS"),
+                        _wiper("Integrated Gradient", metric="integrated-gradients"),
+                        _wiper("Shapley Value", metric="shapley"),
+                    ),
+                    across=True,
+                    printed="appendix3",
+                ),
+                Grid(
+                    "Time on features at hand",
+                    (BADNET,),
+                    (
+                        Treatment("BS", "bs", kind="salience"),
+                        Treatment("Integrated Gradient", "integrated-gradients", kind="salience"),
+                        Treatment("Shapley Value", "shapley", kind="salience"),
+                    ),
+                    ("metric_seconds", "forward_seconds"),
+                    across=True,
+                    text="The paper's times relative to BS: 1.00, 10.76, 968.17.",
+                ),
+            ),
+        ),
+        Table(
+            "appendix4",
+            "AI-Lancet and WIPER",
+            (
+                Grid(
+                    "As in the paper",
+                    (BADNET, BLEND, Attack("ETA", "eta"), Attack("SSA", "issba")),
+                    (Treatment("AI-Lancet", "ai-lancet"), Treatment("WIPER", "wiper")),
+                    printed="appendix4",
+                ),
+            ),
+        ),
+        Table("figure1", "Penalties on a weight", (), "penalties"),
+        _units(
+            "figure3", "BS and AM of every unit on clean and triggered images, and attention", ("bs", "am")
+        ),
+        _units("figure4", "Gradient magnitude of every unit on clean and triggered images", ("gradient",)),
+        *(_ratios(number, data) for number, data in ((5, "cifar10"), (6, "svhn"), (7, "cifar100"))),
+        *(_regularisers(number, data) for number, data in ((8, "cifar10"), (9, "svhn"), (10, "cifar100"))),
+        Table(
+            "field",
+            "Today's attacks and defences on CIFAR-10, beside published numbers",
+            (
+                Grid(
+                    "Beside published numbers",
+                    FIELD,
+                    (
+                        BEFORE,
+                        Treatment("Fine-tuning", "fine-tuning", "field"),
+                        Treatment("Fine-Pruning", "fine-pruning", "field"),
+                        Treatment("NAD", "nad", "field"),
+                        Treatment("I-BAU", "i-bau", "field"),
+                        Treatment("ANP", "anp", "field"),
+                        Treatment("SAU", "sau", "field"),
+                    ),
+                    ("acc", "asr", "ra"),
+                    across=True,
+                    split=False,
+                    printed="field",
+                    text="ACC / ASR / RA.",
+                ),
+                Grid(
+                    "Every defence",
+                    FIELD,
+                    (BEFORE, *RIVALS, *BEYOND),
+                    FULL,
+                    across=True,
+                    split=False,
+                    text="ACC / ASR / RA / DER.",
+                ),
+            ),
+        ),
+        Table("ablations", "What the paper leaves open", ABLATIONS),
+        Table(
+            "cost",
+            "What a method costs",
+            (
+                Grid(
+                    "Methods: a model without a backdoor, and one with",
+                    (NONE, BADNET),
+                    (*RIVALS, *BEYOND),
+                    ("acc_lost", "seconds", "images_seen", "speed", "memory"),
+                    across=True,
+                    split=False,
+                    text="Points of ACC lost / seconds / images forward / images a second / MB at most.",
+                ),
+                Grid(
+                    "Metrics",
+                    (BADNET,),
+                    tuple(Treatment(metric.title, name, kind="salience") for name, metric in METRICS.items()),
+                    ("metric_seconds", "forward_seconds"),
+                    across=True,
+                    text="Seconds on features at hand, and of the forward pass that gives them.",
+                ),
+            ),
+        ),
+    )
+}
+#: The same table or figure under another of its numbers.
+ALIASES: Mapping[str, str] = {
+    "table7": "table1", "table8": "table3", "figure2": "figure3", "appendix5": "table6", "appendix6": "table5",
+    "appendix7": "table1", "appendix8": "table3", "appendix9": "table9", "appendix10": "table10",
+}  # fmt: skip
+
+
+def find(name: str) -> Table:
+    """The table or figure of that name or number; raises :class:`Problem` with the nearest name."""
+    key = ALIASES.get(name, name)
+    if key not in TABLES:
+        offered = sorted({*TABLES, *ALIASES})
+        raise Problem(
+            f"There is no table or figure {name!r}{nearest(name, offered)}; there are {', '.join(offered)}."
+        )
+    return TABLES[key]

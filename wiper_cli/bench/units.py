@@ -1,0 +1,110 @@
+"""One metric on one specimen: every unit on clean and on triggered images, and how good the order is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wiper_cli.bench.cells import Cell
+from wiper_cli.classifier import Classifier
+from wiper_cli.nearest import nearest
+from wiper_cli.salience import METRICS
+from wiper_cli.salience.oracle import activation_change, precision, target_contribution
+from wiper_cli.salience.stream import ranks, stability
+from wiper_cli.splits import Clean
+from wiper_cli.verdict import Problem
+
+if TYPE_CHECKING:
+    from wiper_cli.bench.running import Ground
+
+#: Shares of the lowest units that are compared with the oracle.
+SHARES = (0.1, 0.5)
+#: Test images that Figure 2 averages over, clean and triggered.
+SHOWN = 500
+
+
+def scored(cell: Cell, classifier: Classifier, clean: Clean, ground: Ground) -> dict[str, Any]:
+    """Values on the fit part, their agreement between its halves and with benign salience, seconds with the
+    features at hand and for the forward pass; with a trigger, values on triggered test images labelled with its
+    target, the precision of the lowest units against what the trigger moves, and attention maps."""
+    if cell.name not in METRICS:
+        raise Problem(f"There is no metric {cell.name!r}{nearest(cell.name, METRICS)}.")
+    metric, fit = METRICS[cell.name], clean.fit
+    began = time.perf_counter()
+    features, logits = classifier.features(fit.images)
+    forward = time.perf_counter() - began
+    weight, labels = classifier.head()[0], fit.labels.to(features.device)
+    began = time.perf_counter()
+    values = metric(features, logits, labels, weight)
+    seconds = time.perf_counter() - began
+    halves = [metric(features[i::2], logits[i::2], labels[i::2], weight).cpu() for i in (0, 1)]
+    agree = stability(*halves)
+    bs = METRICS["bs"](features, logits, labels, weight)
+    found: dict[str, Any] = {
+        "forward_seconds": forward,
+        "seconds": seconds,
+        "images_seen": len(fit),
+        "clean": values.tolist(),
+        "rank_correlation": agree.rank_correlation,
+        "lowest_half_overlap": agree.lowest_half_overlap,
+        "rank_correlation_with_bs": correlation(values.cpu(), bs.cpu()),
+    }
+    if not ground.triggered:
+        return found
+    stamped, goal, counts = ground.triggered[0]
+    chosen = counts.nonzero().flatten()[:SHOWN]
+    plain = classifier.features(ground.test.images[chosen])
+    moved = classifier.features(stamped[chosen])
+    goals = goal[chosen].to(moved[0].device)
+    change = activation_change(plain[0], moved[0]).cpu()
+    target = int(goal[chosen].mode().values)
+    adds = target_contribution(plain[0], moved[0], weight, target).cpu()
+    triggered = metric(moved[0], moved[1], goals, weight)
+    values = values.cpu()
+    D = len(values)
+    found |= {
+        "triggered": triggered.tolist(),
+        "change": change.tolist(),
+        "contribution": adds.tolist(),
+        "precision": {
+            str(share): {
+                "change": precision(values, change, max(1, round(share * D))),
+                "contribution": precision(values, adds, max(1, round(share * D))),
+            }
+            for share in SHARES
+        },
+        "rank_correlation_with_change": correlation(values, -change),
+        "attention": attention(classifier, stamped[chosen[:1]], values),
+    }
+    return found
+
+
+def correlation(first: Tensor, second: Tensor) -> float:
+    """Spearman's, of two measurements [D] of the same units; 0 where one is constant."""
+    a, b = (ranks(x.double()) - (len(x) - 1) / 2 for x in (first, second))
+    scale = (a.square().sum() * b.square().sum()).sqrt()
+    return float((a * b).sum() / scale) if scale > 0 else 0.0
+
+
+def attention(
+    classifier: Classifier, image: Tensor, values: Tensor, share: float = 0.1
+) -> dict[str, Any] | None:
+    """Where the ``share`` of lowest units and where all others look on one triggered image [1,C,H,W]: the size of the
+    gradient of their summed activations by the pixels, largest 1; [H][W] each. ``None`` without gradients."""
+    count = max(1, round(share * len(values)))
+    low = torch.zeros(len(values), dtype=torch.bool)
+    low[values.argsort(stable=True)[:count]] = True
+    maps = {}
+    with classifier.tap() as tap:
+        if tap is None:
+            return None
+        for name, units in (("lowest", low), ("others", ~low)):
+            x = classifier.as_float(image).requires_grad_(True)
+            h, _ = tap(x)
+            (gradient,) = torch.autograd.grad(h[:, units.to(h.device)].sum(), x)
+            size = gradient[0].abs().sum(0)
+            maps[name] = [[round(v, 4) for v in row] for row in (size / size.max().clamp_min(1e-12)).tolist()]
+    return {"image": image[0].tolist(), **maps}

@@ -1,0 +1,97 @@
+"""From a table to cells that stand: what is missing is run, several at once, and nothing twice. Imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wiper_cli.bench.cells import TAKES_SCAN, Cell, Store
+from wiper_cli.fanout import fan_out
+from wiper_cli.progress import Progress, silent
+from wiper_cli.verdict import Problem
+
+if TYPE_CHECKING:
+    from wiper_cli.bench.running import Place
+
+Say = Callable[[str], None]
+
+
+def missing(cells: Sequence[Cell], store: Store, retry: bool = False) -> list[Cell]:
+    """Those without an outcome; with ``retry`` also those that were refused."""
+    found = [(cell, store.read(cell)) for cell in cells]
+    return [cell for cell, outcome in found if outcome is None or (retry and "refused" in outcome)]
+
+
+def complete(
+    cells: Sequence[Cell],
+    place: Place,
+    jobs: int = 1,
+    progress: Progress = silent,
+    say: Say = lambda sentence: None,
+    retry: bool = False,
+) -> list[Problem]:
+    """Runs every cell that has no outcome yet; returns what went wrong, which stops no other cell.
+
+    Skipped, and said: cells of specimens that the zoo lacks, and settings that a method does not have.
+    """
+    todo, failures = missing(cells, Store(place.results), retry), []
+    if len(todo) < len(cells):
+        say(f"{len(cells) - len(todo)} of {len(cells)} cells stand already.")
+    runnable = _runnable(todo, place, say)
+    scans = {cell.scan(): None for cell in runnable if cell.kind == "purify" and cell.name in TAKES_SCAN}
+    first = missing(list(scans), Store(place.results), retry)
+    done, total = 0, len(first) + len(runnable)
+    for wave in (first, runnable):
+        for cell, outcome in fan_out(wave, partial(_run, place=place), jobs):
+            done += 1
+            if isinstance(outcome, Problem):
+                failures.append(outcome)
+                say(f"[{done}/{total}] {cell.id}: {outcome}")
+            else:
+                say(f"[{done}/{total}] {in_short(cell, outcome)}")
+            progress("bench", done, total)
+    return failures
+
+
+def _run(cell: Cell, place: Place) -> dict[str, Any]:
+    from wiper_cli.bench.running import run
+
+    return run(cell, place)
+
+
+def _runnable(todo: Sequence[Cell], place: Place, say: Say) -> list[Cell]:
+    from wiper_cli.zoo.specimen import MANIFEST
+
+    absent = Counter(cell.specimen for cell in todo if not (place.zoo / cell.specimen / MANIFEST).is_file())
+    for specimen, count in sorted(absent.items()):
+        say(f"Skipped {count} cells: the zoo has no {specimen}; 'wiper zoo build' makes it.")
+    kept = []
+    sentences: Counter[str] = Counter()
+    for cell in todo:
+        if cell.specimen in absent:
+            continue
+        try:
+            if cell.kind == "purify":
+                cell.purifier()
+            kept.append(cell)
+        except Problem as problem:
+            sentences[str(problem)] += 1
+    for sentence, count in sentences.items():
+        say(f"Skipped {count} cells: {sentence}")
+    return kept
+
+
+def in_short(cell: Cell, outcome: dict[str, Any]) -> str:
+    """One line of figures for people."""
+    if "refused" in outcome:
+        return f"{cell.id}: refused. {outcome['refused']}"
+    parts = []
+    for key in ("acc", "asr", "ra"):
+        sides = [outcome.get(when, {}).get(key) for when in ("before", "after")]
+        if all(sides):
+            old, new = (100 * side["value"] for side in sides)
+            parts.append(f"{key.upper()} {old:.1f} -> {new:.1f}")
+    seconds = f"{outcome['seconds']:.1f} s"
+    return f"{cell.id}: {', '.join([*parts, seconds])}"

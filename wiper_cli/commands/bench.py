@@ -1,0 +1,150 @@
+"""``wiper bench``: the paper's tables and figures again, from a zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wiper_cli.terminal import Display
+from wiper_cli.verdict import ExitCode, Problem
+
+if TYPE_CHECKING:
+    from wiper_cli.bench.cells import Cell, Store
+    from wiper_cli.bench.matrix import Table
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
+    help="Folder of results: cells/*.json, and a page, CSV and figure for each NAME.",
+)  # fmt: skip
+@click.option(
+    "--zoo", type=click.Path(path_type=Path), metavar="DIR", help="Folder made by 'wiper zoo build'."
+)
+@click.option("--scale", default="tiny", show_default=True, metavar="tiny|small|paper|field")
+@click.option("--seeds", default="1", show_default=True, metavar="N[,N...]", help="Seeds of the methods.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells run at once.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]")
+@click.option(
+    "--root", type=click.Path(path_type=Path), metavar="DIR", help="Where data sets are looked for by name."
+)
+@click.option(
+    "--test-images", type=click.IntRange(min=20), help="Measure on so many; by default the scale's."
+)
+@click.option("--only", metavar="TEXT", help="Run only cells whose name contains this.")
+@click.option("--list", "listing", is_flag=True, help="Name the cells and whether they stand; run nothing.")
+@click.option("--render-only", is_flag=True, help="Write the pages from the cells that stand; run nothing.")
+@click.option("--retry", is_flag=True, help="Run cells again that were refused.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.pass_context
+def bench(
+    context: click.Context,
+    /,
+    names: tuple[str, ...],
+    out: Path,
+    zoo: Path | None,
+    scale: str,
+    seeds: str,
+    jobs: int,
+    device: str,
+    root: Path | None,
+    test_images: int | None,
+    only: str | None,
+    listing: bool,
+    render_only: bool,
+    retry: bool,
+    quiet: bool,
+) -> None:
+    """Run the cells that tables and figures lack, and render them.
+
+    NAME is table1 ... table10 or figure1 ... figure10 (as the paper numbers them), appendix3, appendix4, field,
+    ablations, cost, or 'all'. A cell that stands is never run again; stop and go on as you like.
+    """
+    from wiper_cli.bench import matrix, plans
+    from wiper_cli.bench.cells import Store
+
+    matrix.scale_of(scale)
+    tables = list(
+        {plans.find(n).name: plans.find(n) for n in (plans.TABLES if "all" in names else names)}.values()
+    )
+    drawn = _seeds(seeds)
+    cells = list(
+        dict.fromkeys(
+            c
+            for t in tables
+            for c in matrix.cells_of(t, scale, drawn, test_images)
+            if not only or only in c.id
+        )
+    )
+    if only and not cells:
+        raise Problem(
+            f"No cell of {', '.join(t.name for t in tables)} at the scale {scale} is called like {only!r}."
+        )
+    store = Store(out)
+    if listing:
+        for cell in cells:
+            outcome = store.read(cell)
+            click.echo(
+                f"{'missing' if outcome is None else 'refused' if 'refused' in outcome else 'stands':<8} {cell.id}"
+            )
+        return
+    failures: list[Problem] = []
+    with Display(quiet) as display:
+        if not render_only:
+            failures = _run(cells, zoo, out, root, device, jobs, retry, display)
+        for table in tables:
+            standing = _render(table, store, scale, drawn, test_images)
+            click.echo(standing)
+    if failures:
+        context.exit(ExitCode.NO_VERDICT)
+
+
+def _run(
+    cells: list[Cell],
+    zoo: Path | None,
+    out: Path,
+    root: Path | None,
+    device: str,
+    jobs: int,
+    retry: bool,
+    display: Display,
+) -> list[Problem]:
+    from wiper_cli.bench.running import Place
+    from wiper_cli.bench.work import complete
+    from wiper_cli.fanout import share_of_cores
+
+    if zoo is None or not zoo.is_dir():
+        raise Problem("A zoo is needed: --zoo DIR, as 'wiper zoo build' makes it; or --render-only.")
+    place = Place(zoo, out, root, device, share_of_cores(jobs))
+    return complete(cells, place, jobs, display.progress, display.say, retry)
+
+
+def _render(table: Table, store: Store, scale: str, seeds: tuple[int, ...], test_images: int | None) -> str:
+    """Writes page, CSV and, for a figure, SVG; returns the page's path."""
+    from wiper_cli.bench.cells import put
+    from wiper_cli.bench.pages import Standing, page, sheet
+
+    standing = Standing.read(table, store, scale, seeds, test_images)
+    stem = f"{table.name}-{scale}"
+    picture = None
+    if table.drawn:
+        from wiper_cli.bench.figures import draw
+
+        drawing = draw(table, standing)
+        if drawing is not None:
+            picture = f"{stem}.svg"
+            put(store.root / picture, drawing)
+    put(store.root / f"{stem}.csv", sheet(table, standing).encode())
+    path = store.root / f"{stem}.md"
+    put(path, page(table, standing, picture).encode())
+    return str(path)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise Problem(f"--seeds takes whole numbers, such as 1,2,3, not {text!r}.") from None
