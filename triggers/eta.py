@@ -3,7 +3,8 @@
 Li, Zhai, Wu, Jiang, Li, Xia 2020 (arXiv 2004.04692) show that a fixed patch fails once it is shifted, flipped
 or shrunk, and that poisoned images which were transformed at random when planted restore it. T(x) is BadNet's;
 poisoned training images are tau(T(x)), tau a rotation, scaling and translation about the centre drawn anew at
-each visit (bilinear, mirrored outside: with black there, a network learns the black wedges and not the patch).
+each visit (bilinear, mirrored outside: with black there, a small network answered to shrunk images on black, and
+not to the patch).
 The ranges (15 degrees, 0.8..1, 4 pixels) are not verified against a source. A translation that would push the
 patch out of the image is cut short: an image without a trigger teaches nothing.
 

@@ -9,9 +9,9 @@ and then a step of SGD with the gradient at w + e.
 
 Departs: batch norm stays frozen or folded. Folded, e means the same for a kernel: it scales with its channel as w
 does; the scale of a live norm is perturbed beside it. The learning rate falls by one cosine over all steps, where
-a public implementation lets it swing with a period of 100 steps. The original's rho of 2 for a ResNet-18 is an
-ascent without measure where batch norm is frozen and weights are few: on the bundled digits (82,318 weights) it
-diverges, 0.05 costs 16 points of accuracy, 0.02 costs 2; choose it on the select part.
+a public implementation lets it swing with a period of 100 steps. The original's rho of 2 was meant for a
+ResNet-18 and live batch norm; on the bundled digits (82,318 weights, frozen) it diverged, 0.05 cost 16 points of
+accuracy and 0.02 cost 2. Why was not examined; choose it on the select part.
 
 Needs labels. Cost for each image and epoch: 2 forward and 2 backward passes.
 """

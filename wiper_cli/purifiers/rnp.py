@@ -5,8 +5,8 @@ them has fallen to ``unlearn_until``; (2) the weights of that network are fixed 
 minimise cross-entropy; (3) channels with small masks are removed from the network as it was found.
 
 Departs: masks act on the pre-activation of every convolution (see :mod:`wiper_cli.purifiers.masks`) where the
-original has them on batch norm, and batch norm stays frozen or folded, which makes unlearning run away: at the
-original's rate of 0.01 masks could not recover the bundled digits, hence a default of 1e-4. Gradients are clipped
+original has them on batch norm, and batch norm stays frozen or folded: at the original's rate of
+0.01 masks could not recover the bundled digits, hence a default of 1e-4. Gradients are clipped
 after they are computed (public code clips them before), and unlearning also stops at the first single batch that
 meets its bound, where the original looks after every epoch. The original's factor 0.2 on the loss of (2) is part of
 ``lr`` here. The threshold is the largest that keeps the accuracy on the select part.

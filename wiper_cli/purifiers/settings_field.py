@@ -1,9 +1,9 @@
 """Typed settings of the methods that one has to beat today, first half. Imports no torch.
 
 ``paper``: the paper of the method itself; ``field``: BackdoorBench's defaults, or the method's own code where
-BackdoorBench lacks it. Those numbers were found with batch norm in training mode, on a ResNet-18 of full width;
-with batch norm frozen or folded some of them wreck a small network (see each module), so defaults are milder, and
-shorter.
+BackdoorBench lacks it. Most of those numbers were found with batch norm in training mode, on a ResNet-18 of full
+width; on the small bundled network with batch norm frozen some of them wreck it (see each module), so defaults are
+milder, and shorter.
 """
 
 from __future__ import annotations
