@@ -52,13 +52,8 @@ def _speed(outcome: Outcome) -> float | None:
 
 
 def _head(outcome: Outcome) -> Mapping[str, float] | None:
-    """Of the tensors that moved the last one listed with a name like a head's, else the one of most weights over 1."""
-    moved = outcome.get("moved") or {}
-    named = [
-        name for name in moved if name.rpartition(".")[0].endswith(("linear", "fc", "head", "classifier"))
-    ]
-    weights = [name for name in named if name.endswith("weight")]
-    return moved[weights[-1]] if weights else None
+    found: Mapping[str, float] | None = (outcome.get("moved") or {}).get(outcome.get("head"))
+    return found
 
 
 def _moved(outcome: Outcome) -> float | None:
@@ -112,7 +107,7 @@ MEASURES: Mapping[str, Measure] = {
 
 def untouched(outcome: Outcome) -> dict[str, Any]:
     """An outcome as if nothing had been done: the row "before"."""
-    kept = {key: outcome.get(key) for key in ("before", "twin", "model", "cell")}
+    kept = {key: outcome.get(key) for key in ("before", "twin", "model")}
     return {**kept, "after": outcome.get("before", {})}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wiper_cli.bench.cells import Cell, Store
-from wiper_cli.bench.matrix import SCALES, Entry, Grid, Table, entries, printed
+from wiper_cli.bench.matrix import Entry, Grid, Table, entries, printed, scale_of
 from wiper_cli.bench.measures import MEASURES, Outcome, shown, untouched
 from wiper_cli.verdict import Problem
 
@@ -77,7 +77,7 @@ def page(table: Table, standing: Standing, picture: str | None = None) -> str:
 
 
 def _heading(table: Table, standing: Standing) -> list[str]:
-    scale = SCALES[standing.scale]
+    scale = scale_of(standing.scale)
     lines = [
         f"Scale {standing.scale}: {', '.join(scale.data)}; seeds {', '.join(map(str, standing.seeds))}"
         f"{' (mean ± standard deviation)' if len(standing.seeds) > 1 else ''}. Rendered from cells/*.json by "
@@ -178,7 +178,7 @@ def _remarks(table: Table, standing: Standing) -> list[str]:
         if gone:
             lines.append(f"- Nothing was run on {', '.join(gone)}.")
     no_recipe = sorted(
-        {e.attack.title for g in table.grids if g.data in SCALES[standing.scale].data for e in standing.entries(g)
+        {e.attack.title for g in table.grids if g.data in scale_of(standing.scale).data for e in standing.entries(g)
          if e.specimen is None}
     )  # fmt: skip
     if no_recipe:
@@ -211,7 +211,7 @@ def _unknown(entry: Entry) -> str:
 
 
 def _cut(entry: Entry, scale: str) -> list[str]:
-    caps = SCALES[scale].caps
+    caps = scale_of(scale).caps
     return [
         f"{cell.name} ({cell.preset}) {key} {value}"
         for cell in entry.cells[:1]

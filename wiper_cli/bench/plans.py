@@ -80,13 +80,17 @@ def _compared(number: int, data: str, title: str) -> Table:
 
 
 def _strategies(name: str, data: str, pruning: str, purifying: str) -> Table:
-    """Tables 4, 9 and 10: what is done to the units, and what chooses them."""
-    pruned = "fine-pruning" if pruning == "Fine-Pruning" else "prune"
+    """Tables 4, 9 and 10: what is done to the units, and what chooses them. "Pruning" of the last two has the numbers
+    of Fine-Pruning in Tables 1 and 3, so it is that; pruning without training stands below."""
     treatments = (
         BEFORE,
-        *(Treatment(f"{pruning} + {m.upper()}", pruned, settings={"metric": m}) for m in ("am", "bs")),
+        *(
+            Treatment(f"{pruning} + {m.upper()}", "fine-pruning", settings={"metric": m})
+            for m in ("am", "bs")
+        ),
         Treatment(f"{purifying} + AM", "wiper", settings={"metric": "am"}),
         Treatment(f"{purifying} + BS", "wiper"),
+        *(Treatment(f"Pruning alone + {m.upper()}", "prune", settings={"metric": m}) for m in ("am", "bs")),
     )
     grid = Grid("As in the paper", SIX, treatments, data=data, across=True, printed=name)
     return Table(name, f"Pruning and purifying, by AM and by BS, on {data}", (grid,))

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def run(cell: Cell, place: Place, progress: Progress = silent) -> dict[str, Any]
 def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dict[str, Any]:
     settings = cell.purifier()
     classifier, clean = subject_of(cell.specimen, cell.file, cell.images, cell.labels, cell.seed, place)
-    before = _before(cell.specimen, cell.file, cell.test_images, place)
+    before = _before(classifier, cell.specimen, cell.test_images, place)
     suspects: list[int] = []
     recovered: list[Recovered] = []
     if cell.name in TAKES_SCAN:
@@ -155,17 +155,16 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
     if place.device != "cpu" and torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
-    model = classifier.model
-    after = ground.measure(
-        Classifier(apply_edit(model, purified.edit), classifier.mean, classifier.std, classifier.device)
-    )
-    values = purified.edit.tensors
-    named = model.named(model.network) if model.network is not None else {}
-    moved = {
-        name: _moved(named[name].detach().cpu(), torch.as_tensor(value))
-        for name, value in values.items()
-        if name in named
-    }
+    model, edited = classifier.model, apply_edit(classifier.model, purified.edit)
+    after = ground.measure(Classifier(edited, classifier.mean, classifier.std, classifier.device))
+    moved = {}
+    if model.network is not None and edited.network is not None:
+        old, new = model.named(model.network), edited.named(edited.network)
+        moved = {
+            name: _moved(old[name].detach(), new[name].detach())
+            for name in purified.edit.tensors
+            if name in old
+        }
     return {
         "settings": asdict(settings),
         "parts": {"fit": len(clean.fit), "select": len(clean.select), "report": len(clean.report)},
@@ -174,7 +173,8 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
         "after": after,
         "der": _der(before, after),
         "seconds": round(seconds - (watched.seconds if watched else 0.0), 3),
-        "images_seen": seen.images,
+        "images_seen": None if watched else seen.images,
+        "head": model.head.weight if model.head else None,
         "moved": moved,
         "history": [asdict(epoch) for epoch in purified.history],
         "notes": list(purified.notes),
@@ -191,8 +191,7 @@ def _der(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
 
 def _moved(old: Tensor, new: Tensor) -> dict[str, float]:
     """How far one tensor moved, and how large it was: mean and largest |w - w0|, largest |w0|, share over 1."""
-    new = new.to(old.device, old.dtype).reshape(old.shape)
-    change, size = (new - old).abs().double(), old.abs().double()
+    change, size = (new.to(old.device) - old).abs().double(), old.abs().double()
     return {
         "mean": float(change.mean()),
         "largest": float(change.max()),
@@ -206,7 +205,9 @@ def _scan(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dict[
     classifier, clean = subject_of(cell.specimen, cell.file, cell.images, cell.labels, cell.seed, place)
     names = classifier.model.class_names or [str(k) for k in range(classifier.classes)]
     began = time.perf_counter()
-    evidence = [detector(name).run(classifier, clean, progress, cell.seed) for name in DETECTORS]
+    evidence = [
+        replace(detector(name).run(classifier, clean, progress, cell.seed), name=name) for name in DETECTORS
+    ]
     judged = suspicion.judge(evidence, classifier.classes, names)
     recovered = [found for piece in evidence for found in piece.recovered]
     tensors = {
@@ -320,10 +321,12 @@ def ground_of(specimen: str, count: int, place: Place) -> Ground:
 
 def planting_of(manifest: Mapping[str, Any]) -> Planting:
     """As the manifest tells it."""
-    told = {key: value for key, value in manifest["planting"].items() if key != "in_words"}
-    return Planting(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-    )
+    told: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in manifest["planting"].items()
+        if key != "in_words"
+    }
+    return Planting(**told)
 
 
 def load_trigger_of(folder: Path) -> Trigger:
@@ -358,9 +361,7 @@ def _stamped_fit(cell: Cell, place: Place, clean: Clean) -> Part | None:
 
 
 @lru_cache(maxsize=4)
-def _before(specimen: str, file: str, count: int, place: Place) -> dict[str, Any]:
-    # The preprocessing is the specimen's own, whatever images come along.
-    classifier, _ = subject_of(specimen, file, FEWEST, "folder", 0, place)
+def _before(classifier: Classifier, specimen: str, count: int, place: Place) -> dict[str, Any]:
     return ground_of(specimen, count, place).measure(classifier)
 
 
