@@ -68,7 +68,7 @@ def penalties(table: Table, standing: Standing) -> Any:
 def ratios(table: Table, standing: Standing) -> Any:
     """Figures 5 to 7: ACC and ASR over the number of clean images, a panel an attack."""
     grid = table.grids[0]
-    places = {(e.attack, e.treatment.title): e for e in standing.entries(grid)}
+    places = {(e.attack.title, e.treatment.title): e for e in standing.entries(grid)}
     if not any(standing.of(entry) for entry in places.values()):
         return None
     figure, axes = _panels(2, len(grid.attacks))
@@ -79,7 +79,9 @@ def ratios(table: Table, standing: Standing) -> Any:
                 points = [
                     (count, value)
                     for count in COUNTS
-                    for value in [_value(standing, places[attack, f"{one.title}, {count} images"], measure)]
+                    for value in [
+                        _value(standing, places[attack.title, f"{one.title}, {count} images"], measure)
+                    ]
                     if value is not None
                 ]
                 axis.plot(
@@ -106,7 +108,7 @@ def _value(standing: Standing, entry: Entry, measure: str) -> float | None:
 def regularisers(table: Table, standing: Standing) -> Any:
     """Figures 8 to 10: ACC and ASR after every epoch, a panel an attack."""
     grid = table.grids[0]
-    places = {(e.attack, e.treatment): e for e in standing.entries(grid)}
+    places = {(e.attack.title, e.treatment.title): e for e in standing.entries(grid)}
     if not any(standing.of(entry) for entry in places.values()):
         return None
     figure, axes = _panels(2, len(grid.attacks))
@@ -114,7 +116,7 @@ def regularisers(table: Table, standing: Standing) -> Any:
         for row, measure in enumerate(("acc", "asr")):
             axis = axes[row][column]
             for colour, one in zip(COLOURS, grid.treatments, strict=False):
-                curve = _curve(standing.of(places[attack, one]), measure)
+                curve = _curve(standing.of(places[attack.title, one.title]), measure)
                 axis.plot(*zip(*curve, strict=True) if curve else ([], []), color=colour, label=one.title)
             axis.set_ylim(-3, 103)
             axis.set_ylabel(f"{measure.upper()}, %" if column == 0 else "")

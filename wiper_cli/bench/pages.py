@@ -120,13 +120,13 @@ def _machine(outcome: Outcome) -> str:
 
 
 def _grid(grid: Grid, standing: Standing) -> list[str]:
-    found = {(e.attack, e.treatment): e for e in standing.entries(grid)}
+    found = {(e.attack.title, e.treatment.title): e for e in standing.entries(grid)}
     down, along = (grid.treatments, grid.attacks) if grid.across else (grid.attacks, grid.treatments)
     numbers = printed()[grid.printed]["values"] if grid.printed else {}
 
     def texts(row: Any, column: Any) -> list[str]:
         attack, treatment = (column, row) if grid.across else (row, column)
-        entry = found[attack, treatment]
+        entry = found[attack.title, treatment.title]
         beside = _printed(numbers, entry)
         every = [shown(MEASURES[name], standing.of(entry), beside) for name in grid.measures]
         mark = _mark(entry, standing)
