@@ -129,10 +129,12 @@ def _grid(grid: Grid, standing: Standing) -> list[str]:
         entry = found[attack.title, treatment.title]
         beside = _printed(numbers, entry)
         every = [shown(MEASURES[name], standing.of(entry), beside) for name in grid.measures]
-        mark = _mark(entry, standing)
-        if not standing.of(entry) and mark:
-            every[0] = mark if every[0] == "–" else f"{mark} {every[0].removeprefix('– ')}"
-        return every if grid.split else [" / ".join(every) if set(every) != {"–"} else "–"]
+        mark = "" if standing.of(entry) else _mark(entry, standing)
+        if mark:
+            every[0] = every[0].replace("–", mark, 1)
+        if grid.split:
+            return every
+        return [" / ".join(every) if standing.of(entry) or beside else mark or "–"]
 
     titles = [MEASURES[name].title for name in grid.measures]
     head = ["defence" if grid.across else "attack"]

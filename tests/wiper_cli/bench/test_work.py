@@ -1,0 +1,82 @@
+from dataclasses import replace
+
+import pytest
+
+from wiper_cli.bench import running
+from wiper_cli.bench.cells import Cell, Store
+from wiper_cli.bench.work import complete, missing
+
+
+@pytest.fixture
+def cells(badnet):
+    return [Cell(badnet, "clp", settings=(("deviations", d),), test_images=30) for d in (2.0, 3.0, 4.0)]
+
+
+def times(place):
+    return {path.name: path.stat().st_mtime_ns for path in (place.results / "cells").iterdir()}
+
+
+def test_a_resumed_bench_reruns_nothing(cells, place):
+    said, moved = [], []
+    assert complete(cells, place, say=said.append, progress=lambda *p: moved.append(p)) == []
+    assert len(said) == 3
+    assert said[0].startswith(f"[1/3] {cells[0].id}: ACC ")
+    assert moved[-1] == ("bench", 3, 3)
+    before = times(place)
+    said.clear()
+    assert complete(cells, place, say=said.append) == []
+    assert said == ["3 of 3 cells stand already."]
+    assert times(place) == before
+
+
+def test_a_killed_run_loses_its_cell_at_most(cells, place, monkeypatch):
+    whole = running._purify
+
+    def killed(cell, *rest):
+        found = whole(cell, *rest)
+        if cell == cells[1]:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setitem(running._KINDS, "purify", killed)
+    with pytest.raises(KeyboardInterrupt):
+        complete(cells, place)
+    monkeypatch.undo()
+    assert missing(cells, Store(place.results)) == cells[1:]
+    before = times(place)
+    assert complete(cells, place) == []
+    assert times(place)[f"{cells[0].id}.json"] == before[f"{cells[0].id}.json"]
+
+
+def test_several_at_once_give_the_same(cells, place, tmp_path):
+    complete(cells[:2], place)
+    beside = replace(place, results=tmp_path / "beside")
+    assert complete(cells[:2], beside, jobs=2) == []
+    for cell in cells[:2]:
+        one, other = (Store(p.results).read(cell) for p in (place, beside))
+        assert one["after"] == other["after"]
+        assert one["moved"] == other["moved"]
+
+
+def test_what_cannot_be_run_is_said(cells, place):
+    said = []
+    wrong = [
+        replace(cells[0], specimen="cifar10-nowhere-s1"),
+        replace(cells[0], settings=(("deviation", 1.0),)),
+    ]
+    assert complete([*wrong, cells[0]], place, say=said.append) == []
+    assert said[:2] == [
+        "Skipped 1 cells: the zoo has no cifar10-nowhere-s1; 'wiper zoo build' makes it.",
+        "Skipped 1 cells: clp has no setting 'deviation'; the nearest is 'deviations'.",
+    ]
+    assert missing([cells[0]], Store(place.results)) == []
+
+
+def test_a_refusal_stands_until_it_is_asked_again(place, badnet):
+    cell = Cell(badnet, "fine-tuning", settings=(("lr", 1e30),), test_images=30)
+    said = []
+    assert complete([cell], place, say=said.append) == []
+    assert "refused. Training diverged" in said[0]
+    store = Store(place.results)
+    assert missing([cell], store) == []
+    assert missing([cell], store, retry=True) == [cell]
