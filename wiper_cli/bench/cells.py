@@ -104,13 +104,16 @@ class Store:
         """Where an outcome belongs."""
         return self.root / "cells" / f"{cell.id}{suffix}"
 
-    def read(self, cell: Cell) -> dict[str, Any] | None:
-        """The outcome that stands for exactly this cell, or ``None``; what is damaged does not stand."""
+    def read(self, cell: Cell, sha256: str | None = None) -> dict[str, Any] | None:
+        """The outcome that stands for exactly this cell, or ``None``; what is damaged does not stand, nor, where
+        ``sha256`` is given, what was measured on another file of the same name."""
         try:
             found: dict[str, Any] = json.loads(self.path(cell).read_bytes())
         except (OSError, ValueError):
             return None
         right = found.get("format") == FORMAT and found.get("cell") == cell.as_dict()
+        if right and sha256 is not None:
+            right = (found.get("model") or {}).get("sha256") == sha256
         return found if right else None
 
     def write(self, cell: Cell, outcome: Mapping[str, Any]) -> dict[str, Any]:

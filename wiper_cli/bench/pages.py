@@ -11,7 +11,7 @@ from typing import Any
 
 from wiper_cli.bench.cells import Cell, Store
 from wiper_cli.bench.matrix import Entry, Grid, Table, entries, printed, scale_of
-from wiper_cli.bench.measures import MEASURES, Outcome, shown, untouched
+from wiper_cli.bench.measures import MEASURES, Outcome, mean_and_spread, shown, untouched
 from wiper_cli.verdict import Problem
 
 COLUMNS = (
@@ -140,11 +140,30 @@ def _grid(grid: Grid, standing: Standing) -> list[str]:
     head = ["defence" if grid.across else "attack"]
     for column in along:
         head += [f"{column.title} {title}" for title in titles] if grid.split else [column.title]
+    averaged = grid.across and not grid.split and len(grid.attacks) > 1
+    head += ["mean (of so many)"] if averaged else []
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for row in down:
         cells = [text for column in along for text in texts(row, column)]
+        if averaged:
+            cells.append(
+                _mean(grid, [standing.of(found[attack.title, row.title]) for attack in grid.attacks])
+            )
         lines.append("| " + " | ".join([row.title, *cells]) + " |")
     return lines
+
+
+def _mean(grid: Grid, by_attack: Sequence[Sequence[Outcome]]) -> str:
+    """Of each measure over the attacks that ran, every attack by its own mean."""
+    told, count = [], 0
+    for measure in (MEASURES[name] for name in grid.measures):
+        every = [
+            [v for outcome in outcomes if (v := measure.of(outcome)) is not None] for outcomes in by_attack
+        ]
+        means = [mean_and_spread(values)[0] for values in every if values]
+        told.append(f"{mean_and_spread(means)[0]:.{measure.digits}f}" if means else "–")
+        count = max(count, len(means))
+    return f"{' / '.join(told)} ({count})" if count else "–"
 
 
 def _printed(numbers: Mapping[str, Any], entry: Entry) -> list[float] | None:

@@ -236,7 +236,8 @@ def findings(cell: Cell, place: Place, progress: Progress) -> tuple[list[int], l
     """Suspects and recovered transforms as ``wiper purify`` hands them on; scanned once, then kept."""
     scan, store = cell.scan(), Store(place.results)
     tensors = store.path(scan, ".safetensors")
-    found = store.read(scan)
+    manifest = read_manifest(place.zoo / cell.specimen)
+    found = store.read(scan, manifest["files"][cell.file]["sha256"])
     if found is None or ("refused" not in found and not tensors.is_file()):
         found = run(scan, place, progress)
     if "refused" in found:

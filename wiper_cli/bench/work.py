@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wiper_cli.bench.cells import TAKES_SCAN, Cell, Store
@@ -18,10 +19,26 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def missing(cells: Sequence[Cell], store: Store, retry: bool = False) -> list[Cell]:
-    """Those without an outcome; with ``retry`` also those that were refused."""
-    found = [(cell, store.read(cell)) for cell in cells]
-    return [cell for cell, outcome in found if outcome is None or (retry and "refused" in outcome)]
+def missing(cells: Sequence[Cell], store: Store, retry: bool = False, zoo: Path | None = None) -> list[Cell]:
+    """Those without an outcome; with ``retry`` also those that were refused, with ``zoo`` also those whose file in it
+    has changed since."""
+    found = []
+    for cell in cells:
+        outcome = store.read(cell, None if zoo is None else _digest(zoo / cell.specimen, cell.file))
+        if outcome is None or (retry and "refused" in outcome):
+            found.append(cell)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _digest(folder: Path, file: str) -> str | None:
+    from wiper_cli.zoo.specimen import read_manifest
+
+    try:
+        found: str = read_manifest(folder)["files"][file]["sha256"]
+    except (Problem, KeyError):
+        return None
+    return found
 
 
 def complete(
@@ -36,12 +53,17 @@ def complete(
 
     Skipped, and said: cells of specimens that the zoo lacks, and settings that a method does not have.
     """
-    todo, failures = missing(cells, Store(place.results), retry), []
+    store, failures = Store(place.results), []
+    _digest.cache_clear()
+    todo = missing(cells, store, retry, place.zoo)
     if len(todo) < len(cells):
         say(f"{len(cells) - len(todo)} of {len(cells)} cells stand already.")
+    changed = len(todo) - len(missing(todo, store, retry))
+    if changed:
+        say(f"{changed} cells were measured on files that have changed since, and are run again.")
     runnable = _runnable(todo, place, say)
     scans = {cell.scan(): None for cell in runnable if cell.kind == "purify" and cell.name in TAKES_SCAN}
-    first = missing(list(scans), Store(place.results), retry)
+    first = missing(list(scans), store, retry, place.zoo)
     done, total = 0, len(first) + len(runnable)
     for wave in (first, runnable):
         for cell, outcome in fan_out(wave, partial(_run, place=place), jobs):

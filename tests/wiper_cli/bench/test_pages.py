@@ -133,10 +133,21 @@ def test_attacks_side_by_side_and_several_measures_in_one_place(store, scale):
     grid = replace(GRID, across=True, split=False, measures=measures, printed="")
     table = replace(TABLE, grids=(grid,))
     found = rows(page(table, standing(store, scale, table=table)), "By hand")
-    assert found[0] == ["defence", "BadNet", "WaveNet"]
+    assert found[0] == ["defence", "BadNet", "WaveNet", "mean (of so many)"]
     assert found[2] == [
         "WIPER", "85.00 / 87.5 / 94.5 / 5.00 / 250 / 300 / 0.2500 / 0.2500 / 3", "not run",
+        "85.00 / 87.5 / 94.5 / 5.00 / 250 / 300 / 0.2500 / 0.2500 / 3 (1)",
     ]  # fmt: skip
+
+
+def test_the_mean_takes_every_attack_once(store, scale):
+    for seed, cell in enumerate(c for c in cells_of(TABLE, scale, (1, 2)) if c.name == "wiper"):
+        if seed != 3:  # two seeds on one specimen, one on the other
+            store.write(cell, outcome((0.8, 0.9, 0.6)[seed], 0.1, 0.7))
+    grid = replace(GRID, across=True, split=False, measures=("acc", "asr"), printed="")
+    table = replace(TABLE, grids=(grid,))
+    found = rows(page(table, standing(store, scale, (1, 2), table)), "By hand")
+    assert found[2] == ["WIPER", "85.00 ± 7.07 / 10.00 ± 0.00", "60.00 / 10.00", "72.50 / 10.00 (2)"]
 
 
 def test_a_refusal_is_shown_with_its_reason(store, scale):

@@ -80,3 +80,15 @@ def test_a_refusal_stands_until_it_is_asked_again(place, badnet):
     store = Store(place.results)
     assert missing([cell], store) == []
     assert missing([cell], store, retry=True) == [cell]
+
+
+def test_a_file_that_has_changed_is_measured_again(cells, place):
+    complete(cells[:1], place)
+    store = Store(place.results)
+    outcome = store.read(cells[0])
+    store.write(cells[0], {**outcome, "model": {**outcome["model"], "sha256": "0" * 64}})
+    said = []
+    assert complete(cells[:1], place, say=said.append) == []
+    assert said[0] == "1 cells were measured on files that have changed since, and are run again."
+    assert store.read(cells[0])["after"] == outcome["after"]
+    assert store.read(cells[0])["model"] == outcome["model"]
