@@ -7,7 +7,6 @@ model's folder: the model is the untrusted party.
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from wiper_cli.detectors import DETECTORS
+from wiper_cli.nearest import nearest
 from wiper_cli.verdict import ExitCode, Problem, Severity
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -240,9 +240,8 @@ def load(context: click.Context, path: Path | None) -> None:
         name = key.replace("-", "_")
         if name not in names:
             if key in own or not _known_elsewhere(context, name):
-                near = difflib.get_close_matches(name, [*names, *commands], 1)
-                hint = f"; the nearest is {near[0].replace('_', '-')!r}" if near else ""
-                raise Problem(f"{where}: unknown key {key!r}{hint}.")
+                spelled = [known.replace("_", "-") for known in (*names, *commands)]
+                raise Problem(f"{where}: unknown key {key!r}{nearest(name.replace('_', '-'), spelled)}.")
             continue
         if name == "arch" and path is None and ".py:" in str(value):
             raise Problem(

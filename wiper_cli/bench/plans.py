@@ -53,8 +53,9 @@ BEYOND = (
       if name not in ("fine-tuning", "kd", "nad", "fine-pruning", "i-bau", "wiper")),
 )  # fmt: skip
 FULL = ("acc", "asr", "ra", "der")
-#: Shares of the training set that Figures 5 to 7 go through, as images of CIFAR-10; the zoo sets aside 5 %.
-COUNTS = (50, 125, 500, 2500)
+#: Clean images by name, 0 being all: the zoo sets aside 5 %, which is 2,500 images of CIFAR-10. Figures 5 to 7 of the
+#: paper go from 1 to 20 %.
+COUNTS = {"50 images": 50, "125 images": 125, "500 images": 500, "5 %": 0}
 
 
 def _compared(number: int, data: str, title: str) -> Table:
@@ -98,9 +99,9 @@ def _strategies(name: str, data: str, pruning: str, purifying: str) -> Table:
 
 def _ratios(number: int, data: str) -> Table:
     treatments = tuple(
-        Treatment(f"{one.title}, {count} images", one.name, one.preset, images=count)
+        Treatment(f"{one.title}, {words}", one.name, one.preset, images=count)
         for one in RIVALS
-        for count in COUNTS
+        for words, count in COUNTS.items()
     )
     text = (
         "ACC / ASR. The paper goes from 1 to 20 % of the training set; the zoo sets aside 5 %, 2,500 images."
@@ -180,7 +181,7 @@ ABLATIONS = (
         ),
         "ACC / ASR / RA / DER. Lines from beta on are of the preset strong.",
     ),
-    _ablation("Clean images", _each(tuple((f"{n} images", {"images": n}) for n in COUNTS))),
+    _ablation("Clean images", _each(tuple((words, {"images": n}) for words, n in COUNTS.items()))),
     _ablation(
         "Labels: the folder's, or the model's own predictions",
         _each((("labels", {}), ("no labels", {"labels": "model"}))),

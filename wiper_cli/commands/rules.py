@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 import click
 
+from wiper_cli.nearest import nearest
 from wiper_cli.verdict import Problem
 
 
@@ -25,7 +24,7 @@ def rules(rule: str | None) -> None:
     try:
         entry = table.rule(rule.upper())
     except KeyError:
-        near = difflib.get_close_matches(rule.upper(), [*table.RULES, *table.FAMILIES], 1)
-        raise Problem(f"There is no rule {rule}{f'; the nearest is {near[0]}' if near else ''}.") from None
+        hint = nearest(rule.upper(), [*table.RULES, *table.FAMILIES])
+        raise Problem(f"There is no rule {rule!r}{hint}.") from None
     click.echo(f"{entry.id}: {entry.title} (usually {entry.severity.word})\n")
     click.echo(entry.help().replace("**", ""))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 
 import click
 
+from wiper_cli.nearest import nearest
 from wiper_cli.verdict import Problem
 
 
@@ -27,10 +27,7 @@ def triggers(name: str | None, preview: Path | None) -> None:
             click.echo(f"{key:<12} {find(key).title}")
         return
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        raise Problem(
-            f"There is no trigger family {name!r}{f'; the nearest is {near[0]!r}' if near else ''}."
-        )
+        raise Problem(f"There is no trigger family {name!r}{nearest(name, names())}.")
     family = find(name)
     click.echo(f"{name}: {family.title}\nsource: {family.source}\nATLAS: {', '.join(family.atlas)}")
     click.echo(f"planted with: {family.planting}")

@@ -10,8 +10,8 @@ back into 0..1. At the end channels of small masks are removed from the network 
 Departs: factors act on the pre-activation of every convolution (see :mod:`wiper_cli.purifiers.masks`) where the
 original has them on batch norm alone, and batch norm stays frozen; noise is brought back into its box, which the
 authors' code omits; the threshold is the largest that keeps the accuracy on the select part, where public code
-takes it by the attack's success on test data. On the bundled digits, with batch norm frozen, noise of 0.4 at a learning rate
-of 0.2 brought the clean loss to that of guessing, hence milder defaults.
+takes it by the attack's success on test data. On the bundled digits, with batch norm frozen, noise of 0.4 at a
+learning rate of 0.2 brought the clean loss to that of guessing, hence milder defaults.
 
 Needs labels. Cost for each image of a step: 2 + inner steps forward and backward passes.
 """

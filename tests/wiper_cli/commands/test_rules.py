@@ -29,7 +29,7 @@ def test_a_member_of_a_family_is_explained(wiper):
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"), [("WIPER-B1", "the nearest is WIPER-B01"), ("zzz", "There is no rule zzz.")]
+    ("asked", "words"), [("WIPER-B1", "the nearest is 'WIPER-B01'"), ("zzz", "There is no rule 'zzz'.")]
 )
 def test_an_unknown_rule_is_wrong_usage(asked, words, wiper):
     code, out, err = wiper("rules", asked)
