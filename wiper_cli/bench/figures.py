@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from wiper_cli.bench.matrix import Entry, Table
+from wiper_cli.bench.matrix import Table
 from wiper_cli.bench.measures import MEASURES, Outcome, mean_and_spread
 from wiper_cli.bench.pages import Standing
 from wiper_cli.bench.plans import COUNTS, RIVALS
@@ -76,14 +76,8 @@ def ratios(table: Table, standing: Standing) -> Any:
         for row, measure in enumerate(("acc", "asr")):
             axis = axes[row][column]
             for colour, one in zip(COLOURS, RIVALS, strict=True):
-                points = [
-                    (count, value)
-                    for count in COUNTS
-                    for value in [
-                        _value(standing, places[attack.title, f"{one.title}, {count} images"], measure)
-                    ]
-                    if value is not None
-                ]
+                own = [standing.of(places[attack.title, f"{one.title}, {words}"]) for words in COUNTS]
+                points = [(_images(found[0]), mean) for found in own for mean in _means(found, measure)]
                 axis.plot(
                     *zip(*points, strict=True) if points else ([], []),
                     "o-",
@@ -100,9 +94,15 @@ def ratios(table: Table, standing: Standing) -> Any:
     return figure
 
 
-def _value(standing: Standing, entry: Entry, measure: str) -> float | None:
-    values = [v for outcome in standing.of(entry) if (v := MEASURES[measure].of(outcome)) is not None]
-    return mean_and_spread(values)[0] if values else None
+def _images(outcome: Outcome) -> int:
+    """Clean images that a method was given, in all parts."""
+    return sum(outcome["parts"].values())
+
+
+def _means(outcomes: list[Outcome], measure: str) -> list[float]:
+    """The mean over seeds, or nothing."""
+    values = [v for outcome in outcomes if (v := MEASURES[measure].of(outcome)) is not None]
+    return [mean_and_spread(values)[0]] if values else []
 
 
 def regularisers(table: Table, standing: Standing) -> Any:

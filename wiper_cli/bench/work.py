@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -80,7 +81,16 @@ def complete(
 def _run(cell: Cell, place: Place) -> dict[str, Any]:
     from wiper_cli.bench.running import run
 
-    return run(cell, place)
+    try:
+        return run(cell, place)
+    except Problem:
+        raise
+    except Exception as error:  # one method's mistake may not stop a night's work
+        if os.environ.get("WIPER_DEBUG"):
+            raise
+        raise Problem(
+            f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where."
+        ) from error
 
 
 def _runnable(todo: Sequence[Cell], place: Place, say: Say) -> list[Cell]:

@@ -92,3 +92,20 @@ def test_a_file_that_has_changed_is_measured_again(cells, place):
     assert said[0] == "1 cells were measured on files that have changed since, and are run again."
     assert store.read(cells[0])["after"] == outcome["after"]
     assert store.read(cells[0])["model"] == outcome["model"]
+
+
+def test_a_mistake_in_one_method_stops_no_other(cells, place, monkeypatch):
+    whole = running._purify
+
+    def mistaken(cell, *rest):
+        if cell == cells[0]:
+            raise RuntimeError("a shape is wrong")
+        return whole(cell, *rest)
+
+    monkeypatch.delenv("WIPER_DEBUG", raising=False)
+    monkeypatch.setitem(running._KINDS, "purify", mistaken)
+    said = []
+    (failure,) = complete(cells[:2], place, say=said.append)
+    assert "Internal failure (RuntimeError): a shape is wrong" in str(failure)
+    assert said[0].startswith(f"[1/2] {cells[0].id}: Internal failure")
+    assert missing(cells[:2], Store(place.results)) == cells[:1]
