@@ -24,7 +24,7 @@ def triggers(name: str | None, preview: Path | None) -> None:
         if preview is not None:
             raise Problem("--preview needs the name of a family.")
         for key in names():
-            click.echo(f"{key:<12} {find(key).title}")
+            click.echo(f"{key:<17} {find(key).title}")
         return
     if name not in names():
         raise Problem(f"There is no trigger family {name!r}{nearest(name, names())}.")
