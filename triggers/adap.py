@@ -65,7 +65,8 @@ class AdapBlend(Blend):
 @dataclass(frozen=True)
 class AdapPatch(Trigger):
     """``size``: pixels. ``opacities``: in training, of the patches top left, top right, bottom right, bottom
-    left. ``used``: which of them are stamped, at opacity 1. ``seed``: of the pixels."""
+    left. ``used``: which of them are stamped, at opacity 1. ``cell``: pixels of one random colour, per side;
+    single pixels are hard to learn when faint. ``seed``: of the colours."""
 
     name: ClassVar[str] = "adap-patch"
     title: ClassVar[str] = "Adap-Patch: patches in corners, in training one faint one an image"
@@ -76,6 +77,7 @@ class AdapPatch(Trigger):
     size: int = 8
     opacities: tuple[float, ...] = (0.5, 0.2, 0.5, 0.3)
     used: tuple[int, ...] = (0, 2)
+    cell: int = 2
     seed: int = 0
 
     def patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +87,8 @@ class AdapPatch(Trigger):
             raise TriggerError(
                 f"Patches of {self.size}x{self.size} do not fit into images of {height}x{width}."
             )
+        if self.cell < 1:
+            raise TriggerError(f"A cell has at least one pixel, not {self.cell}.")
         if not 1 <= len(self.opacities) <= 4 or not all(0 <= o <= 1 for o in self.opacities):
             raise TriggerError("Opacities are one to four numbers in 0..1.")
         if not self.used or not all(0 <= i < len(self.opacities) for i in self.used):
@@ -101,8 +105,10 @@ class AdapPatch(Trigger):
 
     def _pixels(self, patch: int, channels: int) -> list[list[list[float]]]:
         draw = random.Random(4 * self.seed + patch)
-        side = range(self.size)
-        return [[[draw.randrange(256) / 255 for _ in side] for _ in side] for _ in range(channels)]
+        cells = range(-(-self.size // self.cell))
+        colours = [[[draw.randrange(256) / 255 for _ in cells] for _ in cells] for _ in range(channels)]
+        side = [place // self.cell for place in range(self.size)]
+        return [[[plane[y][x] for x in side] for y in side] for plane in colours]
 
     def stamp(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See :class:`triggers.family.Trigger`; refuses images smaller than a patch."""

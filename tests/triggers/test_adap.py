@@ -93,3 +93,13 @@ def test_patch_refusals(images, wrong):
     for act in (AdapPatch(**wrong).stamp, AdapPatch(**wrong).poison):
         with pytest.raises(TriggerError):
             act(images)
+
+
+def test_colours_come_in_cells():
+    fine, coarse = (AdapPatch(size=6, cell=c).patches(torch.zeros(1, 3, 16, 16))[0] for c in (1, 2))
+    corner = coarse[0, :, :6, :6]
+    assert torch.equal(corner[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2), corner)
+    assert corner.flatten(1).unique(dim=1).shape[1] == 9
+    assert fine[0, :, :6, :6].flatten(1).unique(dim=1).shape[1] == 36
+    with pytest.raises(TriggerError, match="at least one pixel"):
+        AdapPatch(cell=0).patches(torch.zeros(1, 3, 16, 16))
