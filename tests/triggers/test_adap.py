@@ -65,11 +65,11 @@ def test_a_training_image_carries_one_patch_at_its_opacity():
 
 
 def test_patches_have_pixels_of_their_own_that_do_not_drift():
-    pixels, _ = AdapPatch(size=8).patches(torch.zeros(1, 1, 16, 16))
+    pixels, _ = AdapPatch(size=8, cell=1).patches(torch.zeros(1, 1, 16, 16))
     squares = [pixels[0, 0, :8, :8], pixels[1, 0, :8, 8:], pixels[2, 0, 8:, 8:], pixels[3, 0, 8:, :8]]
     assert not any(torch.equal(squares[i], squares[j]) for i in range(4) for j in range(i))
     assert (squares[0][0, :3] * 255).round().tolist() == [197, 215, 20]
-    assert not torch.equal(AdapPatch(seed=1).patches(torch.zeros(1, 1, 16, 16))[0], pixels)
+    assert not torch.equal(AdapPatch(seed=1, cell=1).patches(torch.zeros(1, 1, 16, 16))[0], pixels)
 
 
 def test_plantings():
