@@ -24,7 +24,8 @@ def test_what_is_no_problem_stops_everything():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
-def test_a_process_that_dies_takes_no_more_than_was_at_work(jobs=2):
+def test_a_process_that_dies_takes_no_more_than_was_at_work():
+    jobs = 2
     # Signals that are ignored by default, and one that cannot be.
     harmless = [signal.SIGURG, signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT]
     found = dict(fan_out([signal.SIGKILL, *harmless], signal.raise_signal, jobs=jobs))
