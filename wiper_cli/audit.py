@@ -324,15 +324,11 @@ def _measured(before: verify.Measurement, after: verify.Measurement | None) -> s
     def percent(measured: Mapping[str, Any]) -> str:
         return "not measured" if measured["value"] is None else f"{100 * measured['value']:.1f} %"
 
-    worst = max(
-        range(len(before["triggers"])),
-        key=lambda i: (
-            before["triggers"][i]["origin"] != "fitted",
-            before["triggers"][i]["asr"]["value"] or 0.0,
-        ),
-    )
+    worst = max(range(len(before["triggers"])), key=lambda i: before["triggers"][i]["asr"]["value"] or 0.0)
     trigger = before["triggers"][worst]
-    name = "the known trigger" if trigger["origin"] == "known" else trigger["family"]
+    name = {"known": "the known trigger", "fitted": f"a fitted {trigger['family']}"}.get(
+        trigger["origin"], trigger["family"]
+    )
     if after is None:
         return (
             f"Accuracy {percent(before['acc'])}; attack success {percent(before['triggers'][worst]['asr'])} "

@@ -89,3 +89,16 @@ def test_a_fitted_trigger_makes_no_finding_and_is_measured_on_other_images(asked
     monkeypatch.undo()
     measured = {"triggers": [{**row, "corrected_asr": 1.0, "asr": {**row["asr"], "value": 1.0}}]}
     assert audit._working(measured, 0.2, None) == []
+
+
+def test_the_sentence_says_that_a_trigger_was_fitted():
+    def row(origin, asr):
+        return {"family": "ia", "origin": origin, "asr": {"value": asr}}
+
+    for origin, words in (
+        ("fitted", "with a fitted ia"),
+        ("known", "with the known trigger"),
+        ("built-in", "with ia"),
+    ):
+        measured = {"acc": {"value": 0.5}, "triggers": [row("built-in", 0.1), row(origin, 0.25)]}
+        assert audit._measured(measured, None) == f"Accuracy 50.0 %; attack success 25.0 % {words}."
