@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
+import pytest
+
 from wiper_cli.main import cli
 from wiper_cli.verdict import EXIT_PRECEDENCE, ExitCode, combine
 
@@ -23,11 +26,15 @@ def test_the_exit_codes_are_the_constants():
     assert combine([0, 3, 2]) == ExitCode.USAGE
 
 
-def test_every_command_shown_exists_with_its_options():
-    lines = re.findall(r"^    wiper (\w+)(.*)$", README, re.MULTILINE)
+@pytest.mark.parametrize("page", ["README.md", "docs/zoo.md", "docs/reproduction.md"])
+def test_every_command_shown_exists_with_its_options(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^ {4,}wiper (\w+)(.*)$", text, re.MULTILINE)
     assert lines
     for name, rest in lines:
         command = cli.commands[name]
+        if isinstance(command, click.Group):
+            command = command.commands[rest.split()[0]]
         known = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest):
             assert option in known, f"wiper {name} has no {option}"

@@ -205,6 +205,7 @@ def test_every_value_of_a_detector_has_a_word(fired, digits_subject, heard):
 
 def test_documents_of_every_job_are_valid(job, heard, quantised_file):
     asked = {"poisoned": None, "known": None, "triggers": "badnet", "target": None, "max_asr": 0.2}
+    asked |= {"trigger_files": [], "fit": False}
     for file in (job()["model"], str(quantised_file)):
         assert valid("inspect", audit.inspect(job(model=file), b"", heard)[0])
         assert valid("scan", audit.scan(job(model=file), b"", heard)[0])["exit_code"] == 3
