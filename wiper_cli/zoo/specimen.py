@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -51,11 +52,11 @@ def split(data: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def write_clean(data: Dataset, folder: Path) -> None:
-    """The images set aside as ``folder/CLASS/NUMBER.png``, whole or not at all; what stands is kept."""
+    """The images set aside as ``folder/CLASS/NUMBER.png``, whole or not at all; what stands is kept, also when
+    another process was faster."""
     if folder.is_dir():
         return
-    partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     held, _ = split(data)
     for name in data.classes:
         (partial / name).mkdir(parents=True)
@@ -63,7 +64,13 @@ def write_clean(data: Dataset, folder: Path) -> None:
         pixels = data.train.images[place].permute(1, 2, 0).squeeze(-1).contiguous().numpy()
         name = data.classes[int(data.train.labels[place])]
         Image.fromarray(pixels).save(partial / name / f"{place:06d}.png")
-    partial.rename(folder)
+    partial.chmod(0o755)
+    try:
+        partial.rename(folder)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not folder.is_dir():
+            raise
 
 
 def make(

@@ -95,6 +95,21 @@ def test_the_clean_split_was_never_seen_and_is_written_as_it_was(data, tmp_path)
         assert (pixels == data.train.images[place].numpy()).all()
 
 
+def test_two_processes_may_write_the_clean_split(data, tmp_path, monkeypatch):
+    plain = Path.rename
+
+    def slow(self, target):
+        if not target.exists():
+            monkeypatch.setattr(Path, "rename", plain)
+            specimen.write_clean(data, target)
+        return plain(self, target)
+
+    monkeypatch.setattr(Path, "rename", slow)
+    specimen.write_clean(data, tmp_path / "clean")
+    assert [path.name for path in tmp_path.iterdir()] == ["clean"]
+    assert len(list((tmp_path / "clean").glob("*/*.png"))) == 6
+
+
 class Fixed(torch.nn.Module):
     """Answers 2 where the top left pixel is white, else 0."""
 
