@@ -146,7 +146,7 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
         )
         progress = watched.progress(progress)
     seen = _Count(given)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     try:
         task = Task(given, clean, suspects, recovered, progress, cell.seed, triggered)
         purified = settings.run(task)
@@ -154,7 +154,7 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
         seen.remove()
     if place.device != "cpu" and torch.cuda.is_available():
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
     model, edited = classifier.model, apply_edit(classifier.model, purified.edit)
     after = ground.measure(Classifier(edited, classifier.mean, classifier.std, classifier.device))
     moved = {}
@@ -173,6 +173,7 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
         "after": after,
         "der": _der(before, after),
         "seconds": round(seconds - (watched.seconds if watched else 0.0), 3),
+        "cpu_seconds": None if watched else round(busy, 3),
         "images_seen": None if watched else seen.images,
         "head": model.head.weight if model.head else None,
         "moved": moved,

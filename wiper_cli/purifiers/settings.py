@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 BODY, HEAD = frozenset({"labels", "body"}), frozenset({"labels", "head"})
 
+#: Names of :data:`wiper_cli.salience.METRICS`.
+MetricName = Literal[
+    "bs", "mbs", "am", "weighted-am", "gradient", "integrated-gradients", "shapley", "random"
+]
+
 
 def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
     """A field with its help text and, for numbers, the closed range of its values."""
@@ -108,6 +113,7 @@ class Wiper(Settings):
     regulariser: Literal["ar", "l1", "l2"] = option(
         "ar", "Penalty on a weight (Eq. 6, or Eq. 5 with k = 1, 2)."
     )
+    metric: MetricName = option("bs", "What ranks units; any but bs: of the head, once an epoch.")  # noqa: RUF009 - an alias of Literal
     granularity: Literal["unit", "weight"] = option(
         "unit", "Choose whole units (columns of the head, channels of a convolution) or single weights."
     )

@@ -11,13 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from wiper_cli.purifiers.settings import BODY, HEAD, Settings, Sgd, option
+from wiper_cli.purifiers.settings import BODY, HEAD, MetricName, Settings, Sgd, option
 
 Presets = Mapping[str, Mapping[str, Any]]
-#: Names of :data:`wiper_cli.salience.METRICS`.
-MetricName = Literal[
-    "bs", "mbs", "am", "weighted-am", "gradient", "integrated-gradients", "shapley", "random"
-]
 
 
 @dataclass(frozen=True)

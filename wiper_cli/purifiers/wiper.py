@@ -9,6 +9,8 @@ Source: "WIPER", sections 4.1 and 4.2, Eq. 1 to 7. What the paper leaves open is
   trains, so it is that of the weights before the step;
 * cross-entropy is the batch mean. Eq. 7 prints a sum, for which the rate of 0.01 is 128 times larger.
 
+``metric`` other than "bs" ranks the head's units on the fit part before training and after every epoch.
+
 With the paper's numbers the penalty moves a weight by lr alpha = 1e-4 a step: at most 0.02 over 200 steps.
 Batch norm stays frozen. Needs labels. Cost for each image: 1 forward pass for the first salience, then 1
 forward and 1 backward pass an epoch; with ``train`` = "head" one forward pass altogether.
@@ -24,10 +26,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.purifiers.contract import Purified, Task
+from wiper_cli.purifiers.pruning import over_units, unit_scores
 from wiper_cli.purifiers.regularisation import REGULARISERS, lowest, unit_dimension
 from wiper_cli.purifiers.settings import Wiper
 from wiper_cli.purifiers.training import Batches, HeadStudent, NetworkStudent, student_of, train
-from wiper_cli.salience.bs import Momentum
+from wiper_cli.salience import METRICS
+from wiper_cli.salience.bs import Momentum, require_linear
+from wiper_cli.splits import Part
 from wiper_cli.verdict import Problem
 
 
@@ -63,14 +68,21 @@ def purify(settings: Wiper, task: Task) -> Purified:
     layers = penalised(student, batches, settings)
     penalty, slope = REGULARISERS[settings.regulariser]
     momenta = [Momentum(settings.eta) for _ in layers]
-    scores = [m.update(s) for m, s in zip(momenta, first_salience(student, layers, batches), strict=True)]
+    by_gradient = settings.metric == "bs"
+
+    def ranked() -> list[Tensor]:
+        if by_gradient:
+            return first_salience(student, layers, batches)
+        return [units_by(settings, student, inputs, clean.fit, layers[0].weight)]
+
+    scores = [m.update(s) for m, s in zip(momenta, ranked(), strict=True)]
     chosen = [lowest(score, settings.beta) for score in scores]
     initial, size_before = chosen, sum_of_chosen(layers, chosen)
     optimiser = torch.optim.SGD(student.weights.values(), lr=settings.lr, momentum=settings.momentum)
     gathered = [torch.zeros_like(score) for score in scores]
 
     def step(i: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        nonlocal chosen
+        nonlocal chosen, scores
         epoch, place = divmod(i, len(batches))
         share = settings.beta * (1 - epoch / settings.epochs)  # Eq. 4
         if place == 0:
@@ -88,7 +100,9 @@ def purify(settings: Wiper, task: Task) -> Purified:
             size = size + (mask * penalty(weight)).sum()
         optimiser.step()
         last = place == len(batches) - 1
-        if settings.update == "batch" or last:
+        if last and not by_gradient:
+            scores = [m.update(s) for m, s in zip(momenta, ranked(), strict=True)]
+        elif by_gradient and (settings.update == "batch" or last):
             count = 1 if settings.update == "batch" else len(batches)
             for n, (momentum, total) in enumerate(zip(momenta, gathered, strict=True)):
                 scores[n] = momentum.update(total / count)  # Eq. 3
@@ -102,6 +116,22 @@ def purify(settings: Wiper, task: Task) -> Purified:
         f"{sum_of_chosen(layers, initial):.4g} after."
     )
     return Purified(student.edit(), history, (note,))
+
+
+def units_by(
+    settings: Wiper, student: NetworkStudent | HeadStudent, inputs: Tensor, part: Part, weight: Tensor
+) -> Tensor:
+    """A metric's value of every unit of the head, with the weights as they stand: float64, 1 in the dimensions
+    of the head's weight that lie inside a unit."""
+    if settings.last_layers > 1 or settings.granularity == "weight":
+        raise Problem(f"--metric {settings.metric} ranks units of the head only; other layers need bs.")
+    if isinstance(student, HeadStudent):
+        with torch.no_grad():
+            logits = student.logits(inputs)
+        labels = part.labels.to(inputs.device)
+        return METRICS[settings.metric](inputs, logits, labels, student.weight)[None]
+    head = require_linear(student.classifier.model.head)
+    return over_units(head, unit_scores(student.classifier, part, settings.metric), weight).to(weight.device)
 
 
 def penalised(student: NetworkStudent | HeadStudent, batches: Batches, settings: Wiper) -> list[Layer]:

@@ -11,7 +11,7 @@ from wiper_cli.splits import Part
 from wiper_cli.verdict import Problem
 
 #: What may differ between two runs of one cell.
-OF_THE_MOMENT = ("seconds", "seconds_in_all", "peak_bytes", "environment", "history")
+OF_THE_MOMENT = ("seconds", "cpu_seconds", "seconds_in_all", "peak_bytes", "environment", "history")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from wiper_cli.purifiers.regularisation import ar_slope, lowest
 from wiper_cli.purifiers.settings import Wiper
 from wiper_cli.purifiers.training import Batches, NetworkStudent
 from wiper_cli.purifiers.wiper import Layer, backward_order, penalised
+from wiper_cli.salience import METRICS
 from wiper_cli.salience.bs import benign_salience
 from wiper_cli.verdict import Problem
 
@@ -48,6 +49,35 @@ def test_head_and_whole_network_agree_where_only_the_head_moves(classifier, clea
     """The first epoch's losses before any step: cached features against the whole network."""
     both = [run(Wiper(train=t, epochs=1, lr=0.0), classifier, clean).history[0].loss for t in ("all", "head")]
     assert both[0] == pytest.approx(both[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_any_metric_chooses_the_units_anew_every_epoch(classifier, clean, train):
+    """The penalty's sum over the units that the metric ranks lowest, before and after weights moved."""
+    settings = Wiper(train=train, metric="am", epochs=2, batch=len(clean.fit), alpha=0.5, beta=0.5, eta=0.0)
+    features, logits = classifier.features(clean.fit.images)
+    weight, _ = classifier.head()
+    magnitude = METRICS["am"](features, logits, clean.fit.labels, weight)
+    history = run(settings, classifier, clean).history
+    expected = 0.5 * (lowest(magnitude, 0.5) * weight.abs()).sum()
+    assert history[0].loss["penalty"] == pytest.approx(float(expected), rel=1e-5)
+    assert not torch.equal(
+        lowest(magnitude, 0.5), lowest(benign_salience(features, logits, clean.fit.labels, weight), 0.5)
+    )
+    first = apply_edit(
+        classifier.model, run(dataclasses.replace(settings, epochs=1), classifier, clean).edit
+    ).network
+    moved = Classifier(dataclasses.replace(classifier.model, network=first), classifier.mean, classifier.std)
+    features, logits = moved.features(clean.fit.images)
+    mask = lowest(METRICS["am"](features, logits, clean.fit.labels, first.fc.weight), 0.25)
+    expected = 0.5 * (mask * first.fc.weight.detach().abs()).sum()
+    assert history[1].loss["penalty"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_other_layers_are_ranked_by_salience_alone(classifier, clean):
+    for settings in (Wiper(metric="am", last_layers=2), Wiper(metric="am", granularity="weight")):
+        with pytest.raises(Problem, match="of the head only"):
+            run(settings, classifier, clean)
 
 
 def test_sum_reduction_is_mean_with_a_larger_rate(classifier, clean):
