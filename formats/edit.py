@@ -27,8 +27,8 @@ def edit_of(model: Model, network: torch.nn.Module) -> Edit:
     Values are rounded to the file's dtype first: a change that the rounding swallows is no change. Tensors
     that share storage enter once. Raises :class:`EditError` when a changed tensor cannot be stored.
     """
-    parameters = model.named(network)
-    original = model.named()
+    parameters = model.named(network) | model.statistics(network)
+    original = model.named() | model.statistics()
     changed: dict[str, NewTensor] = {}
     for name, parameter in parameters.items():
         address = model.manifest.tensors[name]
@@ -79,7 +79,7 @@ def apply_edit(model: Model, edit: Edit) -> Model:
         runtime: Any = model.runtime
         return dataclasses.replace(model, runtime=runtime.with_edit(edit))
     network = copy.deepcopy(model.network)
-    parameters = model.named(network)
+    parameters = model.named(network) | model.statistics(network)
     for name, new in edit.tensors.items():
         if name not in parameters:
             raise EditError(f"The network has no weight {name!r}.")

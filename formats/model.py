@@ -216,6 +216,26 @@ class Model:
         parameters = dict(network.named_parameters())
         return {name: parameters[inner] for name, inner in self.tensors.items()}
 
+    def statistics(self, network: torch.nn.Module | None = None) -> dict[str, Any]:
+        """Name in the file → running mean or variance of a batch norm of ``network``, a buffer. Empty where batch
+        norm is folded or part of a graph: then it has no training mode."""
+        import torch
+
+        network = network if network is not None else self.network
+        if network is None:
+            return {}
+        stems = {
+            inner.removesuffix("weight"): name.removesuffix("weight") for name, inner in self.tensors.items()
+        }
+        found = {}
+        for path, module in network.named_modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and f"{path}." in stems:
+                for kind in ("running_mean", "running_var"):
+                    name, buffer = stems[f"{path}."] + kind, getattr(module, kind)
+                    if buffer is not None and name in self.manifest.tensors:
+                        found[name] = buffer
+        return found
+
 
 @dataclass
 class Opened:

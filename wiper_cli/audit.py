@@ -18,6 +18,7 @@ from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, detector, probes
 from wiper_cli.detectors.evidence import Detector, Evidence
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purifier, Task
+from wiper_cli.purifiers.training import live_norms
 from wiper_cli.splits import Part
 from wiper_cli.subject import Job, Notes, Reporter, Subject, open_file, prepare
 from wiper_cli.telling import (
@@ -84,7 +85,16 @@ def purify(job: Job, payload: bytes, report: Reporter) -> Result:
 
     suspects = list(dict.fromkeys([*accused, *judged.suspects]))
     with notes.stage("purify"):
-        task = Task(subject.classifier, subject.clean, suspects, recovered, report, job["seed"], triggered)
+        task = Task(
+            subject.classifier,
+            subject.clean,
+            suspects,
+            recovered,
+            report,
+            job["seed"],
+            triggered,
+            job["live"],
+        )
         purified = settings.run(task)
     classifier = subject.with_model(apply_edit(subject.model, purified.edit))
     with notes.stage("verify"):
@@ -192,12 +202,15 @@ def _require(settings: Purifier, job: Job, subject: Subject) -> None:
             raise Problem(
                 f"--target {target} is no class of the model; it has {subject.model.classes}, from 0."
             )
+    settings.require_live(job["live"])
     if "body" in settings.needs and subject.model.head_only:
         raise Problem(
             f"The method {settings.name} trains the whole network, and this file was opened head-only: try "
             "--method wiper --train head.",
             ExitCode.NO_VERDICT,
         )
+    if job["live"] and subject.model.network is not None:
+        live_norms(subject.model, subject.model.network)
     if "head" in settings.needs and (head is None or not head.linear):
         raise Problem(
             "This model has no linear head to train alone: leave out --train head.", ExitCode.NO_VERDICT

@@ -100,11 +100,16 @@ def test_two_stored_copies_of_one_parameter_are_both_written(opened):
     assert set(edit.tensors) == {"b.weight", "c.weight"}
 
 
-def test_batch_norm_statistics_are_never_part_of_it(opened):
+def test_batch_norm_statistics_are_part_of_it_where_they_moved(opened):
     model = opened("Tied")
     network = copy.deepcopy(model.network)
-    network.network.norm.running_mean.add_(1)
     assert not edit_of(model, network)
+    network.network.norm.running_mean.add_(1)
+    edit = edit_of(model, network)
+    assert set(edit.tensors) == {"norm.running_mean"}
+    assert torch.equal(
+        apply_edit(model, edit).network.network.norm.running_mean, network.network.norm.running_mean
+    )
     assert "norm.running_mean" not in model.tensors
 
 

@@ -60,6 +60,24 @@ def test_head_only_files_refuse_methods_that_train_the_body(method, job, heard, 
     assert caught.value.exit_code == ExitCode.NO_VERDICT
 
 
+def test_live_batch_norm_reaches_the_edit(job, heard):
+    settings = {"epochs": 1, "lr": 0.001}
+    _, (edit, _) = audit.purify(job(method_settings=settings, live=True), b"", heard)
+    assert any(name.endswith("running_mean") for name in unpack_edit(edit).tensors)
+
+
+def test_live_batch_norm_is_refused_before_the_long_work(job, heard, nothing_long):
+    for asked, words in (
+        (job(method="clp", method_settings={}, live=True), "clp leaves batch norm frozen"),
+        (
+            job(model=str(DIGITS / "model.onnx"), method_settings={}, live=True),
+            "needs a network whose batch norm",
+        ),
+    ):
+        with pytest.raises(Problem, match=words):
+            audit.purify(asked, b"", heard)
+
+
 def test_the_advice_for_head_only_files_works(job, heard, quantised_file):
     asked = job(
         model=str(quantised_file), method="wiper", method_settings={"train": "head", "epochs": 1, "lr": 1.0}

@@ -35,6 +35,7 @@ class Cell:
 
     ``file``: of the specimen. ``images``: of the clean folder, in all three parts; 0: all there are. ``labels``:
     the folder's, or the model's own predictions. ``test_images``: measured on. ``watch``: ASR after every epoch, too.
+    ``live``: batch norm is trained with its statistics.
     """
 
     specimen: str
@@ -48,6 +49,7 @@ class Cell:
     test_images: int = 2000
     seed: int = 1
     watch: bool = False
+    live: bool = False
 
     @property
     def id(self) -> str:
@@ -58,7 +60,7 @@ class Cell:
         parts += [f"{key}={value}" for key, value in self.settings]
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name in ("file", "images", "labels", "watch") and value != item.default:
+            if item.name in ("file", "images", "labels", "watch", "live") and value != item.default:
                 parts.append(str(value) if item.name in ("file", "labels") else f"{item.name}{int(value)}")
         text = re.sub(r"[^A-Za-z0-9.=_-]+", "-", ".".join([*parts, f"s{self.seed}"]))
         return f"{text[:180]}.{self.digest[:8]}"
@@ -70,7 +72,10 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as JSON gives them back."""
-        found: dict[str, Any] = json.loads(json.dumps({**asdict(self), "settings": dict(self.settings)}))
+        own = {**asdict(self), "settings": dict(self.settings)}
+        if not self.live:  # cells older than the field have none
+            del own["live"]
+        found: dict[str, Any] = json.loads(json.dumps(own))
         return found
 
     def purifier(self) -> Any:

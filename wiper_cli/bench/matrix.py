@@ -79,8 +79,8 @@ class Attack:
 @dataclass(frozen=True)
 class Treatment:
     """What is done to a specimen. ``name``: a method or, for the kind "salience", a metric; empty: nothing, the row
-    "before". ``files``, ``labels``, ``images``, ``watch``: as in :class:`Cell`. ``paper``: what the numbers beside
-    ours call it, the title by default."""
+    "before". ``files``, ``labels``, ``images``, ``watch``, ``live``: as in :class:`Cell`. ``paper``: what the
+    numbers beside ours call it, the title by default."""
 
     title: str
     name: str = ""
@@ -91,6 +91,7 @@ class Treatment:
     images: int = 0
     labels: str = "folder"
     watch: bool = False
+    live: bool = False
     paper: str = ""
 
     def cell(self, specimen: str, seed: int, scale: Scale, test_images: int | None = None) -> Cell:
@@ -107,6 +108,7 @@ class Treatment:
             test_images or scale.test_images,
             seed,
             self.watch,
+            self.live,
         )
         plain = replace(cell, settings=_differing(cell, self.settings))
         return replace(plain, settings=_differing(cell, {**self.settings, **cuts(plain, scale)}))

@@ -197,7 +197,24 @@ ABLATIONS = (
                 ("ONNX, folded", {"file": "model.onnx"}),
             )
         ),
-        "ACC / ASR / RA / DER. Purifiers never put batch norm into training mode.",
+    ),
+    _ablation(
+        "Batch norm live: trained with its statistics, as the methods were published",
+        tuple(
+            Treatment(f"{one}, {preset}, {words}", one, preset, live=live)
+            for one, preset in (
+                ("fine-tuning", "paper"),
+                ("fine-tuning", "field"),
+                ("nad", "paper"),
+                ("nad", "field"),
+                ("fine-pruning", "paper"),
+                ("wiper", "paper"),
+                ("wiper", "strong"),
+                ("ft-sam", DEFAULT),
+                ("fst", DEFAULT),
+            )
+            for words, live in (("frozen", False), ("live", True))
+        ),
     ),
     Grid(
         "Metrics: how good is the order of the units?",

@@ -48,7 +48,7 @@ from wiper_cli.zoo.specimen import read_manifest
 TEST_SEED = 2026
 #: Below so many clean images the command gives no verdict, and the parts are cut from so many.
 FEWEST = 500
-#: How a file has its batch norm. Purifiers never put it into training mode: "live" does not occur.
+#: How a file has its batch norm; "live" is what a cell may ask for where it is frozen.
 NORM = {
     "model.safetensors": "frozen",
     "model.pt": "frozen",
@@ -112,7 +112,10 @@ def run(cell: Cell, place: Place, progress: Progress = silent) -> dict[str, Any]
     _forget_peak()
     outcome: dict[str, Any] = {
         "tool": __version__,
-        "model": {"sha256": manifest["files"][cell.file]["sha256"], "bn": NORM[cell.file]},
+        "model": {
+            "sha256": manifest["files"][cell.file]["sha256"],
+            "bn": "live" if cell.live else NORM[cell.file],
+        },
         "twin": manifest.get("twin"),
         "planting": (manifest.get("planting") or {}).get("in_words"),
     }
@@ -148,7 +151,7 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
     seen = _Count(given)
     began, busy = time.perf_counter(), time.process_time()
     try:
-        task = Task(given, clean, suspects, recovered, progress, cell.seed, triggered)
+        task = Task(given, clean, suspects, recovered, progress, cell.seed, triggered, cell.live)
         purified = settings.run(task)
     finally:
         seen.remove()

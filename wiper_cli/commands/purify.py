@@ -55,6 +55,12 @@ from wiper_cli.verdict import ExitCode, Verdict
     help="Images that carry the trigger, for the methods that need them (ai-lancet).",
 )
 @option(
+    "--batch-norm",
+    type=click.Choice(["frozen", "live"]),
+    default="frozen",
+    help="live: train batch norm with its statistics, where the file has them and the method can.",
+)
+@option(
     "--accept-unverified",
     is_flag=True,
     help="Write the file also where nothing could verify that a backdoor is gone.",
@@ -90,6 +96,7 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
                     detectors=details["detectors"],
                     targets=list(details["targets"]),
                     triggered=str(details["triggered"]) if details["triggered"] else None,
+                    live=details["batch_norm"] == "live",
                     accept_unverified=details["accept_unverified"],
                 )
                 merge(document, answer.result)

@@ -40,7 +40,8 @@ class Purified:
 class Task:
     """What a method works on. It trains a copy of ``classifier`` on ``clean.fit`` and chooses on
     ``clean.select``. ``suspects``: accused classes, most suspicious first. ``recovered``: what detectors
-    inverted. ``triggered``: images that the user says carry the trigger, for methods that need them."""
+    inverted. ``triggered``: images that the user says carry the trigger, for methods that need them. ``live``:
+    batch norm is trained with its statistics, for methods that can."""
 
     classifier: Classifier
     clean: Clean
@@ -49,19 +50,26 @@ class Task:
     progress: Progress = silent
     seed: int = 0
     triggered: Part | None = None
+    live: bool = False
 
 
 class Purifier(Protocol):
-    """A frozen dataclass of typed settings with defaults; batch norm stays frozen; deterministic under the
-    task's seed on the CPU. ``presets``: named sets of fields that differ from the defaults."""
+    """A frozen dataclass of typed settings with defaults; deterministic under the task's seed on the CPU.
+    ``trains_live``: batch norm may be live; else it stays frozen. ``presets``: named sets of fields that differ
+    from the defaults."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    trains_live: ClassVar[bool]
 
     @property
     def needs(self) -> frozenset[str]:
         """Any of "labels", "body" (gradients through the whole network), "head"; depends on the settings."""
+        ...
+
+    def require_live(self, live: bool) -> None:
+        """Raises :class:`wiper_cli.verdict.Problem` for ``live`` where the method cannot."""
         ...
 
     def run(self, task: Task) -> Purified:

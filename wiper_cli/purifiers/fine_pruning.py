@@ -5,8 +5,8 @@ are the units of the head wherever it stands behind a pooling. WIPER, A.4: rate 
 "Fine-Pruning + BS" of WIPER's Table 4. With ``tolerance`` units go in steps of 1 % while accuracy on the *select*
 part holds, and the step that breaks it is not taken.
 
-Departs: batch norm stays frozen while fine-tuning. Removed columns of the head stay 0. Needs labels and a linear
-head. Cost for each image: 1 forward pass, then as fine-tuning.
+Departs: unless asked for live, batch norm stays frozen while fine-tuning. Removed columns of
+the head stay 0. Needs labels and a linear head. Cost for each image: 1 forward pass, then as fine-tuning.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def purify(settings: FinePruning, task: Task) -> Purified:
     share = settings.share
     if settings.tolerance:
         share = tolerated(task.classifier, scores, task.clean.select, share, settings.tolerance)
-    student = student_of(task.classifier, settings.train)
+    student = student_of(task.classifier, settings.train, task.live)
     weight = student.weights[head.weight]
     mask = keep(scores, share).to(weight)
     kept = mask[None] if isinstance(student, HeadStudent) else over_units(head, mask, weight)

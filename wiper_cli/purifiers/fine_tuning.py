@@ -19,7 +19,7 @@ from wiper_cli.purifiers.training import student_of
 
 def purify(settings: FineTuning, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured."""
-    student = student_of(task.classifier, settings.train)
+    student = student_of(task.classifier, settings.train, task.live)
 
     def loss(inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {"cross_entropy": F.cross_entropy(student.logits(inputs), labels)}

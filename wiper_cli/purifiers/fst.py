@@ -5,8 +5,9 @@ bias are drawn from U(-1/sqrt(D), 1/sqrt(D)), D its units; then everything is tr
 
     L = CE + alpha <W, W0>,    with ||W||_F brought back to ||W0||_F after every step.
 
-Departs: batch norm stays frozen or folded, where the authors' code trains it with batch statistics; the learning
-rate falls with every step instead of every epoch. The paper gives 0.1 for alpha, their code 0.2 by default.
+Departs: unless asked for live, batch norm stays frozen or folded, where the authors' code trains it with
+batch statistics; the learning rate falls with every step instead of every epoch. The paper gives 0.1 for
+alpha, their code 0.2 by default.
 Needs labels and a head whose weight is stored. Cost for each image and epoch: 1 forward and 1 backward pass.
 """
 
@@ -27,7 +28,7 @@ from wiper_cli.salience.bs import require_linear
 
 def purify(settings: FST, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only."""
-    student = NetworkStudent(task.classifier)
+    student = NetworkStudent(task.classifier, task.live)
     head = require_linear(task.classifier.model.head)
     named = student.classifier.model.named(student.network.network)
     weight = named[head.weight]

@@ -7,7 +7,8 @@ gradient g of label-smoothed cross-entropy at the weights w, an ascent step
 
 and then a step of SGD with the gradient at w + e.
 
-Departs: batch norm stays frozen or folded. Folded, e means the same for a kernel: it scales with its channel as w
+Departs: unless asked for live, when its statistics follow both passes, batch norm stays frozen or
+folded. Folded, e means the same for a kernel: it scales with its channel as w
 does; the scale of a live norm is perturbed beside it. The learning rate falls by one cosine over all steps, where
 a public implementation lets it swing with a period of 100 steps. The original's rho of 2 was meant for a
 ResNet-18 and live batch norm; on the bundled digits (82,318 weights, frozen) it diverged, 0.05 cost 16 points of
@@ -33,7 +34,7 @@ from wiper_cli.purifiers.training import NetworkStudent, precision
 
 def purify(settings: FTSAM, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only."""
-    student = NetworkStudent(task.classifier)
+    student = NetworkStudent(task.classifier, task.live)
 
     def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=settings.smoothing)

@@ -35,7 +35,7 @@ _SETTLING = 256
 
 def purify(settings: KD, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured."""
-    student = NetworkStudent(task.classifier)
+    student = NetworkStudent(task.classifier, task.live)
     teacher = task.classifier.network
     assert teacher is not None
     generator = torch.Generator().manual_seed(task.seed)

@@ -8,8 +8,8 @@ every 2 epochs. The places F_l are what the last convolution at each of the thre
 reads: rectified activations in all three kinds of file, in residual nets inside the last block of a stage. (Behind a
 pooling to 1x1, where a public version puts its third tap, A is 1 and the term 0.)
 
-Departs: batch norm stays frozen in teacher and student. Needs labels. Cost for each image: 1 forward and 1 backward
-pass an epoch of the teacher, then 2 forward and 1 backward passes an epoch.
+Departs: unless asked for live, batch norm stays frozen in teacher and student. Needs labels. Cost
+for each image: 1 forward and 1 backward pass an epoch of the teacher, then 2 forward and 1 backward passes an epoch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PLACES = 3
 
 def purify(settings: NAD, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured. The history is the student's."""
-    teacher, student = NetworkStudent(task.classifier), NetworkStudent(task.classifier)
+    teacher, student = (NetworkStudent(task.classifier, task.live) for _ in range(2))
 
     def plain(x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"cross_entropy": F.cross_entropy(teacher.logits(x), y)}

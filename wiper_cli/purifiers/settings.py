@@ -33,6 +33,8 @@ class Settings:
     """What all settings share: a value outside its range is refused."""
 
     name: ClassVar[str]
+    #: Whether the method can train batch norm live; by default it stays frozen.
+    trains_live: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
@@ -43,8 +45,14 @@ class Settings:
                     f"--{item.name.replace('_', '-')} of {self.name} must be {limits}, not {value}."
                 )
 
+    def require_live(self, live: bool) -> None:
+        """Raises :class:`Problem` for ``live`` batch norm where the method works with a frozen one."""
+        if live and not self.trains_live:
+            raise Problem(f"The method {self.name} leaves batch norm frozen: leave out --batch-norm live.")
+
     def run(self, task: Task) -> Purified:
-        """Loads the module named like the method, and runs it."""
+        """Loads the module named like the method, and runs it. Raises :class:`Problem` where it cannot."""
+        self.require_live(task.live)
         module = import_module(f"wiper_cli.purifiers.{self.name.replace('-', '_')}")
         purified: Purified = module.purify(self, task)
         return purified
@@ -76,6 +84,7 @@ class FineTuning(Sgd):
     """
 
     name: ClassVar[str] = "fine-tuning"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "Fine-tuning on clean images"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "constant", "clip": 1.0},
@@ -98,6 +107,7 @@ class Wiper(Settings):
     """
 
     name: ClassVar[str] = "wiper"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "WIPER: benign salience and adaptive regularisation"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {},

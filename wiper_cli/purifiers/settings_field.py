@@ -22,6 +22,7 @@ class FTSAM(Sgd):
     """Fine-tuning with adaptive sharpness-aware minimisation."""
 
     name: ClassVar[str] = "ft-sam"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "FT-SAM: fine-tuning with adaptive sharpness-aware minimisation"
     presets: ClassVar[Presets] = {
         "paper": {"epochs": 100, "batch": 256, "rho": 2.0},
@@ -40,6 +41,7 @@ class FST(Sgd):
     """Feature shift tuning: a new head, pushed away from the old one."""
 
     name: ClassVar[str] = "fst"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "FST: feature shift tuning under a new head"
     presets: ClassVar[Presets] = {
         "paper": {"epochs": 10, "batch": 128, "alpha": 0.1},

@@ -21,6 +21,7 @@ class FinePruning(Sgd):
     """Fine-Pruning: units of the head that clean images leave at rest are removed, then all is fine-tuned."""
 
     name: ClassVar[str] = "fine-pruning"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "Fine-Pruning: prune dormant units, then fine-tune"
     presets: ClassVar[Presets] = {
         "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "constant", "clip": 1.0},
@@ -67,6 +68,7 @@ class KD(Sgd):
     """Knowledge distillation into a network of the same shape that starts anew."""
 
     name: ClassVar[str] = "kd"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "Knowledge distillation into a network initialised anew"
     presets: ClassVar[Presets] = {"paper": {}, "field": {"epochs": 100, "batch": 256}}
     needs: ClassVar[frozenset[str]] = BODY
@@ -81,6 +83,7 @@ class NAD(Sgd):
     """Neural attention distillation from a fine-tuned teacher; unclipped, frozen batch norm lets it diverge."""
 
     name: ClassVar[str] = "nad"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "Neural attention distillation"
     presets: ClassVar[Presets] = {
         "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "step", "epochs": 10},

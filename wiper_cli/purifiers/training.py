@@ -1,7 +1,7 @@
 """What every purifier shares: students, batches, schedule, the loop that keeps a history.
 
 A student is a trainable copy of the whole network, or of its head alone on features computed once. Batch
-norm is never put into training mode: a deployed network has it frozen or folded.
+norm stays frozen, as a deployed network has it, unless the user asks for it live and the file has its statistics.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from formats import Edit, edit_of, head_edit
+from formats import Edit, Model, edit_of, head_edit
 from wiper_cli.augmentation import augment
 from wiper_cli.classifier import Classifier
 from wiper_cli.progress import Progress
@@ -45,9 +45,13 @@ class Student(Protocol):
 
 
 class NetworkStudent:
-    """A copy of the whole network; every weight of the file that reaches the output is trained."""
+    """A copy of the whole network; every weight of the file that reaches the output is trained.
 
-    def __init__(self, classifier: Classifier) -> None:
+    ``live``: within :func:`train` batch norm works on the batch and learns its statistics; ``norms`` are those that
+    do. Raises :class:`Problem` where the file does not allow it.
+    """
+
+    def __init__(self, classifier: Classifier, live: bool = False) -> None:
         if classifier.network is None:
             raise Problem(
                 "This model was opened head-only, so its body cannot be trained; "
@@ -67,6 +71,7 @@ class NetworkStudent:
             if id(weight) not in seen:
                 self.weights[name] = weight
                 seen.add(id(weight))
+        self.norms = live_norms(classifier.model, self.network.network) if live else []
 
     def inputs(self, part: Part) -> Tensor:
         return part.images
@@ -103,9 +108,25 @@ class HeadStudent:
         return head_edit(self.classifier.model, self.weight.detach(), self.bias.detach())
 
 
-def student_of(classifier: Classifier, train: str) -> NetworkStudent | HeadStudent:
-    """``train``: "all" or "head"; raises :class:`Problem` where the model does not allow it."""
-    return HeadStudent(classifier) if train == "head" else NetworkStudent(classifier)
+def student_of(classifier: Classifier, train: str, live: bool = False) -> NetworkStudent | HeadStudent:
+    """``train``: "all" or "head"; raises :class:`Problem` where the model, or ``live``, does not allow it."""
+    if train == "head" and live:
+        raise Problem("--train head runs the body as it is: leave out --batch-norm live.")
+    return HeadStudent(classifier) if train == "head" else NetworkStudent(classifier, live)
+
+
+def live_norms(model: Model, network: nn.Module) -> list[nn.Module]:
+    """Batch norms of ``network``, a deepcopy of the model's own, whose statistics the file has; raises
+    :class:`Problem` where there are none."""
+    stored = {id(buffer) for buffer in model.statistics(network).values()}
+    found = [m for m in network.modules() if id(getattr(m, "running_mean", None)) in stored]
+    if not found:
+        raise Problem(
+            "--batch-norm live needs a network whose batch norm is stored with its statistics, as in safetensors "
+            "files; this file has none, or has it folded or frozen into a graph.",
+            ExitCode.NO_VERDICT,
+        )
+    return found
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:
@@ -190,15 +211,20 @@ def train(
     began, total = time.monotonic(), epochs * len(batches)
     before = {name: weight.detach().clone() for name, weight in student.weights.items()}
     shown = student.inputs(select) if len(select) else None
+    norms = student.norms if isinstance(student, NetworkStudent) else []
     history: list[Epoch] = []
     i = 0
     for epoch in range(epochs):
         sums: dict[str, Tensor] = {}
+        for norm in norms:
+            norm.train()
         for inputs, labels in batches:
             for name, part in step(i, inputs, labels).items():
                 sums[name] = sums[name] + part.detach() if name in sums else part.detach()
             i += 1
             progress("purify", i, total)
+        for norm in norms:
+            norm.eval()
         losses = {name: float(value) / len(batches) for name, value in sums.items()}
         if not all(map(math.isfinite, losses.values())):
             raise Problem(

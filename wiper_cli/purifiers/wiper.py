@@ -12,8 +12,8 @@ Source: "WIPER", sections 4.1 and 4.2, Eq. 1 to 7. What the paper leaves open is
 ``metric`` other than "bs" ranks the head's units on the fit part before training and after every epoch.
 
 With the paper's numbers the penalty moves a weight by lr alpha = 1e-4 a step: at most 0.02 over 200 steps.
-Batch norm stays frozen. Needs labels. Cost for each image: 1 forward pass for the first salience, then 1
-forward and 1 backward pass an epoch; with ``train`` = "head" one forward pass altogether.
+Batch norm stays frozen unless asked for live. Needs labels. Cost for each image: 1 forward pass for the first
+salience, then 1 forward and 1 backward pass an epoch; with ``train`` = "head" one forward pass altogether.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Layer:
 def purify(settings: Wiper, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured."""
     clean = task.clean
-    student = student_of(task.classifier, settings.train)
+    student = student_of(task.classifier, settings.train, task.live)
     generator = torch.Generator().manual_seed(task.seed)
     inputs = student.inputs(clean.fit)
     batches = Batches(

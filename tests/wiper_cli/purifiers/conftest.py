@@ -27,10 +27,12 @@ class Digits(nn.Module):
 
 
 def _opened(network, head=("fc.weight", "fc.bias")):
-    """A Model over ``network`` whose file is its parameters, one after the other."""
+    """A Model over ``network`` whose file is its parameters and statistics, one after the other."""
     network.eval()
     addresses, data = {}, b""
-    for name, parameter in network.named_parameters():
+    for name, parameter in network.state_dict().items():
+        if not parameter.is_floating_point():
+            continue
         raw = parameter.detach().contiguous().numpy().tobytes()
         addresses[name] = Address(name, "", len(data), len(raw), "F32", tuple(parameter.shape))
         data += raw
@@ -39,7 +41,7 @@ def _opened(network, head=("fc.weight", "fc.bias")):
         source=Source("model", data),
         manifest=Manifest("safetensors", addresses),
         network=network,
-        tensors={name: name for name in addresses},
+        tensors={name: name for name, _ in network.named_parameters()},
         head=Head(*head, units=weight.shape[1], classes=weight.shape[0]),
         classes=weight.shape[0],
         architecture=Architecture("test", "test"),
