@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -216,15 +216,14 @@ def train(
     i = 0
     for epoch in range(epochs):
         sums: dict[str, Tensor] = {}
-        for norm in norms:
-            norm.train()
         for inputs, labels in batches:
-            for name, part in step(i, inputs, labels).items():
+            _switch(norms, True)
+            parts = step(i, inputs, labels)
+            _switch(norms, False)
+            for name, part in parts.items():
                 sums[name] = sums[name] + part.detach() if name in sums else part.detach()
             i += 1
             progress("purify", i, total)
-        for norm in norms:
-            norm.eval()
         losses = {name: float(value) / len(batches) for name, value in sums.items()}
         if not all(map(math.isfinite, losses.values())):
             raise Problem(
@@ -240,6 +239,11 @@ def train(
             )
         )
     return history
+
+
+def _switch(norms: Sequence[nn.Module], training: bool) -> None:
+    for norm in norms:
+        norm.train(training)
 
 
 @torch.no_grad()
