@@ -124,7 +124,8 @@ class Store:
     def write(self, cell: Cell, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Whole or not at all; gives back what a reader will get."""
         found = {"format": FORMAT, "id": cell.id, "cell": cell.as_dict(), **outcome}
-        text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+        lines = (f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in found.items())
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
         put(self.path(cell), text.encode())
         kept: dict[str, Any] = json.loads(text)
         return kept

@@ -428,11 +428,11 @@ def _peak() -> dict[str, int | None]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes ``None``."""
+    """JSON has no NaN: what is not finite becomes ``None``. Six digits are more than any image count gives."""
     if isinstance(value, Mapping):
         return {str(key): _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from wiper_cli.bench.cells import Cell
 from wiper_cli.classifier import Classifier
+from wiper_cli.explanation import SHARE, found_of, lowest, seen
 from wiper_cli.nearest import nearest
 from wiper_cli.salience import METRICS
-from wiper_cli.salience.oracle import activation_change, precision, target_contribution
-from wiper_cli.salience.stream import ranks, stability
+from wiper_cli.salience.oracle import activation_change, target_contribution
+from wiper_cli.salience.stream import correlation, stability
 from wiper_cli.splits import Clean
 from wiper_cli.verdict import Problem
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wiper_cli.bench.running import Ground
 
 #: Shares of the lowest units that are compared with the oracle.
-SHARES = (0.1, 0.5)
+SHARES = (SHARE, 0.5)
 #: Test images that Figure 2 averages over, clean and triggered.
 SHOWN = 500
 
@@ -64,47 +64,27 @@ def scored(cell: Cell, classifier: Classifier, clean: Clean, ground: Ground) -> 
     adds = target_contribution(plain[0], moved[0], weight, target).cpu()
     triggered = metric(moved[0], moved[1], goals, weight)
     values = values.cpu()
-    D = len(values)
+    true = {"change": change, "contribution": adds}
     found |= {
         "triggered": triggered.tolist(),
         "change": change.tolist(),
         "contribution": adds.tolist(),
-        "precision": {
-            str(share): {
-                "change": precision(values, change, max(1, round(share * D))),
-                "contribution": precision(values, adds, max(1, round(share * D))),
-            }
-            for share in SHARES
-        },
+        "precision": {str(share): found_of(values, true, share) for share in SHARES},
         "rank_correlation_with_change": correlation(values, -change),
         "attention": attention(classifier, stamped[chosen[:1]], values),
     }
     return found
 
 
-def correlation(first: Tensor, second: Tensor) -> float:
-    """Spearman's, of two measurements [D] of the same units; 0 where one is constant."""
-    a, b = (ranks(x.double()) - (len(x) - 1) / 2 for x in (first, second))
-    scale = (a.square().sum() * b.square().sum()).sqrt()
-    return float((a * b).sum() / scale) if scale > 0 else 0.0
-
-
-def attention(
-    classifier: Classifier, image: Tensor, values: Tensor, share: float = 0.1
-) -> dict[str, Any] | None:
-    """Where the ``share`` of lowest units and where all others look on one triggered image [1,C,H,W]: the size of the
-    gradient of their summed activations by the pixels, largest 1; [H][W] each. ``None`` without gradients."""
-    count = max(1, round(share * len(values)))
-    low = torch.zeros(len(values), dtype=torch.bool)
-    low[values.argsort(stable=True)[:count]] = True
-    maps = {}
-    with classifier.tap() as tap:
-        if tap is None:
-            return None
-        for name, units in (("lowest", low), ("others", ~low)):
-            x = classifier.as_float(image).requires_grad_(True)
-            h, _ = tap(x)
-            (gradient,) = torch.autograd.grad(h[:, units.to(h.device)].sum(), x)
-            size = gradient[0].abs().sum(0)
-            maps[name] = [[round(v, 4) for v in row] for row in (size / size.max().clamp_min(1e-12)).tolist()]
-    return {"image": image[0].tolist(), **maps}
+def attention(classifier: Classifier, image: Tensor, values: Tensor) -> dict[str, Any] | None:
+    """Where the lowest units and where all others look on one triggered image [1,C,H,W], largest 1; [H][W] each.
+    ``None`` without gradients."""
+    low = lowest(values)
+    maps = seen(classifier, image, {"lowest": low, "others": ~low})
+    if maps is None:
+        return None
+    rows = {name: map[0].tolist() for name, map in maps.items()}
+    return {
+        "image": image[0].tolist(),
+        **{name: [[round(v, 4) for v in row] for row in map] for name, map in rows.items()},
+    }
