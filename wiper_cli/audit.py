@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from formats import apply_edit, open_model, pack_edit, read_source, serve, unpack_edit
-from wiper_cli import stamping, suspicion, verify
+from wiper_cli import explanation, stamping, suspicion, verify
 from wiper_cli.classifier import Classifier
 from wiper_cli.data import read_folder
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, detector, probes
@@ -50,15 +50,21 @@ def inspect(job: Job, payload: bytes, report: Reporter) -> Result:
 
 
 def scan(job: Job, payload: bytes, report: Reporter) -> Result:
-    """Salience, detectors, verdict."""
+    """Salience, detectors, verdict; what triggered images show, which the verdict does not see."""
     notes = Notes()
     subject = prepare(job, report, notes)
+    triggered = None if job["explain"] is None else _images(job["explain"], job, subject)
     evidence = _detect(subject, job, report, notes)
     judged = suspicion.judge(evidence, subject.model.classes, subject.class_names)
+    explained = None
+    if triggered is not None:
+        with notes.stage("explain"):
+            explained = explanation.explain(subject, job["explain"], triggered, notes)
     return notes.result(
         **examined(subject),
         findings=[finding.as_dict() for finding in [*judged.findings, *notes.findings]],
         detection=shown_detection(subject, evidence, judged.suspects),
+        explanation=explained,
         verdict=judged.verdict.value,
         sentence=judged.sentence,
     ), []

@@ -35,6 +35,7 @@ def begin(command: str, arguments: Sequence[str], path: Path, seed: int) -> Docu
         "findings": [],
         "salience": None,
         "detection": None,
+        "explanation": None,
         "verification": None,
         "purification": None,
         "isolation": {

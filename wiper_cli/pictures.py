@@ -8,6 +8,7 @@ import io
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from triggers.family import Trigger, quantise
 
@@ -51,6 +52,16 @@ def triple(clean: Tensor, triggered: Tensor, side: int = SIDE) -> dict[str, str]
     """The report's ``pictures`` mapping of two images [C,H,W] in 0..1."""
     shown = {"clean": clean, "triggered": triggered, "difference": difference(clean, triggered)}
     return {name: uri(image, side) for name, image in shown.items()}
+
+
+def overlay(image: Tensor, heat: Tensor) -> Tensor:
+    """``heat`` float32 [H,W] >= 0, averaged over 3x3 pixels and its greatest made 1, laid in colour (from transparent
+    over orange to pale yellow) over the dimmed grey of ``image`` [C,H,W] in 0..1: [3,H,W]."""
+    near = F.avg_pool2d(heat[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    near = near / near.max().clamp_min(1e-12)
+    grey = (0.5 * image.float().mean(0)).expand(3, -1, -1)
+    colour = torch.stack([torch.ones_like(near), 0.35 + 0.6 * near, 0.8 * near.square()])
+    return torch.lerp(grey, colour, near)
 
 
 def preview(trigger: Trigger, image: Tensor | None = None, side: int = 3 * SIDE) -> bytes:

@@ -63,6 +63,7 @@ def job(few_digits):
             "max_accuracy_drop": 0.02,
             "accept_unverified": False,
             "triggered": None,
+            "explain": None,
             "live": False,
             **changes,
         }

@@ -81,12 +81,17 @@ def require_clean(settings: Settings) -> None:
     """The clean folder is needed and looked at before anything heavy starts."""
     if settings.clean is None:
         raise Problem("A folder of clean images is needed: --clean DIR.")
-    if not settings.clean.exists():
-        raise Problem(f"The clean folder {settings.clean} does not exist.")
-    if not settings.clean.is_dir():
-        raise Problem(f"{settings.clean} is not a folder.")
-    if not os.access(settings.clean, os.R_OK | os.X_OK):
-        raise Problem(f"The clean folder {settings.clean} cannot be read.")
+    require_folder(settings.clean, "The clean folder")
+
+
+def require_folder(folder: Path, called: str) -> None:
+    """Raises :class:`Problem` unless ``folder`` is one that can be read."""
+    if not folder.exists():
+        raise Problem(f"{called} {folder} does not exist.")
+    if not folder.is_dir():
+        raise Problem(f"{folder} is not a folder.")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise Problem(f"{called} {folder} cannot be read.")
 
 
 def merge(document: Document, result: Mapping[str, Any]) -> None:
@@ -95,7 +100,7 @@ def merge(document: Document, result: Mapping[str, Any]) -> None:
     document["timing"].update(result.get("timing", {}))
     document["not_done"].extend(result.get("not_done", []))
     for key in (
-        "clean", "preprocessing", "findings", "salience", "detection",
+        "clean", "preprocessing", "findings", "salience", "detection", "explanation",
         "verification", "purification", "environment", "verdict", "sentence",
     ):  # fmt: skip
         if key in result:

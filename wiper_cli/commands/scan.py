@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from wiper_cli import document as documents
-from wiper_cli.commands.running import Run, check_requested, finish, merge, require_clean
+from wiper_cli.commands.running import Run, check_requested, finish, merge, require_clean, require_folder
 from wiper_cli.document import Document
 from wiper_cli.settings import MODEL, Detectors, Settings, option, shared_options
 from wiper_cli.terminal import Display
@@ -21,8 +21,15 @@ from wiper_cli.terminal import Display
     "--detectors", type=Detectors(), default="all", metavar=Detectors.name,
     help="Which detectors look; 'wiper doctor' lists them.",
 )  # fmt: skip
+@option(
+    "--explain", type=click.Path(path_type=Path), metavar="DIR",
+    help="Images that carry a trigger, in folders of their true classes or flat: show what they do to the units. "
+    "The verdict does not use them.",
+)  # fmt: skip
 @click.pass_context
-def scan(context: click.Context, /, models: tuple[Path, ...], detectors: str, **_: Any) -> None:
+def scan(
+    context: click.Context, /, models: tuple[Path, ...], detectors: str, explain: Path | None, **_: Any
+) -> None:
     """Score the units of the output layer and look for a backdoor.
 
     The exit code is 0 when nothing at or above --fail-on was found, 1 on a finding, 2 for a wrong call or an
@@ -30,6 +37,8 @@ def scan(context: click.Context, /, models: tuple[Path, ...], detectors: str, **
     """
     settings = Settings.of(context)
     require_clean(settings)
+    if explain is not None:
+        require_folder(explain, "The folder of triggered images")
     check_requested(settings.output_formats, models)
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("scan", settings, display)
@@ -39,7 +48,9 @@ def scan(context: click.Context, /, models: tuple[Path, ...], detectors: str, **
             if len(models) > 1:
                 display.subject(path.name)
             with run.subject(path, document) as subject:
-                answer = run.child("scan", subject, detectors=detectors)
+                answer = run.child(
+                    "scan", subject, detectors=detectors, explain=str(explain) if explain else None
+                )
                 merge(document, answer.result)
             documents.conclude(document, settings.fail_on, settings.exit_zero)
 

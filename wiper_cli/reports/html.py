@@ -89,6 +89,8 @@ def _shown(value: Any) -> Any:
 
 def _view(report: Report, budget: int) -> dict[str, Any]:
     report = complete(report)
+    triggers = list(_rows(report, budget))
+    left = budget - sum(len(picture.uri) for row in triggers for picture in row.thumbnails)
     return {
         "report": report,
         "outcome": story.outcome(report),
@@ -98,9 +100,10 @@ def _view(report: Report, budget: int) -> dict[str, Any]:
         ),
         "facts": " · ".join(_facts(report)),
         "measures": story.measures(report),
-        "triggers": list(_rows(report, budget)),
+        "triggers": triggers,
         "probes": (report["verification"] or {}).get("probes") or [],
         "salience": _salience(report),
+        "explanation": _explanation(report, left),
         "history": _history(report),
         "changed": ((report.get("purification") or {}).get("changed") or [])[:ROWS],
     }
@@ -208,6 +211,50 @@ def _salience(report: Report) -> dict[str, Any] | None:
         "rows": [(order.index(unit) + 1, unit) for unit in ends],
         "count": len(order),
         "facts": salience,
+    }
+
+
+#: Picture of an explanation → the words below it.
+_LOOKING: Mapping[str, str] = {
+    "triggered": "triggered image",
+    "moved": "units moved most",
+    "lowest": "lowest BS",
+    "others": "all but the lowest BS",
+}
+
+
+def _explanation(report: Report, budget: int) -> dict[str, Any] | None:
+    """Each metric on clean and on triggered images in one order, and where groups of units look."""
+    shown, salience = report.get("explanation"), report.get("salience")
+    if not shown or not salience:
+        return None
+    clean = {"bs": salience["units"], "am": salience.get("am")}
+    drawings = []
+    columns: dict[str, Sequence[float | None]] = {}
+    for name, before in clean.items():
+        after = shown.get(name)
+        if before and after and len(before) == len(after):
+            order = svg.ranked(before)
+            for where, values in (("clean", before), ("triggered", after)):
+                title = f"{name.upper()}, {where} images"
+                drawings.append((title, svg.bars(values, shown.get("moved") or (), order, title)))
+                columns[title] = values
+    columns["change"] = shown.get("change") or ()
+    rows = []
+    for found in (shown.get("pictures") or ())[:ROWS]:
+        thumbnails = []
+        for name, said in _LOOKING.items():
+            uri = found.get(name)
+            picture = _thumbnail(said, uri) if uri and len(uri) <= budget else None
+            if picture:
+                budget -= len(picture.uri)
+                thumbnails.append(picture)
+        rows.append(thumbnails)
+    return {
+        "drawings": drawings,
+        "columns": columns,
+        "units": svg.ranked(columns["change"])[:ROWS],
+        "rows": [row for row in rows if row],
     }
 
 

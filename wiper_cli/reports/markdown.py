@@ -44,6 +44,8 @@ def _report(report: Report) -> list[str]:
     lines += [f"Findings: {len(found)}{worst}. Exit code {report['exit_code']}.", ""]
     lines += _folded("Findings", _findings(report))
     lines += _folded("Detectors", _detectors(report))
+    explained = story.explanation_rows(report)
+    lines += _folded("Triggered images", [*_table(explained), "", md(story.EXPLAINED)] if explained else [])
     lines += _folded("Purification", _table(story.purification_rows(report)))
     lines += _folded("Not done", [f"- **{md(what)}**: {md(why)}" for what, why in story.undone(report)])
     lines += _folded("Model and clean set", _table(story.model_rows(report) + story.clean_rows(report)))

@@ -28,6 +28,12 @@ SEVERITIES: Mapping[str, str] = {"critical": "■", "high": "▲", "medium": "�
 
 _RANK = tuple(SEVERITIES)
 
+#: Said with an explanation.
+EXPLAINED = (
+    "For reading only: the verdict does not use it. Whatever differs from the clean images moves some units, in honest "
+    "models too."
+)
+
 #: Said under every report.
 LIMIT = "No finding does not show that a model has no backdoor; no test of a trained network can."
 
@@ -328,6 +334,30 @@ def purification_rows(report: Report) -> list[Row]:
     return rows + [
         (f"setting {label(key)}", words(value)) for key, value in (done.get("settings") or {}).items()
     ]
+
+
+def explanation_rows(report: Report) -> list[Row]:
+    """What the triggered images do, and how well the clean ones foretold it."""
+    shown = report.get("explanation") or {}
+    if not shown:
+        return []
+    rows = [("triggered images", plain(shown["path"], 300))]
+    success, recovered = rate(shown.get("success")), rate(shown.get("recovered"))
+    if success:
+        clean = percent(shown.get("base_rate"))
+        where = class_name(report, shown.get("target"))
+        rows.append((f"put in {where}", f"{success.text}; of the clean images {clean}"))
+    if recovered:
+        rows.append(("answered with their own class", recovered.text))
+    if shown.get("compared_with"):
+        rows.append(("compared with", plain(shown["compared_with"], 300)))
+    rows.append(("units moved most", words(shown.get("moved") or [])))
+    for entry in shown.get("agreement") or ():
+        right = percent((entry.get("precision") or {}).get("change"))
+        text = f"{right} are among the tenth moved most (chance {percent(shown.get('chance'))})"
+        ranked = f"rank correlation {number(entry.get('rank_correlation'))}"
+        rows.append((f"lowest tenth by {plain(entry['metric'], 20)}", f"{text}; {ranked}"))
+    return rows
 
 
 def command_line(report: Report) -> str:

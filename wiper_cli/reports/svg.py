@@ -126,9 +126,16 @@ def strip(
     return _drawing(156, f"statistic of each of {len(values)} classes", parts)
 
 
-def bars(values: Sequence[float | None], changed: Iterable[int] = ()) -> Markup:
-    """Every unit as a bar, greatest first; a tick below marks units in ``changed``."""
-    order = ranked(values)
+def bars(
+    values: Sequence[float | None],
+    marked: Iterable[int] = (),
+    order: Sequence[int] | None = None,
+    said: str = "salience",
+) -> Markup:
+    """Every unit as a bar, greatest first or in ``order``; a tick below marks units in ``marked``. ``said``: what
+    the values are, for those who cannot see them."""
+    sorted_here = order is None
+    order = ranked(values) if order is None else order
     if not order:
         return Markup("")
     top, bottom = 10.0, 150.0
@@ -141,7 +148,8 @@ def bars(values: Sequence[float | None], changed: Iterable[int] = ()) -> Markup:
     def y(value: float) -> float:
         return bottom - (bottom - top) * (value - low) / span
 
-    parts = [_rule(y(0.0), "0")] + [_rule(y(value), _short(value)) for value in (low, high) if value]
+    parts = [_rule(y(0.0), "0")]
+    parts += [_rule(y(value), _short(value)) for value in (low, high) if abs(y(value) - y(0.0)) > 12]
     for kind, signed in (("up", 1), ("down", -1)):
         steps = (
             f"M{_n(place)} {_n(y(value))}h{width}V{_n(y(0.0))}h-{width}Z"
@@ -149,13 +157,18 @@ def bars(values: Sequence[float | None], changed: Iterable[int] = ()) -> Markup:
             if value * signed > 0
         )
         parts.append(_plot(f"0 {_n(top)} {count} {_n(bottom - top)}", top, bottom, kind, steps))
-    marked = set(changed)
+    marked = set(marked)
     ticks = [f"M{_n(place + width / 2)} 0v8" for place, unit in enumerate(order) if unit in marked]
     if ticks:
         parts.append(_plot(f"0 0 {count} 8", 156, 164, "ticks", ticks))
-    parts.append(f'<text class="axis" x="{_LEFT}%" y="180">most salient</text>')
-    parts.append(f'<text class="axis" x="100%" y="180" text-anchor="end">least, of {count:,} units</text>')
-    return _drawing(184, f"salience of {count} units, sorted", parts)
+    ends = (
+        ("most salient", f"least, of {count:,} units")
+        if sorted_here
+        else ("highest on clean images", "lowest")
+    )
+    parts.append(f'<text class="axis" x="{_LEFT}%" y="180">{ends[0]}</text>')
+    parts.append(f'<text class="axis" x="100%" y="180" text-anchor="end">{ends[1]}</text>')
+    return _drawing(184, f"{said} of {count} units, {'sorted' if sorted_here else 'by clean images'}", parts)
 
 
 def curves(
@@ -213,7 +226,8 @@ def _n(value: float) -> str:
 
 def _short(value: float) -> str:
     """A label of an axis: two significant digits and a true minus sign."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}".replace("-", "\N{MINUS SIGN}")
+    written = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}".replace("e-0", "e-")
+    return written.replace("-", "\N{MINUS SIGN}")
 
 
 def _rule(y: float, text: str) -> str:

@@ -59,6 +59,7 @@ def _report(console: Console, report: Report) -> None:
     _numbers(console, report)
     _findings(console, report)
     _detectors(console, report)
+    _explanation(console, report)
     _rows(console, "Purification", story.purification_rows(report))
     _undone(console, report)
     _rows(console, "Model", story.model_rows(report))
@@ -147,6 +148,13 @@ def _detectors(console: Console, report: Report) -> None:
             line = f"measured {rows['measured']}, threshold {rows['threshold']}"
             line += f" ({rows['threshold from']})" if "threshold from" in rows else ""
         console.print(Padding(Text(line, style="dim"), (0, 0, 0, 4)))
+
+
+def _explanation(console: Console, report: Report) -> None:
+    rows = story.explanation_rows(report)
+    _rows(console, "Triggered images", rows)
+    if rows:
+        console.print(Padding(Text(story.EXPLAINED, style="dim"), (0, 0, 0, 2)))
 
 
 def _undone(console: Console, report: Report) -> None:

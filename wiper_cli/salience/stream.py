@@ -119,11 +119,15 @@ def ranks(values: Tensor) -> Tensor:
     return middle[inverse]
 
 
-def stability(first: Tensor, second: Tensor) -> Stability:
-    """Agreement of two measurements [D] of the same units; a constant one has rank correlation 0."""
+def correlation(first: Tensor, second: Tensor) -> float:
+    """Spearman's rank correlation of two measurements [D] of the same units; 0 where one is constant."""
     a, b = (ranks(x) - (len(x) - 1) / 2 for x in (first, second))
     scale = (a.square().sum() * b.square().sum()).sqrt()
-    correlation = float((a * b).sum() / scale) if scale > 0 else 0.0
+    return float((a * b).sum() / scale) if scale > 0 else 0.0
+
+
+def stability(first: Tensor, second: Tensor) -> Stability:
+    """Agreement of two measurements [D] of the same units; a constant one has rank correlation 0."""
     count = max(1, len(first) // 2)
     lowest = [set(x.topk(count, largest=False).indices.tolist()) for x in (first, second)]
-    return Stability(correlation, len(lowest[0] & lowest[1]) / count)
+    return Stability(correlation(first, second), len(lowest[0] & lowest[1]) / count)

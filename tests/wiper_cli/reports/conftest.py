@@ -423,11 +423,48 @@ def inspect() -> dict:
     return report
 
 
+def explanation(units: int = 64) -> dict:
+    generator = random.Random(1)
+    change = [abs(generator.gauss(0, 1)) for _ in range(units)]
+    shown = {name: picture("triggered") for name in ("triggered", "moved", "lowest", "others")}
+    return {
+        "path": "triggered images",
+        "labelled": True,
+        "compared_with": "clean images of the same classes, in the same proportions",
+        "target": 0,
+        "success": rate(0.98, 200),
+        "base_rate": 0.01,
+        "recovered": rate(0.015, 200),
+        "bs": [generator.gauss(0, 1e-6) for _ in range(units)],
+        "am": [abs(generator.gauss(1, 0.5)) for _ in range(units)],
+        "change": change,
+        "contribution": [0.1 * value for value in change],
+        "moved": sorted(range(units), key=lambda unit: -change[unit])[:6],
+        "agreement": [
+            {"metric": "BS", "rank_correlation": 0.31, "precision": {"change": 0.5, "contribution": 0.25}},
+            {
+                "metric": "AM",
+                "rank_correlation": -0.04,
+                "precision": {"change": 0.125, "contribution": 0.125},
+            },
+        ],
+        "chance": 6 / 64,
+        "pictures": [shown, shown | {"moved": None}],
+    }
+
+
+def scan_explained() -> dict:
+    report = scan_finding() | {"explanation": explanation()}
+    report["salience"]["am"] = [0.5 + unit / 64 for unit in range(64)]
+    return report
+
+
 SAMPLES = {
     made.__name__: made
     for made in (
         scan_clean,
         scan_finding,
+        scan_explained,
         incomplete,
         refused,
         purify_accepted,

@@ -43,8 +43,8 @@ def test_bars_are_sorted_and_signed():
     assert paths["down"].startswith("M3 150")
 
 
-def test_changed_units_are_marked_where_they_stand():
-    drawing = parsed(svg.bars([0.1, 0.5, -0.25, 0.3], changed=[1, 2]))
+def test_marked_units_are_marked_where_they_stand():
+    drawing = parsed(svg.bars([0.1, 0.5, -0.25, 0.3], marked=[1, 2]))
     ticks = next(path.get("d") for path in drawing.iter("path") if path.get("class") == "ticks")
     assert re.findall(r"M([\d.]+) ", ticks) == ["0.4", "3.4"]
 
