@@ -133,7 +133,7 @@ class Store:
 
 def put(path: Path, data: bytes) -> None:
     """Writes beside ``path`` and renames. Raises :class:`Problem`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)

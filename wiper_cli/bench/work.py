@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wiper_cli.bench.cells import TAKES_SCAN, Cell, Store
 from wiper_cli.fanout import fan_out
+from wiper_cli.fleet import Fleet
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import Problem
 
@@ -49,8 +50,10 @@ def complete(
     progress: Progress = silent,
     say: Say = lambda sentence: None,
     retry: bool = False,
+    fleet: Fleet | None = None,
 ) -> list[Problem]:
-    """Runs every cell that has no outcome yet; returns what went wrong, which stops no other cell.
+    """Runs every cell that has no outcome yet, ``jobs`` at once or on a ``fleet``; returns what went wrong, which
+    stops no other cell.
 
     Skipped, and said: cells of specimens that the zoo lacks, and settings that a method does not have.
     """
@@ -66,13 +69,16 @@ def complete(
     scans = {cell.scan(): None for cell in runnable if cell.kind == "purify" and cell.name in TAKES_SCAN}
     first = missing(list(scans), store, retry, place.zoo)
     done, total = 0, len(first) + len(runnable)
+    work = partial(_run, place=place)
     for wave in (first, runnable):
-        for cell, outcome in fan_out(wave, partial(_run, place=place), jobs):
+        for cell, outcome in fleet.fan_out(wave, work) if fleet else fan_out(wave, work, jobs):
             done += 1
             if isinstance(outcome, Problem):
                 failures.append(outcome)
                 say(f"[{done}/{total}] {cell.id}: {outcome}")
             else:
+                if fleet and store.read(cell) != outcome:
+                    store.write(cell, outcome)  # shared storage may show late what another machine wrote
                 say(f"[{done}/{total}] {in_short(cell, outcome)}")
             progress("bench", done, total)
     return failures

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 )
 @click.option("--scale", default="tiny", show_default=True, metavar="tiny|small|paper|field")
 @click.option("--seeds", default="1", show_default=True, metavar="N[,N...]", help="Seeds of the methods.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells run at once.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Cells run at once; by default 1, with --ray what finds room."
+)
+@click.option(
+    "--ray", metavar="ADDRESS",
+    help="Run the cells on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT. ZOO, RESULTS and data must stand "
+    "at the same paths on all its machines.",
+)  # fmt: skip
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]")
 @click.option(
     "--root", type=click.Path(path_type=Path), metavar="DIR", help="Where data sets are looked for by name."
@@ -48,7 +55,8 @@ def bench(
     zoo: Path | None,
     scale: str,
     seeds: str,
-    jobs: int,
+    jobs: int | None,
+    ray: str | None,
     device: str,
     root: Path | None,
     test_images: int | None,
@@ -94,7 +102,7 @@ def bench(
     failures: list[Problem] = []
     with Display(quiet) as display:
         if not render_only:
-            failures = _run(cells, zoo, out, root, device, jobs, retry, display)
+            failures = _run(cells, zoo, out, root, device, jobs, ray, retry, display)
         for table in tables:
             standing = _render(table, store, scale, drawn, test_images)
             click.echo(standing)
@@ -108,18 +116,24 @@ def _run(
     out: Path,
     root: Path | None,
     device: str,
-    jobs: int,
+    jobs: int | None,
+    ray: str | None,
     retry: bool,
     display: Display,
 ) -> list[Problem]:
     from wiper_cli.bench.running import Place
     from wiper_cli.bench.work import complete
     from wiper_cli.fanout import share_of_cores
+    from wiper_cli.fleet import connect
 
     if zoo is None or not zoo.is_dir():
         raise Problem("A zoo is needed: --zoo DIR, as 'wiper zoo build' makes it; or --render-only.")
-    place = Place(zoo, out, root, device, share_of_cores(jobs))
-    return complete(cells, place, jobs, display.progress, display.say, retry)
+    if ray is None:
+        place = Place(zoo, out, root, device, share_of_cores(jobs or 1))
+        return complete(cells, place, jobs or 1, display.progress, display.say, retry)
+    with connect(ray, jobs, device) as fleet:
+        place = Place(zoo.absolute(), out.absolute(), root and root.absolute(), device, fleet.cpus)
+        return complete(cells, place, 1, display.progress, display.say, retry, fleet)
 
 
 def _render(table: Table, store: Store, scale: str, seeds: tuple[int, ...], test_images: int | None) -> str:

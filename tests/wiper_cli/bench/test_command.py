@@ -4,7 +4,9 @@ import pytest
 from click.testing import CliRunner
 
 from wiper_cli.bench import matrix, plans
+from wiper_cli.bench.cells import Cell
 from wiper_cli.bench.matrix import Attack, Grid, Scale, Table, Treatment
+from wiper_cli.bench.running import run
 from wiper_cli.commands.bench import bench
 from wiper_cli.verdict import ExitCode, Problem
 
@@ -83,3 +85,16 @@ def test_without_a_zoo_nothing_runs(colours, tmp_path):
     assert isinstance(found.exception, Problem)
     assert "--zoo DIR" in str(found.exception)
     assert found.exception.exit_code == ExitCode.USAGE
+
+
+def test_a_fleet_gives_the_same(call, place, tmp_path):
+    pytest.importorskip("ray")
+    found = call("two", "--ray", "local")
+    assert found.exit_code == 0, found.output
+    assert found.stdout.strip() == str(tmp_path / "out" / "two-colours.md")
+    (path,) = (tmp_path / "out" / "cells").glob("*.json")
+    there = json.loads(path.read_text())
+    cell = Cell(**{**there["cell"], "settings": tuple(there["cell"]["settings"].items())})
+    here = run(cell, place)
+    assert there["environment"]["threads"] == 1
+    assert (there["after"], there["moved"]) == (here["after"], here["moved"])
