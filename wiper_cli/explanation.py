@@ -76,7 +76,7 @@ def explain(subject: Subject, path: str, part: Part, notes: Notes) -> dict[str, 
             {
                 "metric": name.upper(),
                 "rank_correlation": correlation(found, -change),
-                "precision": found_of(found, true),
+                "precision": precisions(found, true),
             }
             for name, found in known.items()
         ],
@@ -104,7 +104,7 @@ def lowest(values: Tensor, share: float = SHARE) -> Tensor:
     return chosen
 
 
-def found_of(values: Tensor, true: Mapping[str, Tensor], share: float = SHARE) -> dict[str, float]:
+def precisions(values: Tensor, true: Mapping[str, Tensor], share: float = SHARE) -> dict[str, float]:
     """For each of ``true`` [D]: the share of the lowest units by ``values`` [D] that are among its highest."""
     return {name: precision(values, one, _count(values, share)) for name, one in true.items()}
 

@@ -296,7 +296,7 @@ def require_finite(logits: Tensor) -> None:
     bad = int((~logits.isfinite()).any(1).sum())
     if bad:
         raise Problem(
-            f"The network answers with NaN or infinity on {bad} of {len(logits)} clean images and cannot be "
+            f"The network answers with NaN or infinity on {bad} of {len(logits)} images and cannot be "
             "examined.",
             ExitCode.NO_VERDICT,
         )

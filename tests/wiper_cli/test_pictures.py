@@ -8,7 +8,7 @@ from PIL import Image
 
 from triggers.badnet import BadNet
 from triggers.blend import Blend
-from wiper_cli.pictures import difference, png, preview, triple, uri
+from wiper_cli.pictures import difference, overlay, png, preview, triple, uri
 
 
 def opened(data):
@@ -77,3 +77,16 @@ def test_preview_is_grey_where_the_trigger_is_not():
     pixels = opened(preview(BadNet()))
     assert (pixels[12:, 256:] == 128).all()
     assert not (pixels[:12, 256:268] == 128).all()
+
+
+def test_heat_is_laid_over_the_dimmed_image():
+    image, heat = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0)), torch.zeros(9, 9)
+    heat[2, 6] = 0.25
+    found = overlay(image, heat)
+    assert found.shape == (3, 9, 9)
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    # Away from it, grey; around it, one colour, since its greatest counts as 1.
+    assert torch.allclose(found[:, 5], 0.5 * image.mean(0)[5].expand(3, -1))
+    assert torch.allclose(found[:, 2, 6], torch.tensor([1.0, 0.95, 0.8]))
+    assert torch.allclose(overlay(image, 4 * heat), found)
+    assert torch.allclose(overlay(image[:1], 0 * heat), 0.5 * image[:1].expand(3, -1, -1))

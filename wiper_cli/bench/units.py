@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wiper_cli.bench.cells import Cell
 from wiper_cli.classifier import Classifier
-from wiper_cli.explanation import SHARE, found_of, lowest, seen
+from wiper_cli.explanation import SHARE, lowest, precisions, seen
 from wiper_cli.nearest import nearest
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.oracle import activation_change, target_contribution
@@ -69,7 +69,7 @@ def scored(cell: Cell, classifier: Classifier, clean: Clean, ground: Ground) -> 
         "triggered": triggered.tolist(),
         "change": change.tolist(),
         "contribution": adds.tolist(),
-        "precision": {str(share): found_of(values, true, share) for share in SHARES},
+        "precision": {str(share): precisions(values, true, share) for share in SHARES},
         "rank_correlation_with_change": correlation(values, -change),
         "attention": attention(classifier, stamped[chosen[:1]], values),
     }
@@ -83,8 +83,8 @@ def attention(classifier: Classifier, image: Tensor, values: Tensor) -> dict[str
     maps = seen(classifier, image, {"lowest": low, "others": ~low})
     if maps is None:
         return None
-    rows = {name: map[0].tolist() for name, map in maps.items()}
+    rows = {name: found[0].tolist() for name, found in maps.items()}
     return {
         "image": image[0].tolist(),
-        **{name: [[round(v, 4) for v in row] for row in map] for name, map in rows.items()},
+        **{name: [[round(v, 4) for v in row] for row in found] for name, found in rows.items()},
     }

@@ -292,3 +292,28 @@ def test_chromium_draws_it(tmp_path, make, scheme, bright):
         assert (sum(pixels.getpixel((4, 4))) > 600) is bright
         # The accent of the banner, the ink of the text, the pictures of the trigger.
         assert len(pixels.getcolors(1_000_000)) > 500
+
+
+def test_triggered_images_are_shown_beside_the_clean_ones(make):
+    text = render("html", [make("scan_explained")])
+    page = Page(text)
+    for title in ("BS, clean images", "BS, triggered images", "AM, clean images", "AM, triggered images"):
+        assert title in page.text
+    alternatives = [value for _, name, value in page.attributes if name == "alt"]
+    assert alternatives.count("units moved most") == 1
+    assert alternatives.count("lowest BS") == alternatives.count("triggered image") == 2
+    assert "the verdict does not use it" in page.text
+    assert (
+        "unit BS, clean images BS, triggered images AM, clean images AM, triggered images change" in page.text
+    )
+    assert "--explain" not in Page(render("html", [make("scan_finding")])).text
+
+
+def test_an_explanation_without_maps_or_am(make):
+    report = make("scan_explained")
+    report["explanation"]["pictures"] = None
+    report["salience"]["am"] = None
+    text = Page(render("html", [report])).text
+    assert "BS, triggered images" in text
+    assert "AM, clean images" not in text
+    assert "Where units look" not in text

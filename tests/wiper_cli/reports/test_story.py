@@ -1,6 +1,6 @@
 import pytest
 
-from wiper_cli.reports import story
+from wiper_cli.reports import render, story
 
 
 def test_three_numbers_before_and_after(make):
@@ -99,3 +99,28 @@ def test_the_sentence_does_not_repeat_the_verdict(make):
     assert story.sentence(report) == "Suspicious:"
     report["sentence"] = "Other: words."
     assert story.sentence(report) == "Other: words."
+
+
+def test_an_explanation_says_what_was_compared_and_what_chance_gives(make):
+    rows = dict(story.explanation_rows(make("scan_explained")))
+    assert rows["put in class 0 (airplane)"] == "98.0% [95.0–99.2], n = 200; of the clean images 1.0%"
+    assert rows["answered with their own class"].startswith("1.5%")
+    assert (
+        rows["lowest tenth by BS"]
+        == "50.0% are among the tenth moved most (chance 9.4%); rank correlation 0.31"
+    )
+    assert story.explanation_rows(make("scan_finding")) == []
+
+
+def test_an_explanation_of_unknown_classes(make):
+    report = make("scan_explained")
+    report["explanation"] |= {"labelled": False, "recovered": None, "moved": []}
+    assert "answered with their own class" not in dict(story.explanation_rows(report))
+
+
+def test_text_and_markdown_say_that_no_verdict_was_made_of_it(make):
+    for name in ("text", "markdown"):
+        shown = render(name, [make("scan_explained")])
+        assert "Triggered images" in shown
+        assert "the verdict does not use it" in shown
+        assert "Triggered images" not in render(name, [make("scan_finding")])

@@ -49,6 +49,24 @@ def test_marked_units_are_marked_where_they_stand():
     assert re.findall(r"M([\d.]+) ", ticks) == ["0.4", "3.4"]
 
 
+def test_bars_in_a_given_order():
+    drawing = svg.bars([0.1, 0.5, -0.25, 0.3], [0], [3, 2, 0, 1], "AM, triggered images")
+    paths = {path.get("class"): path.get("d") for path in parsed(drawing).iter("path")}
+    assert re.findall(r"M(\d+) ", paths["up"]) == ["0", "2", "3"]
+    assert paths["down"].startswith("M1 ")
+    assert re.findall(r"M([\d.]+) ", paths["ticks"]) == ["2.4"]
+    assert "AM, triggered images of 4 units, by clean images" in drawing
+    assert "most salient" not in drawing
+
+
+def test_labels_of_an_axis_do_not_run_into_one_another():
+    assert parsed(svg.bars([1.0, -0.01])).findall("text[@text-anchor='end']")[1].text == "1"
+    texts = [text.text for text in parsed(svg.bars([8.4e-7, -6e-7])).iter("text")]
+    assert "8.4e\N{MINUS SIGN}7" in texts
+    assert "\N{MINUS SIGN}6e\N{MINUS SIGN}7" in texts
+    assert len([t for t in svg.bars([1.0, -0.01]).split("<text") if "0.01" in t]) == 0
+
+
 def test_ranked_is_stable_and_leaves_out_what_was_not_measured():
     assert svg.ranked([1.0, None, 2.0, 1.0]) == [2, 0, 3]
 
