@@ -15,6 +15,8 @@ from wiper_cli.verdict import ExitCode, Problem
 
 #: Told apart in print and by most eyes.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+#: Of lines that may lie on one another: the earlier show on either side of the later.
+WIDTHS = (4.0, 2.2, 0.9)
 
 
 def draw(table: Table, standing: Standing) -> bytes | None:
@@ -115,9 +117,10 @@ def regularisers(table: Table, standing: Standing) -> Any:
     for column, attack in enumerate(grid.attacks):
         for row, measure in enumerate(("acc", "asr")):
             axis = axes[row][column]
-            for colour, one in zip(COLOURS, grid.treatments, strict=False):
+            for colour, width, one in zip(COLOURS, WIDTHS, grid.treatments, strict=False):
                 curve = _curve(standing.of(places[attack.title, one.title]), measure)
-                axis.plot(*zip(*curve, strict=True) if curve else ([], []), color=colour, label=one.title)
+                points = zip(*curve, strict=True) if curve else ([], [])
+                axis.plot(*points, color=colour, linewidth=width, label=one.title)
             axis.set_ylim(-3, 103)
             axis.set_ylabel(f"{measure.upper()}, %" if column == 0 else "")
             axis.set_xlabel("epoch" if row else "")
@@ -159,16 +162,16 @@ def units(table: Table, standing: Standing) -> Any:
             axis.set_axis_off()
             if maps:
                 axis.imshow(_picture(maps["image"]), interpolation="nearest")
-                axis.imshow(maps[key], cmap="inferno", alpha=0.6, interpolation="nearest")
+                axis.imshow(maps[key], cmap="autumn_r", alpha=maps[key], interpolation="nearest")
                 axis.set_title(f"attention of {words}", fontsize=7)
     return figure
 
 
 def _picture(image: list[list[list[int]]]) -> list[list[list[float]]]:
-    """[C][H][W] in 0..255 → [H][W][3] in 0..1."""
-    channels = image if len(image) == 3 else [image[0]] * 3
-    height, width = len(channels[0]), len(channels[0][0])
-    return [[[channels[c][y][x] / 255 for c in range(3)] for x in range(width)] for y in range(height)]
+    """[C][H][W] in 0..255 → [H][W][3] in 0..1, pale and without colour, so that what lies on it shows."""
+    height, width = len(image[0]), len(image[0][0])
+    grey = [[sum(c[y][x] for c in image) / len(image) / 255 for x in range(width)] for y in range(height)]
+    return [[[0.4 + 0.6 * value] * 3 for value in row] for row in grey]
 
 
 _DRAWN: Mapping[str, Callable[[Table, Standing], Any]] = {
