@@ -87,8 +87,9 @@ def test_without_a_zoo_nothing_runs(colours, tmp_path):
     assert found.exception.exit_code == ExitCode.USAGE
 
 
-def test_a_fleet_gives_the_same(call, place, tmp_path):
+def test_a_fleet_gives_the_same(call, place, tmp_path, monkeypatch):
     pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default its workers yield to all other processes
     found = call("two", "--ray", "local")
     assert found.exit_code == 0, found.output
     assert found.stdout.strip() == str(tmp_path / "out" / "two-colours.md")
