@@ -355,8 +355,9 @@ def explanation_rows(report: Report) -> list[Row]:
     for entry in shown.get("agreement") or ():
         right = percent((entry.get("precision") or {}).get("change"))
         text = f"{right} are among the tenth moved most (chance {percent(shown.get('chance'))})"
-        ranked = f"rank correlation {number(entry.get('rank_correlation'))}"
-        rows.append((f"lowest tenth by {plain(entry['metric'], 20)}", f"{text}; {ranked}"))
+        ranked = entry.get("rank_correlation")
+        text += "" if ranked is None else f"; rank correlation {ranked:.2f}"
+        rows.append((f"lowest tenth by {plain(entry['metric'], 20)}", text))
     return rows
 
 
