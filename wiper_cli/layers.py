@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,23 +81,31 @@ class Tapped:
     _layers: tuple[Layer, ...] = field(repr=False)
     _named: Mapping[str, Tensor] = field(repr=False)
 
+    @cached_property
+    def _readers(self) -> dict[Any, Any]:
+        return _norms(self.logits)
+
     def output(self, index: int) -> Tensor:
         """Pre-activation of layer ``index``, ``norm(conv(x))`` float32 [N,C,H',W'], with the weights of the
-        network. No graph keeps it, so it is computed again: the cost of that one convolution. Raises
+        network. The graph keeps what a live norm read; without one the convolution is computed again. Raises
         ValueError where the convolution has a bias that is no weight of the file."""
         layer, node = self._layers[index], self._nodes[index][0]
         if layer.fixed_bias:
             raise ValueError(f"the bias of {layer.weight!r} is no weight of the file")
-        bias = self._named[layer.bias].float().reshape(-1) if layer.bias else None
-        y = F.conv2d(
-            self.inputs[index],
-            self._named[layer.weight].float(),
-            bias,
-            node._saved_stride,
-            node._saved_padding,
-            node._saved_dilation,
-            layer.groups,
-        )
+        reader = None if layer.norm is None else self._readers.get(node)
+        if reader is not None and len(reader._saved_input) == len(self.inputs[index]):
+            y: Tensor = reader._saved_input.float()
+        else:
+            bias = self._named[layer.bias].float().reshape(-1) if layer.bias else None
+            y = F.conv2d(
+                self.inputs[index],
+                self._named[layer.weight].float(),
+                bias,
+                node._saved_stride,
+                node._saved_padding,
+                node._saved_dilation,
+                layer.groups,
+            )
         if layer.norm is None:
             return y
         weight, bias = (self._named[name].float() if name else None for name in layer.scaled)
