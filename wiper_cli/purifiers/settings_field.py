@@ -25,14 +25,15 @@ class FTSAM(Sgd):
     trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "FT-SAM: fine-tuning with adaptive sharpness-aware minimisation"
     presets: ClassVar[Presets] = {
-        "paper": {"epochs": 100, "batch": 256, "rho": 2.0},
-        "field": {"epochs": 100, "batch": 256, "rho": 2.0},
+        "paper": {"epochs": 100, "batch": 256, "lr": 0.01, "rho": 2.0},
+        "field": {"epochs": 100, "batch": 256, "lr": 0.01, "rho": 2.0},
     }
     needs: ClassVar[frozenset[str]] = BODY
 
-    epochs: int = option(20, "Passes over the clean images.", 1)
+    epochs: int = option(12, "Passes over the clean images.", 1)
     batch: int = option(64, "Images per step.", 1)
-    rho: float = option(0.02, "Length of the ascent step, relative to the weights.", 0)
+    lr: float = option(0.006, "Initial learning rate of SGD.", 0)
+    rho: float = option(0.2, "Length of the ascent step, relative to the weights.", 0)
     smoothing: float = option(0.1, "Label smoothing of cross-entropy.", 0, 1)
 
 
@@ -45,13 +46,13 @@ class FST(Sgd):
     title: ClassVar[str] = "FST: feature shift tuning under a new head"
     presets: ClassVar[Presets] = {
         "paper": {"epochs": 10, "batch": 128, "alpha": 0.1},
-        "field": {"epochs": 10, "batch": 128},
+        "field": {"epochs": 10, "batch": 128, "alpha": 0.2},
     }
     needs: ClassVar[frozenset[str]] = BODY | {"head"}
 
     epochs: int = option(20, "Passes over the clean images.", 1)
     batch: int = option(64, "Images per step.", 1)
-    alpha: float = option(0.2, "Weight of the inner product of new and old head; 0 for many classes.", 0)
+    alpha: float = option(0.02, "Weight of the inner product of new and old head; 0 for many classes.", 0)
     weight_decay: float = option(0.0, "Weight decay of SGD.", 0)
 
 
