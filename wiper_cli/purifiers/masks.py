@@ -40,7 +40,8 @@ class MaskStudent:
     def __init__(self, classifier: Classifier, part: Part, ablation: str) -> None:
         self.classifier = classifier.copy()
         self.device = classifier.device
-        self.layers = require_convolutions(self.classifier)
+        example = self.classifier.as_float(part.images[:1]) if len(part) else None
+        self.layers = require_convolutions(self.classifier, example)
         self.masks = [mask.requires_grad_(True) for mask in ones(self.classifier, self.layers)]
         self.weights = {layer.weight: mask for layer, mask in zip(self.layers, self.masks, strict=True)}
         self.means = self._means(part) if ablation == "mean" else None
