@@ -31,7 +31,7 @@ def test_the_norm_runs_over_all_weights_and_the_step_follows_the_scale_of_a_weig
 
 
 def test_without_ascent_it_is_fine_tuning_with_smooth_labels(classifier, clean):
-    common = {"epochs": 1, "batch": 64, "flip": False}
+    common = {"epochs": 1, "batch": 64, "lr": 0.01, "flip": False}
     sam = FTSAM(rho=0.0, smoothing=0.0, **common).run(Task(classifier, clean)).edit
     plain = FineTuning(**common).run(Task(classifier, clean)).edit
     others = apply_edit(classifier.model, plain).named()
