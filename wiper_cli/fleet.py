@@ -59,8 +59,10 @@ class Fleet:
                     outcome = _outcome(reference)
                     yield running.pop(reference), outcome
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            # Once disconnected the work is gone already, and Ray would start a cluster to cancel it.
+            if ray.is_initialized():
+                for reference in running:
+                    ray.cancel(reference, force=True)
 
 
 def _attempt(work: Callable[[T], R], piece: T) -> R | Problem:

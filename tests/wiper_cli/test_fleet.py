@@ -93,6 +93,23 @@ def test_what_is_left_is_cancelled_when_the_caller_stops(local, tmp_path):
     assert len(list(tmp_path.iterdir())) < 8
 
 
+@pytest.mark.parametrize("connected", [True, False])
+def test_without_a_cluster_nothing_is_cancelled(local, monkeypatch, connected):
+    def sleep(seconds):
+        import time
+
+        time.sleep(seconds)
+        return seconds
+
+    outcomes = Fleet(None, local.cpus).fan_out([0, 3], sleep)
+    next(outcomes)
+    cancelled = []
+    monkeypatch.setattr("ray.is_initialized", lambda: connected)
+    monkeypatch.setattr("ray.cancel", lambda reference, force: cancelled.append(force))
+    outcomes.close()
+    assert cancelled == [True] * connected
+
+
 def test_the_caller_keeps_its_own_way_to_end(monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setattr("ray.init", lambda *_, **__: signal.signal(signal.SIGTERM, signal.SIG_IGN))
