@@ -149,7 +149,7 @@ class LMR(Sgd):
     share: float = option(
         0.0, "Share of the head's units that are cut; 0: the most that --budget allows.", 0, 1
     )
-    budget: float = option(0.02, "Share of the accuracy on the select part that cutting may cost.", 0, 1)
+    budget: float = option(0.04, "Share of the accuracy on the select part that cutting may cost.", 0, 1)
 
     @property
     def needs(self) -> frozenset[str]:
