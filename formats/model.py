@@ -219,8 +219,6 @@ class Model:
     def statistics(self, network: torch.nn.Module | None = None) -> dict[str, Any]:
         """Name in the file → running mean or variance of a batch norm of ``network``, a buffer. Empty where batch
         norm is folded or part of a graph: then it has no training mode."""
-        import torch
-
         network = network if network is not None else self.network
         if network is None:
             return {}
@@ -229,7 +227,9 @@ class Model:
         }
         found = {}
         for path, module in network.named_modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and f"{path}." in stems:
+            # By name, since this module does without torch.
+            norm = any(kind.__name__ == "_BatchNorm" for kind in type(module).__mro__)
+            if norm and f"{path}." in stems:
                 for kind in ("running_mean", "running_var"):
                     name, buffer = stems[f"{path}."] + kind, getattr(module, kind)
                     if buffer is not None and name in self.manifest.tensors:
