@@ -138,7 +138,8 @@ def _knock(address: str) -> None:
 
 
 def _silent(address: str, error: Exception) -> Problem:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    reason = said.splitlines()[0].rstrip(".")
     return Problem(f"--ray {address}: no Ray cluster can be used there: {reason}.")
 
 
