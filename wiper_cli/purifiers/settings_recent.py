@@ -33,15 +33,15 @@ class BTIDBF(Settings):
     }
     needs: ClassVar[frozenset[str]] = BODY | {"head"}
 
-    rounds: int = option(3, "Times that mask and generator are found anew and unlearned.", 1)
-    epochs: int = option(10, "Passes over the clean images that unlearn, a round.", 1)
+    rounds: int = option(2, "Times that mask and generator are found anew and unlearned.", 1)
+    epochs: int = option(5, "Passes over the clean images that unlearn, a round.", 1)
     batch: int = option(64, "Images per step.", 1)
     lr: float = option(3e-4, "Learning rate of Adam while unlearning.", 0)
     mask_epochs: int = option(20, "Passes over the cached features that find the mask.", 1)
     mask_lr: float = option(0.01, "Learning rate of Adam on the mask.", 0)
-    generator_epochs: int = option(15, "Passes over the clean images that train the generator, a round.", 1)
+    generator_epochs: int = option(6, "Passes over the clean images that train the generator, a round.", 1)
     generator_lr: float = option(1e-3, "Learning rate of Adam on the generator.", 0)
-    generator_width: int = option(16, "Channels of the generator's first level.", 1)
+    generator_width: int = option(8, "Channels of the generator's first level.", 1)
     image_bound: float = option(
         0.02, "Mean square change of pixels in 0..1 up to which the generator is left free.", 0, 1
     )
@@ -106,13 +106,13 @@ class UNIT(Settings):
     presets: ClassVar[Presets] = {"paper": {"steps": 300}}
     needs: ClassVar[frozenset[str]] = BODY
 
-    steps: int = option(300, "Steps that tighten the bounds.", 1)
+    steps: int = option(100, "Steps that tighten the bounds.", 1)
     batch: int = option(128, "Images per step.", 1)
     deviations: float = option(4.0, "Bounds start so many standard deviations above the mean.", 0)
     bound_lr: float = option(1e-3, "Learning rate of Adam on the bounds, in units of their first mean.", 0)
     bound_weight: float = option(1e-3, "First weight of the bounds; it follows the accuracy.", 0)
     budget: float = option(0.03, "Share of the accuracy on the select part that bounds may cost.", 0, 1)
-    epochs: int = option(15, "Passes over the clean images that distil.", 1)
+    epochs: int = option(6, "Passes over the clean images that distil.", 1)
     lr: float = option(5e-4, "Learning rate of Adam while distilling; it falls as a cosine.", 0)
     reach: float = option(0.2, "Largest change of a pixel by the adversary, on images in 0..1.", 0, 1)
     inner_steps: int = option(3, "Sign steps of the inner adversary.", 1)
