@@ -32,7 +32,7 @@ class FTSAM(Sgd):
 
     epochs: int = option(12, "Passes over the clean images.", 1)
     batch: int = option(64, "Images per step.", 1)
-    lr: float = option(0.006, "Initial learning rate of SGD.", 0)
+    lr: float = option(0.004, "Initial learning rate of SGD.", 0)
     rho: float = option(0.2, "Length of the ascent step, relative to the weights.", 0)
     smoothing: float = option(0.1, "Label smoothing of cross-entropy.", 0, 1)
 
@@ -68,14 +68,14 @@ class ANP(Settings):
     }
     needs: ClassVar[frozenset[str]] = BODY
 
-    steps: int = option(400, "Steps of the search for masks, rounded to whole passes.", 1)
+    steps: int = option(110, "Steps of the search for masks, rounded to whole passes.", 1)
     batch: int = option(128, "Images per step.", 1)
-    lr: float = option(0.02, "Learning rate of SGD on the masks.", 0)
+    lr: float = option(0.1, "Learning rate of SGD on the masks.", 0)
     momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
-    noise: float = option(0.2, "Largest relative noise on a channel.", 0)
+    noise: float = option(0.03, "Largest relative noise on a channel.", 0)
     inner_steps: int = option(1, "Sign steps of the inner adversary.", 1)
     clean_weight: float = option(0.2, "Weight of the loss without noise; the rest is the loss with it.", 0, 1)
-    budget: float = option(0.02, "Share of the accuracy on the select part that pruning may cost.", 0, 1)
+    budget: float = option(0.04, "Share of the accuracy on the select part that pruning may cost.", 0, 1)
     ablation: Literal["zero", "mean"] = option(
         "mean", "What stands for a removed channel: 0, or its mean over the clean images."
     )
@@ -90,21 +90,21 @@ class RNP(Settings):
     name: ClassVar[str] = "rnp"
     title: ClassVar[str] = "RNP: reconstructive neuron pruning"
     presets: ClassVar[Presets] = {
-        "paper": {"unlearn_lr": 0.01, "lr": 0.04},
-        "field": {"unlearn_lr": 0.01, "lr": 0.04, "budget": 0.1},
+        "paper": {"unlearn_lr": 0.01, "unlearn_until": 0.2},
+        "field": {"unlearn_lr": 0.01, "unlearn_until": 0.2, "budget": 0.1},
     }
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(20, "Passes over the clean images while masks recover.", 1)
     batch: int = option(128, "Images per step.", 1)
-    lr: float = option(0.01, "Learning rate of SGD on the masks.", 0)
+    lr: float = option(0.04, "Learning rate of SGD on the masks.", 0)
     momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
     weight_decay: float = option(5e-4, "Weight decay of SGD while unlearning.", 0)
     unlearn_epochs: int = option(20, "Passes over the clean images while unlearning, at most.", 1)
     unlearn_lr: float = option(1e-4, "Learning rate of SGD while unlearning.", 0)
-    unlearn_until: float = option(0.2, "Accuracy on the fit part at which unlearning stops.", 0, 1)
+    unlearn_until: float = option(0.5, "Accuracy on the fit part at which unlearning stops.", 0, 1)
     clip: float = option(20.0, "Largest l2 norm of a step's gradient while unlearning; 0: no bound.", 0)
-    budget: float = option(0.02, "Share of the accuracy on the select part that pruning may cost.", 0, 1)
+    budget: float = option(0.04, "Share of the accuracy on the select part that pruning may cost.", 0, 1)
     ablation: Literal["zero", "mean"] = option(
         "mean", "What stands for a removed channel: 0, or its mean over the clean images."
     )
@@ -119,16 +119,16 @@ class SAU(Settings):
     name: ClassVar[str] = "sau"
     title: ClassVar[str] = "SAU: shared adversarial unlearning"
     presets: ClassVar[Presets] = {
-        "paper": {"epochs": 100, "batch": 256, "lr": 1e-4},
-        "field": {"epochs": 100, "batch": 256, "lr": 1e-4},
+        "paper": {"epochs": 100, "batch": 256, "lr": 1e-4, "inner_steps": 5},
+        "field": {"epochs": 100, "batch": 256, "lr": 1e-4, "inner_steps": 5},
     }
     needs: ClassVar[frozenset[str]] = BODY
 
-    epochs: int = option(20, "Passes over the clean images.", 1)
-    batch: int = option(128, "Images per step.", 1)
+    epochs: int = option(4, "Passes over the clean images.", 1)
+    batch: int = option(64, "Images per step.", 1)
     lr: float = option(1e-4, "Initial learning rate of Adam; it falls as a cosine.", 0)
     reach: float = option(0.2, "Largest change of a pixel by the adversary, on images in 0..1.", 0, 1)
-    inner_steps: int = option(5, "Sign steps of the inner adversary.", 1)
+    inner_steps: int = option(3, "Sign steps of the inner adversary.", 1)
     untargeted: float = option(0.01, "Weight of errors of either network in the adversary's aim.", 0)
     clean_weight: float = option(1.0, "Weight of cross-entropy on clean images.", 0)
     shared_weight: float = option(1.0, "Weight of the unlearning of shared adversarial examples.", 0)
@@ -142,16 +142,19 @@ class NPD(Settings):
 
     name: ClassVar[str] = "npd"
     title: ClassVar[str] = "NPD: neural polarizer, merged into a convolution"
-    presets: ClassVar[Presets] = {"paper": {"epochs": 50, "lr": 0.01}, "field": {"epochs": 50, "lr": 0.01}}
+    presets: ClassVar[Presets] = {
+        "paper": {"epochs": 50, "batch": 128, "lr": 0.01, "radius": 3.0},
+        "field": {"epochs": 50, "batch": 128, "lr": 0.01, "radius": 3.0},
+    }
     needs: ClassVar[frozenset[str]] = BODY
 
-    epochs: int = option(20, "Passes over the clean images.", 1)
-    batch: int = option(128, "Images per step.", 1)
-    lr: float = option(0.1, "Constant learning rate of SGD.", 0)
+    epochs: int = option(6, "Passes over the clean images.", 1)
+    batch: int = option(64, "Images per step.", 1)
+    lr: float = option(0.02, "Constant learning rate of SGD.", 0)
     momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
     weight_decay: float = option(5e-4, "Weight decay of SGD.", 0)
     place: int = option(2, "The map stands before this convolution, counted from the last.", 1)
-    radius: float = option(3.0, "Largest l2 norm of the adversary, on images in 0..1.", 0)
+    radius: float = option(2.0, "Largest l2 norm of the adversary, on images in 0..1.", 0)
     inner_steps: int = option(2, "Sign steps of the inner adversary.", 1)
     adverse_weight: float = option(0.4, "Weight of each of the three losses on adversarial images.", 0)
     flip: bool = option(False, "Mirror half of the images left to right.")
