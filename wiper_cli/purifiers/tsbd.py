@@ -10,6 +10,9 @@ Departs: batch norm stays frozen or folded; folded, the change is that of the ke
 learning rate of unlearning doubles after every pass, since 1e-4 with batch norm standing still may never get there,
 and gradients are clipped. With ``share`` 0, n is the largest of a grid with which the accuracy on the select part
 stays within ``tolerance`` before fine-tuning. Fine-tuning lasts ``min_steps`` at least. Needs labels.
+Default: of 6 settings (share 0.02 to 0.15 or chosen, learning rate 0.003 to 0.02) on the zoo's tiny badnet, blend and
+wanet none cost at most 3 points of accuracy on the select part of all; a chosen share fell to the least, 0.01, and
+cost 1 on wanet and 5 on blend.
 Cost for each image and epoch: 1 forward and 1 backward pass while unlearning, 2 of both while fine-tuning.
 """
 
