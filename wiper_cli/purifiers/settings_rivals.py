@@ -103,9 +103,9 @@ class NAD(Sgd):
 class IBAU(Settings):
     """Implicit backdoor adversarial unlearning of one universal perturbation.
 
-    ``paper``: A.4 gives C_delta = 10 and no more; the rest is the authors' code. ``field``: BackdoorBench, where
-    nothing bounds the perturbation. Defaults: of six settings tried the strongest that costs at most 3 points on
-    the select part; tuned on BadNet, Blend and WaNet of the zoo's tiny suite.
+    ``paper``: A.4 gives C_delta = 10 and no more; rate and fixed-point steps are those of the authors' code.
+    ``field``: BackdoorBench, where nothing bounds the perturbation. Defaults: of six settings tried on BadNet of
+    the zoo's tiny suite, the strongest that costs at most 3 points on the select part; tried on Blend and WaNet too.
     """
 
     name: ClassVar[str] = "i-bau"
