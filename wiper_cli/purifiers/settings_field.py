@@ -143,18 +143,18 @@ class NPD(Settings):
     name: ClassVar[str] = "npd"
     title: ClassVar[str] = "NPD: neural polarizer, merged into a convolution"
     presets: ClassVar[Presets] = {
-        "paper": {"epochs": 50, "batch": 128, "lr": 0.01, "radius": 3.0},
-        "field": {"epochs": 50, "batch": 128, "lr": 0.01, "radius": 3.0},
+        "paper": {"epochs": 50, "batch": 128},
+        "field": {"epochs": 50, "batch": 128},
     }
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(6, "Passes over the clean images.", 1)
     batch: int = option(64, "Images per step.", 1)
-    lr: float = option(0.02, "Constant learning rate of SGD.", 0)
+    lr: float = option(0.01, "Constant learning rate of SGD.", 0)
     momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
     weight_decay: float = option(5e-4, "Weight decay of SGD.", 0)
     place: int = option(2, "The map stands before this convolution, counted from the last.", 1)
-    radius: float = option(2.0, "Largest l2 norm of the adversary, on images in 0..1.", 0)
+    radius: float = option(3.0, "Largest l2 norm of the adversary, on images in 0..1.", 0)
     inner_steps: int = option(2, "Sign steps of the inner adversary.", 1)
     adverse_weight: float = option(0.4, "Weight of each of the three losses on adversarial images.", 0)
     flip: bool = option(False, "Mirror half of the images left to right.")
