@@ -13,7 +13,8 @@ to one same class. Then with t the answer of f0 to x + d, for images on which f0
 
 Departs: nothing in what is trained, since the original too trains in eval mode by default; perturbed images are
 not brought back into 0..1, as in the original. The term of plain adversarial training, weight 0 in the original,
-is left out. Needs labels. Cost for each image and epoch: with k inner steps, 2k + 4 forward and 2k + 2 backward
+is left out. Defaults: the one setting tried on BadNet and Blend of the zoo's tiny suite, which cost 2 points on the
+select part. Needs labels. Cost for each image and epoch: with k inner steps, 2k + 4 forward and 2k + 2 backward
 passes, less where all images are shared before.
 """
 
