@@ -6,7 +6,9 @@ minimise cross-entropy; (3) channels with small masks are removed from the netwo
 
 Departs: masks act on the pre-activation of every convolution (see :mod:`wiper_cli.purifiers.masks`) where the
 original has them on batch norm, and batch norm stays frozen or folded: at the original's rate of
-0.01 masks could not recover the bundled digits, hence a default of 1e-4. Gradients are clipped
+0.01 masks could not recover the bundled digits, hence a default of 1e-4. On the select part of tiny's
+BadNet masks recovered 54 % of 73 % from a stop at 0.2 at a rate of 0.01, 71 % from 0.5 at 0.04, hence these two
+defaults; even so the smallest masks stood on early channels, which no threshold may take. Gradients are clipped
 after they are computed (public code clips them before), and unlearning also stops at the first single batch that
 meets its bound, where the original looks after every epoch. The original's factor 0.2 on the loss of (2) is part of
 ``lr`` here. The threshold is the largest that keeps the accuracy on the select part.

@@ -16,7 +16,7 @@ def batches(clean, seed=0, size=100):
 
 def test_unlearning_stops_once_the_accuracy_is_gone(classifier, clean, rates):
     before = rates(classifier, clean)[0]
-    unlearned, sentence = unlearn(RNP(unlearn_lr=1e-3), classifier, batches(clean))
+    unlearned, sentence = unlearn(RNP(unlearn_lr=1e-3, unlearn_until=0.2), classifier, batches(clean))
     logits = unlearned.logits(clean.fit.images)
     assert before > 0.9
     assert float((logits.argmax(1) == clean.fit.labels).float().mean()) < 0.4
@@ -76,7 +76,7 @@ def test_masks_come_from_the_unlearned_network_and_prune_the_found_one(classifie
 
 
 def test_deterministic_and_within_the_budget(classifier, clean):
-    settings = RNP(epochs=2, lr=0.1, batch=64, flip=False, unlearn_lr=1e-3, budget=0.05)
+    settings = RNP(epochs=2, lr=0.1, batch=64, flip=False, unlearn_lr=1e-3, unlearn_until=0.2, budget=0.05)
     first, second = (settings.run(Task(classifier, clean)) for _ in range(2))
     assert first.edit == second.edit
     whole = MaskStudent(classifier, clean.fit, "zero")
