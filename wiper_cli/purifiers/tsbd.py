@@ -12,7 +12,7 @@ and gradients are clipped. With ``share`` 0, n is the largest of a grid with whi
 stays within ``tolerance`` before fine-tuning. Fine-tuning lasts ``min_steps`` at least. Needs labels.
 Default: of 6 settings (share 0.02 to 0.15 or chosen, learning rate 0.003 to 0.02) on the zoo's tiny badnet, blend and
 wanet none cost at most 3 points of accuracy on the select part of all; a chosen share fell to the least, 0.01, and
-cost 1 on wanet and 5 on blend.
+cost 1 on wanet, 3 on badnet and 5 on blend.
 Cost for each image and epoch: 1 forward and 1 backward pass while unlearning, 2 of both while fine-tuning.
 """
 
