@@ -11,9 +11,9 @@ Departs: factors act on the pre-activation of every convolution (see :mod:`wiper
 original has them on batch norm alone, and batch norm stays frozen; noise is brought back into its box, which the
 authors' code omits; the threshold is the largest that keeps the accuracy on the select part, where public code
 takes it by the attack's success on test data. On the bundled digits, with batch norm frozen, noise of 0.4 at a
-learning rate of 0.2 brought the clean loss to that of guessing, hence milder defaults: on BadNet, Blend and WaNet
-of the zoo's tiny suite noise of 0.2, 0.1, 0.05 and 0.03 was tried, partly with the attack's success in view, and
-``budget`` is 3 points.
+learning rate of 0.2 brought the clean loss to that of guessing, hence milder defaults: on BadNet
+of the zoo's tiny suite noise of 0.2, 0.1 and 0.05 was tried with the attack's success in view, 0.03 on Blend and
+WaNet too; ``budget`` is there about 3 points.
 
 Needs labels. Cost for each image of a step: 2 + inner steps forward and backward passes.
 """
