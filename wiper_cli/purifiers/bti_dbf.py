@@ -15,8 +15,8 @@ normalises by groups, since batch norm stands still in the network, too. ``image
 images that were divided by a standard deviation of 1/4.
 
 Default: the one setting tried that suits a small machine; it cost 3 points of accuracy on the select part of the zoo's
-tiny badnet and wanet, but 4 on blend. There the mask, without a weight on its size, keeps 96 % or more of the features as benign, and
-the generator names a wrong class.
+tiny badnet and wanet, but 4 on blend. There the mask, without a weight on its size, keeps 96 % or more of the
+features as benign, and the generator names a wrong class.
 
 Needs labels, a linear head and gradients through the body.
 Cost for each image: a forward pass a round, 2 forward passes and 1 input-backward pass for each epoch of G, 2 forward

@@ -12,8 +12,8 @@ the way stands in the notes; results are those of the distilled network, not of 
 instead of all images, the learning rate of a layer's bounds is in units of their first mean, and the budget is a
 share of the accuracy on the select part (the original: 3 points of it). Batch norm plays no part. Default:
 the one setting tried that suits a small machine; it cost 1 point of accuracy on the select part of the zoo's tiny
-badnet, blend and wanet. Needs labels. Cost: 1 forward and 1 backward pass for each image of a step, and a forward pass over
-the select part; for each image and epoch of the distillation ``inner_steps`` + 2 passes of the teacher and
+badnet, blend and wanet. Needs labels. Cost: 1 forward and 1 backward pass for each image of a step, and a forward pass
+over the select part; for each image and epoch of the distillation ``inner_steps`` + 2 passes of the teacher and
 ``inner_steps`` + 2 forward and backward passes of the network.
 """
 
