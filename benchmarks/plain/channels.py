@@ -80,17 +80,22 @@ def quiet(norms: Sequence[ChannelNorm]) -> None:
 
 @torch.no_grad()
 def cut(net: Net, norms: Sequence[ChannelNorm], found: Sequence[Tensor], clean: Clean, budget: float) -> None:
-    """Rising thresholds until accuracy breaks."""
+    """Rising thresholds until accuracy breaks; the last one before that is taken."""
     for norm in norms:
         norm.mask.fill_(1)
     before = accuracy(net, clean.select)
     values = torch.cat(list(found))
     below = values[values < 1].unique()
+    chosen = [norm.mask.clone() for norm in norms]
     for threshold in below[torch.linspace(0, len(below) - 1, min(100, len(below))).round().long()]:
-        for norm, mask in zip(norms, found, strict=True):
-            norm.mask.copy_((mask > threshold).float())
+        tried = [(mask > threshold).float() for mask in found]
+        for norm, mask in zip(norms, tried, strict=True):
+            norm.mask.copy_(mask)
         if accuracy(net, clean.select) < before * (1 - budget):
             break
+        chosen = tried
+    for norm, mask in zip(norms, chosen, strict=True):
+        norm.mask.copy_(mask)
 
 
 def anp(net: Net, clean: Clean, s: Settings) -> None:

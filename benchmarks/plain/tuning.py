@@ -276,6 +276,7 @@ def lmr(net: Net, clean: Clean, s: Settings) -> None:
                 head.weight.mul_(keep)
         with torch.no_grad():
             (head(h_select).argmax(1) == select).float().mean().item()
+    net.head.load_state_dict(head.state_dict())
 
 
 def ai_lancet(net: Net, clean: Clean, s: Settings, triggered: Part) -> None:
