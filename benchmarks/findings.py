@@ -1,0 +1,114 @@
+"""Renders docs/findings.md: its sentences from docs/findings.template.md, its numbers from committed results.
+
+    python -m benchmarks.findings            # writes docs/findings.md
+    python -m benchmarks.findings --check    # exit code 1 where it differs
+
+In the template ``[[TABLE | GRID | TREATMENT | MEASURE | STATISTIC]]`` is a number of :mod:`wiper_cli.bench.plans` at
+the scale tiny: GRID begins the title of a grid, TREATMENT is a row's title, MEASURE a name of
+:data:`wiper_cli.bench.measures.MEASURES`, "before." in front of it for what held before; STATISTIC is mean (over the
+attacks, the default), min, max, sum, count, or the title of one attack. ``[[FILE.json | KEY.KEY | FORMAT]]`` is a
+number of another committed result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from wiper_cli.bench.cells import Store
+from wiper_cli.bench.matrix import Grid, Table
+from wiper_cli.bench.measures import MEASURES, untouched
+from wiper_cli.bench.pages import Standing
+from wiper_cli.bench.plans import find
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+TEMPLATE, PAGE = ROOT / "docs" / "findings.template.md", ROOT / "docs" / "findings.md"
+PLACE = re.compile(r"\[\[([^\[\]]+)\]\]")
+
+
+class Missing(Exception):
+    """A place of the template that no committed result fills."""
+
+
+def render(template: str) -> str:
+    """The page. Raises :class:`Missing`."""
+    return PLACE.sub(lambda match: number(match[1]), template)
+
+
+def number(place: str) -> str:
+    """What stands between the brackets, as text. Raises :class:`Missing`."""
+    first, *rest = (part.strip() for part in place.split("|"))
+    if first.endswith(".json"):
+        return _of_file(first, *rest)
+    return _of_cells(first, *rest)
+
+
+def _of_file(name: str, path: str, form: str = "") -> str:
+    found = json.loads((ROOT / name).read_bytes())
+    for key in path.split("."):
+        try:
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        except (KeyError, IndexError, ValueError):
+            raise Missing(f"{name} has no {path}") from None
+    return format(found, form)
+
+
+def _of_cells(name: str, title: str, treatment: str, measure: str, statistic: str = "mean") -> str:
+    table = find(name)
+    grid = _grid(table, title)
+    plain = measure.removeprefix("before.")
+    if plain not in MEASURES:
+        raise Missing(f"there is no measure {plain}")
+    of = MEASURES[plain]
+    values = {}
+    standing = _standing(name)
+    for entry in standing.entries(grid):
+        if entry.treatment.title != treatment:
+            continue
+        outcomes = standing.of(entry)
+        if plain != measure:
+            outcomes = [untouched(outcome) for outcome in outcomes]
+        found = [value for outcome in outcomes if (value := of.of(outcome)) is not None]
+        if found:
+            values[entry.attack.title] = statistics.fmean(found)
+    if not values:
+        raise Missing(f"{name}, {title}: nothing stands of {treatment}, {measure}")
+    if statistic == "count":
+        return str(len(values))
+    if statistic in values:
+        return f"{values[statistic]:.{of.digits}f}"
+    every = list(values.values())
+    reduce = {"mean": statistics.fmean, "min": min, "max": max, "sum": sum}
+    if statistic not in reduce:
+        raise Missing(f"{name}, {title}, {treatment}: no attack {statistic}")
+    return f"{reduce[statistic](every):.{of.digits}f}"
+
+
+def _grid(table: Table, title: str) -> Grid:
+    found = [grid for grid in table.grids if grid.title.startswith(title)]
+    if len(found) != 1:
+        raise Missing(f"{table.name} has {len(found)} grids that begin with {title!r}")
+    return found[0]
+
+
+@lru_cache(maxsize=32)
+def _standing(name: str) -> Standing:
+    return Standing.read(find(name), Store(RESULTS), "tiny", (1,))
+
+
+def main() -> int:
+    """Writes the page, or says with 1 that it is not the committed one."""
+    text = render(TEMPLATE.read_text(encoding="utf-8"))
+    if "--check" in sys.argv[1:]:
+        return int(text != PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
