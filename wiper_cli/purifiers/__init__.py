@@ -9,8 +9,7 @@ from typing import Final
 
 from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.purifiers.settings import FineTuning, Unlearn, Wiper
-from wiper_cli.purifiers.settings_field import ANP, FST, FTSAM, NPD, RNP, SAU
-from wiper_cli.purifiers.settings_recent import BAN, BTIDBF, LMR, TSBD, UNIT
+from wiper_cli.purifiers.settings_field import ANP, BAN, BTIDBF, FST, FTSAM, LMR, NPD, RNP, SAU, TSBD, UNIT
 from wiper_cli.purifiers.settings_rivals import CLP, IBAU, KD, NAD, AILancet, FinePruning, Prune
 
 METHODS: Final[dict[str, type[Purifier]]] = {

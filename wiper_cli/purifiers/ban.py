@@ -32,7 +32,7 @@ from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.descent import descend
 from wiper_cli.purifiers.feature_mask import answers, feature_mask
 from wiper_cli.purifiers.forgetting import accuracy
-from wiper_cli.purifiers.settings_recent import BAN
+from wiper_cli.purifiers.settings_field import BAN
 from wiper_cli.purifiers.training import NetworkStudent, precision
 from wiper_cli.splits import Part
 

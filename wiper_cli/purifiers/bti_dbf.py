@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from formats import HeadTap
 from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.feature_mask import feature_mask
-from wiper_cli.purifiers.settings_recent import BTIDBF
+from wiper_cli.purifiers.settings_field import BTIDBF
 from wiper_cli.purifiers.training import Batches, NetworkStudent, precision, train
 from wiper_cli.salience.bs import require_linear
 from wiper_cli.splits import Part

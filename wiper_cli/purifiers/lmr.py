@@ -37,7 +37,7 @@ from wiper_cli.purifiers.contract import Epoch, Purified, Task
 from wiper_cli.purifiers.descent import descend
 from wiper_cli.purifiers.forgetting import accuracy, forget
 from wiper_cli.purifiers.pruning import keep, over_units
-from wiper_cli.purifiers.settings_recent import LMR
+from wiper_cli.purifiers.settings_field import LMR
 from wiper_cli.purifiers.training import Batches, HeadStudent, NetworkStudent
 from wiper_cli.salience.bs import require_linear
 from wiper_cli.splits import Part

@@ -59,7 +59,23 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Sgd(Settings):
+class Augmented(Settings):
+    """Settings of a method that augments the images it trains on."""
+
+    flip: bool = option(True, "Mirror half of the images left to right; off where direction matters.")
+    crop: float = option(0.125, "Shift images at random by up to this share of their size.", 0, 0.5)
+
+
+@dataclass(frozen=True)
+class Unaugmented(Augmented):
+    """The same for a method that by its source does not, unless asked."""
+
+    flip: bool = option(False, "Mirror half of the images left to right.")
+    crop: float = option(0.0, "Shift images at random by up to this share of their size.", 0, 0.5)
+
+
+@dataclass(frozen=True)
+class Sgd(Augmented):
     """Settings of a method that trains by SGD with momentum; ``schedule``: of the learning rate."""
 
     epochs: int = option(10, "Passes over the clean images.", 1)
@@ -71,8 +87,6 @@ class Sgd(Settings):
         "cosine", "Learning rate: cosine falls to 0, step is divided by 10 after every 2 epochs."
     )
     clip: float = option(0.0, "Largest l2 norm of a step's gradient; 0: no bound.", 0)
-    flip: bool = option(True, "Mirror half of the images left to right; off where direction matters.")
-    crop: float = option(0.125, "Shift images at random by up to this share of their size.", 0, 0.5)
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ class FineTuning(Sgd):
 
 
 @dataclass(frozen=True)
-class Wiper(Settings):
+class Wiper(Unaugmented):
     """WIPER, Algorithm 1: penalise the units of least benign salience while fine-tuning.
 
     The defaults are the paper's numbers; ``strong`` raises the penalty and adds momentum. At a step of
@@ -136,8 +150,6 @@ class Wiper(Settings):
     batch: int = option(128, "Images per step.", 1)
     lr: float = option(0.01, "Constant learning rate of SGD.", 0)
     momentum: float = option(0.0, "Momentum of SGD.", 0, 1)
-    flip: bool = option(False, "Mirror half of the images left to right.")
-    crop: float = option(0.0, "Shift images at random by up to this share of their size.", 0, 0.5)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -145,7 +157,7 @@ class Wiper(Settings):
 
 
 @dataclass(frozen=True)
-class Unlearn(Settings):
+class Unlearn(Augmented):
     """Universal adversarial unlearning with feature distillation: the default method."""
 
     name: ClassVar[str] = "unlearn"
@@ -165,5 +177,3 @@ class Unlearn(Settings):
     windows: int = option(0, "Small windows inverted for each suspect that join the recovered; 0: none.", 0)
     alpha: float = option(0.0, "Weight of WIPER's penalty on units of low salience; 0: off.", 0)
     beta: float = option(0.1, "Share of the head's units under that penalty.", 0, 1)
-    flip: bool = option(True, "Mirror half of the images left to right; off where direction matters.")
-    crop: float = option(0.125, "Shift images at random by up to this share of their size.", 0, 0.5)

@@ -30,7 +30,7 @@ from wiper_cli.layers import Layer, require_convolutions, substituted
 from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.descent import descend
 from wiper_cli.purifiers.forgetting import accuracy, forget
-from wiper_cli.purifiers.settings_recent import TSBD
+from wiper_cli.purifiers.settings_field import TSBD
 from wiper_cli.purifiers.training import Batches, NetworkStudent, precision
 
 #: Shares of channels that are tried.

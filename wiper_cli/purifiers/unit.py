@@ -30,7 +30,7 @@ from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.bounds import Network, bounded, first_bounds, gradients
 from wiper_cli.purifiers.contract import Epoch, Purified, Task
 from wiper_cli.purifiers.forgetting import accuracy
-from wiper_cli.purifiers.settings_recent import UNIT
+from wiper_cli.purifiers.settings_field import UNIT
 from wiper_cli.purifiers.training import Batches, NetworkStudent, cosine, train
 from wiper_cli.splits import Part
 

@@ -10,7 +10,7 @@ from wiper_cli.classifier import Classifier
 from wiper_cli.layers import require_convolutions
 from wiper_cli.purifiers import ban
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.settings_recent import BAN
+from wiper_cli.purifiers.settings_field import BAN
 
 
 class Linear(nn.Module):

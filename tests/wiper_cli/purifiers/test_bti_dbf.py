@@ -2,7 +2,7 @@ import torch
 
 from wiper_cli.purifiers import bti_dbf
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.settings_recent import BTIDBF
+from wiper_cli.purifiers.settings_field import BTIDBF
 
 
 def test_inversion_by_hand():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wiper_cli.purifiers.forgetting import accuracy, forget, right
-from wiper_cli.purifiers.settings_recent import LMR
+from wiper_cli.purifiers.settings_field import LMR
 from wiper_cli.purifiers.training import Batches, HeadStudent
 from wiper_cli.splits import Part
 from wiper_cli.verdict import Problem

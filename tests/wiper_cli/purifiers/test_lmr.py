@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers import lmr
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.settings_recent import LMR
+from wiper_cli.purifiers.settings_field import LMR
 from wiper_cli.splits import Clean, Part
 from wiper_cli.verdict import Problem
 

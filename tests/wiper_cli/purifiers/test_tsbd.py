@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from wiper_cli.purifiers import tsbd
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.settings_recent import TSBD
+from wiper_cli.purifiers.settings_field import TSBD
 
 CHANGES = [
     torch.tensor([[[[1.0, 5.0]]], [[[0.5, 0.1]]]]),  # channels with sums 6 and 0.6

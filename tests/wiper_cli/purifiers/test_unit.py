@@ -3,7 +3,7 @@ import torch
 from wiper_cli.purifiers import unit
 from wiper_cli.purifiers.bounds import first_bounds
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.settings_recent import UNIT
+from wiper_cli.purifiers.settings_field import UNIT
 
 
 def test_the_weight_follows_the_accuracy():
