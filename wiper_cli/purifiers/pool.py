@@ -103,16 +103,15 @@ def assemble(
     recovered_share: float,
     generator: torch.Generator,
 ) -> list[Group]:
-    """Random groups, half untargeted and half aimed at ``suspects`` in turn, and one group for every find.
+    """Random groups, half untargeted and half aimed at ``suspects``, and one group for every find.
 
     ``recovered_share`` of the images goes to the finds, to each in proportion to the success that its
     ``facts`` report (1 where they do not).
     """
     success = [max(1e-3, float(find.facts.get("success", 1.0))) for find in recovered]
     share = 1 - recovered_share if recovered else 1.0
-    aimed = max(members - members // 2, len(suspects)) if suspects else 0
     plain = members - members // 2 if suspects else members
-    targets = torch.tensor([UNTARGETED] * plain + [suspects[n % len(suspects)] for n in range(aimed)])
+    targets = torch.tensor([UNTARGETED] * plain + aims(suspects, members - members // 2))
     groups = []
     for family in OPEN_FAMILIES:
         pool = FAMILIES[family].random(len(targets), shape, generator)
@@ -122,6 +121,17 @@ def assemble(
         found = torch.full((members,), find.target)
         groups.append(Group(pool, found, recovered_share * worth / sum(success), find))
     return groups
+
+
+def aims(suspects: Sequence[int], count: int) -> list[int]:
+    """Whom ``count`` members aim at, more where it takes more to name everybody: every fourth the rest in turn, all
+    others the first, who is the most suspicious."""
+    if not suspects:
+        return []
+    first, *rest = suspects
+    if not rest:
+        return [first] * count
+    return [rest[n // 4 % len(rest)] if n % 4 == 3 else first for n in range(max(count, 4 * len(rest)))]
 
 
 def variants(find: Recovered, count: int, generator: torch.Generator) -> Pool:

@@ -167,7 +167,7 @@ class Unlearn(Augmented):
 
     epochs: int = option(8, "Passes over the clean images, at least.", 1)
     min_steps: int = option(240, "Steps at least: a small clean set is passed more often.", 1)
-    batch: int = option(64, "Images per step.", 2)
+    batch: int = option(128, "Images per step; with few, each perturbation learns from too few.", 2)
     lr: float = option(1e-3, "Peak learning rate of Adam; a tenth warms up, then a cosine to 0.", 0)
     members: int = option(8, "Perturbations per family; half of them aim at a suspected class.", 2)
     warmup: int = option(40, "Steps of the perturbations alone, before training.", 0)

@@ -14,6 +14,8 @@ found model only, and in keeping features: each was needed to keep accuracy. Tri
 and the suspects of the original file, enter the pool. Silence of the inversion that was trained against is
 no proof of success.
 
+Settings were chosen on CIFAR-10 models with BadNet, Blend, SIG, WaNet and ISSBA, looking at their true success.
+
 ``alpha`` adds WIPER's penalty (AR) on the head units whose salience is low on clean and high on perturbed
 images: off, since it was measured to bring nothing. Needs labels and gradients through the body. Cost for
 each image and epoch: 2 forward and 1 input-backward passes of f0, 2 forward and 2 backward passes of f.
@@ -39,7 +41,8 @@ from wiper_cli.purifiers.training import Batches, NetworkStudent, cosine, precis
 from wiper_cli.salience.bs import Momentum, benign_salience, require_linear
 
 TEMPERATURE = 2.0
-#: A find that sends this share of images to its target makes the target a suspect.
+#: A find that sends this share of images to its target is shown, and its target is a suspect; a weaker one is what
+#: an inversion makes of any network, and would only take the place of the others.
 LIKELY = 0.5
 #: Without a suspect, so many classes are aimed at.
 MOST_TARGETS = 16
@@ -66,10 +69,9 @@ def purify(settings: Unlearn, task: Task) -> Purified:
         crop=settings.crop,
     )
     total = settings.epochs * len(batches)
-    likely = (find.target for find in task.recovered if find.facts.get("success", 1.0) >= LIKELY)
-    suspected = list(dict.fromkeys([*task.suspects, *likely]))
+    finds = [find for find in task.recovered if find.facts.get("success", 1.0) >= LIKELY]
+    suspected = list(dict.fromkeys([*task.suspects, *(find.target for find in finds)]))
     targets = suspected or torch.randperm(classifier.classes, generator=generator)[:MOST_TARGETS].tolist()
-    finds = list(task.recovered)
     if settings.windows:
         images = classifier.as_float(clean.fit.images[:256])
         finds += screen_windows(found, images, targets, settings.windows, generator)

@@ -32,16 +32,18 @@ def perturbations(**changes):
     return Perturbations(groups, torch.device("cpu"), generator())
 
 
-def test_half_aims_at_the_suspects_in_turn():
-    groups = perturbations().groups
+def test_half_aims_at_the_suspects():
+    groups = perturbations(members=8).groups
     assert [group.pool.family for group in groups] == list(OPEN_FAMILIES)
-    assert all(group.targets.tolist() == [-1, -1, 1, 2] for group in groups)
+    assert all(group.targets.tolist() == [-1, -1, -1, -1, 1, 1, 1, 2] for group in groups)
     assert sum(group.share for group in groups) == pytest.approx(1)
 
 
-def test_every_suspect_has_a_member():
-    group = perturbations(suspects=[0, 1, 2, 3, 4]).groups[0]
-    assert group.targets.tolist() == [-1, -1, 0, 1, 2, 3, 4]
+def test_every_suspect_has_a_member_and_the_first_has_most():
+    group = perturbations(suspects=[0, 1, 2]).groups[0]
+    assert group.targets.tolist() == [-1, -1, 0, 0, 0, 1, 0, 0, 0, 2]
+    assert perturbations(suspects=[7]).groups[0].targets.tolist() == [-1, -1, 7, 7]
+    assert perturbations(suspects=[]).groups[0].targets.tolist() == [-1, -1, -1, -1]
 
 
 def test_finds_share_by_their_success():

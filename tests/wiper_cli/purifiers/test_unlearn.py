@@ -46,7 +46,7 @@ def test_without_a_suspect_it_says_where_it_aimed(classifier, clean):
 
 def test_small_sets_are_passed_more_often(classifier, clean):
     calls = []
-    settings = dataclasses.replace(FEW, min_steps=20, epochs=2)
+    settings = dataclasses.replace(FEW, min_steps=20, epochs=2, batch=64)
     settings.run(Task(classifier, clean, [0], [], lambda *call: calls.append(call), 0))
     assert calls[:2] == [("warm-up", 1, 2), ("warm-up", 2, 2)]
     # 300 images in batches of 64 are 4 steps a pass: 3 passes for each of 2 epochs.
@@ -86,3 +86,11 @@ def test_push_counts_wrong_classes_only():
     p = F.softmax(logits[0], 0)
     labels, reached = torch.tensor([0, 1]), torch.tensor([0, 0])
     torch.testing.assert_close(push(logits, reached, labels), -(1 - p[0] + 1e-6).log() / 2)
+
+
+def test_weak_finds_are_not_shown(classifier, clean):
+    """What an inversion made of nothing leaves the outcome as it is without any find."""
+    weak = dataclasses.replace(near(), facts={"success": 0.3})
+    found = [FEW.run(Task(classifier, clean, [0], recovered)).edit for recovered in ([], [weak], [near()])]
+    assert found[0].tensors == found[1].tensors
+    assert found[0].tensors != found[2].tensors
