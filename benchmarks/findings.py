@@ -6,8 +6,9 @@
 In the template ``[[TABLE | GRID | TREATMENT | MEASURE | STATISTIC]]`` is a number of :mod:`wiper_cli.bench.plans` at
 the scale tiny: GRID begins the title of a grid, TREATMENT is a row's title, MEASURE a name of
 :data:`wiper_cli.bench.measures.MEASURES`, "before." in front of it for what held before; STATISTIC is mean (over the
-attacks, the default), min, max, sum, count, or the title of one attack. ``[[FILE.json | KEY.KEY | FORMAT]]`` is a
-number of another committed result.
+attacks, the default), min, max, sum, refused (so many attacks the method refused), or the title of one attack. Where a
+cell of them lacks, "not run" stands; where a method refused a model, "refused".
+``[[FILE.json | KEY.KEY | FORMAT]]`` is a number of another committed result.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,8 +33,17 @@ TEMPLATE, PAGE = ROOT / "docs" / "findings.template.md", ROOT / "docs" / "findin
 PLACE = re.compile(r"\[\[([^\[\]]+)\]\]")
 
 
+#: Over the attacks of a grid.
+REDUCED: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "mean": statistics.fmean,
+    "min": min,
+    "max": max,
+    "sum": sum,
+}
+
+
 class Missing(Exception):
-    """A place of the template that no committed result fills."""
+    """A place of the template that no plan or committed file knows."""
 
 
 def render(template: str) -> str:
@@ -59,34 +70,28 @@ def _of_file(name: str, path: str, form: str = "") -> str:
 
 
 def _of_cells(name: str, title: str, treatment: str, measure: str, statistic: str = "mean") -> str:
-    table = find(name)
-    grid = _grid(table, title)
+    grid, standing = _grid(find(name), title), _standing(name)
     plain = measure.removeprefix("before.")
-    if plain not in MEASURES:
-        raise Missing(f"there is no measure {plain}")
-    of = MEASURES[plain]
-    values = {}
-    standing = _standing(name)
-    for entry in standing.entries(grid):
-        if entry.treatment.title != treatment:
-            continue
+    own = {e.attack.title: e for e in standing.entries(grid) if e.treatment.title == treatment}
+    if not own or plain not in MEASURES or statistic not in (*own, *REDUCED, "refused"):
+        raise Missing(f"{name}, {title}, {treatment}: there is no {measure} or no {statistic}")
+    if statistic in own:
+        own = {statistic: own[statistic]}
+    refused = [attack for attack, entry in own.items() if standing.all_of(entry) and not standing.of(entry)]
+    if statistic == "refused":
+        return str(len(refused))
+    values = []
+    for attack, entry in own.items():
+        if attack in refused:
+            return "refused"
         outcomes = standing.of(entry)
         if plain != measure:
             outcomes = [untouched(outcome) for outcome in outcomes]
-        found = [value for outcome in outcomes if (value := of.of(outcome)) is not None]
-        if found:
-            values[entry.attack.title] = statistics.fmean(found)
-    if not values:
-        raise Missing(f"{name}, {title}: nothing stands of {treatment}, {measure}")
-    if statistic == "count":
-        return str(len(values))
-    if statistic in values:
-        return f"{values[statistic]:.{of.digits}f}"
-    every = list(values.values())
-    reduce = {"mean": statistics.fmean, "min": min, "max": max, "sum": sum}
-    if statistic not in reduce:
-        raise Missing(f"{name}, {title}, {treatment}: no attack {statistic}")
-    return f"{reduce[statistic](every):.{of.digits}f}"
+        found = [value for outcome in outcomes if (value := MEASURES[plain].of(outcome)) is not None]
+        if not found:
+            return "not run"
+        values.append(statistics.fmean(found))
+    return f"{REDUCED.get(statistic, statistics.fmean)(values):.{MEASURES[plain].digits}f}"
 
 
 def _grid(table: Table, title: str) -> Grid:

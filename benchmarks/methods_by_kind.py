@@ -1,6 +1,6 @@
 """Every purifier through the command line on the example in all three kinds of file: what it wrote, or its sentence.
 
-    python benchmarks/methods_by_kind.py
+    python benchmarks/methods_by_kind.py [METHOD ...]    # all, or these again
 
 Settings are as short as they go: the question is whether a method works on a file, not how well. A cell passes when
 the command ends with 0 and the written file, of the same kind, gives in its own runtime the logits of the purified
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import write_result
+from common import RESULTS, write_result
 from PIL import Image
 
 from wiper_cli.purifiers import METHODS
@@ -72,13 +72,16 @@ def run(method: str, kind: str, scratch: Path, triggered: Path) -> dict[str, Any
 
 
 def main() -> None:
-    """Runs all cells, one after the other."""
+    """Runs the cells of the methods named, one after the other, and keeps what stands of the others."""
+    asked = sys.argv[1:] or list(METHODS)
+    standing = RESULTS / "methods_by_kind.json"
+    found = json.loads(standing.read_bytes())["cells"] if standing.is_file() else {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         triggered = stamped(scratch / "triggered")
-        found = {
-            method: {kind: run(method, kind, scratch, triggered) for kind in KINDS} for method in METHODS
-        }
+        for method in asked:
+            found[method] = {kind: run(method, kind, scratch, triggered) for kind in KINDS}
+    found = {method: found[method] for method in METHODS if method in found}
     passed = sum(cell.get("passes", False) for row in found.values() for cell in row.values())
     write_result("methods_by_kind", {"passed": passed, "of": len(METHODS) * len(KINDS), "cells": found})
 
