@@ -217,9 +217,9 @@ def train(
     for epoch in range(epochs):
         sums: dict[str, Tensor] = {}
         for inputs, labels in batches:
-            _switch(norms, True)
+            switch(norms, True)
             parts = step(i, inputs, labels)
-            _switch(norms, False)
+            switch(norms, False)
             for name, part in parts.items():
                 sums[name] = sums[name] + part.detach() if name in sums else part.detach()
             i += 1
@@ -241,7 +241,8 @@ def train(
     return history
 
 
-def _switch(norms: Sequence[nn.Module], training: bool) -> None:
+def switch(norms: Sequence[nn.Module], training: bool) -> None:
+    """Puts live batch norms into training mode, or into that of a deployed network."""
     for norm in norms:
         norm.train(training)
 

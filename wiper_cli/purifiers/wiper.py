@@ -29,7 +29,7 @@ from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.pruning import over_units, unit_scores
 from wiper_cli.purifiers.regularisation import REGULARISERS, lowest, unit_dimension
 from wiper_cli.purifiers.settings import Wiper
-from wiper_cli.purifiers.training import Batches, HeadStudent, NetworkStudent, student_of, train
+from wiper_cli.purifiers.training import Batches, HeadStudent, NetworkStudent, student_of, switch, train
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.bs import Momentum, require_linear
 from wiper_cli.splits import Part
@@ -131,6 +131,9 @@ def units_by(
         labels = part.labels.to(inputs.device)
         return METRICS[settings.metric](inputs, logits, labels, student.weight)[None]
     head = require_linear(student.classifier.model.head)
+    switch(
+        student.norms, False
+    )  # it may be asked within a step, and ranks the network as it will be deployed
     return over_units(head, unit_scores(student.classifier, part, settings.metric), weight).to(weight.device)
 
 

@@ -48,6 +48,15 @@ def test_losses_are_of_the_batch_and_accuracy_of_the_statistics(classifier, clea
     assert live.history[0].select_accuracy == right / len(clean.select)
 
 
+def test_ranking_units_leaves_the_statistics_alone(classifier, clean):
+    """One batch an epoch at lr 0: the statistics follow that batch, however units are ranked."""
+    still = {**STILL, "epochs": 1}
+    edits = [
+        Wiper(**still, metric=metric).run(Task(classifier, clean, live=True)).edit for metric in ("bs", "am")
+    ]
+    assert edits[0].tensors["norm.running_mean"] == edits[1].tensors["norm.running_mean"]
+
+
 @pytest.mark.parametrize("name", LIVE)
 def test_every_method_that_says_so_moves_the_statistics(classifier, clean, name):
     settings = METHODS[name](epochs=1)
