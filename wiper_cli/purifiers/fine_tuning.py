@@ -1,9 +1,9 @@
 """Plain fine-tuning: SGD on the cross-entropy of clean images.
 
-Source: the baseline of Liu et al. 2018 and of the WIPER paper, table 1. Departs: batch norm stays frozen unless asked for live,
-and by default the learning rate is 0.01 and falls as a cosine (preset ``paper``: 0.1, constant; that rate costs
-9 to 12 points of accuracy in the paper). Needs labels. Cost for each image and epoch: 1 forward and 1 backward
-pass; with ``train`` = "head" one forward pass altogether.
+Source: the baseline of Liu et al. 2018 and of the WIPER paper, table 1. Departs: batch norm stays frozen unless
+asked for live, and by default the learning rate is 0.01 and falls as a cosine (preset ``paper``: 0.1, constant; that
+rate costs 9 to 12 points of accuracy in the paper). Needs labels. Cost for each image and epoch: 1 forward and 1
+backward pass; with ``train`` = "head" one forward pass altogether.
 """
 
 from __future__ import annotations
