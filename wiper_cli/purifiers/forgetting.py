@@ -6,11 +6,11 @@ import math
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.purifiers.training import Batches, Student
+from wiper_cli.purifiers.training import Batches, NetworkStudent, Student, switch
 from wiper_cli.splits import Part
 from wiper_cli.verdict import ExitCode, Problem
 
@@ -38,16 +38,19 @@ def forget(student: Student, batches: Batches, settings: Forgetting, part: Part)
     :data:`ENOUGH` times that of a guess: (steps, accuracy reached).
 
     The learning rate doubles after every pass, since batch norm that stands still neither limits a step nor lets a
-    small one show; gradients are clipped. Raises :class:`Problem` when the loss is no longer finite.
+    small one show; gradients are clipped. The batch norm of a live student works on the batch meanwhile. Raises
+    :class:`Problem` when the loss is no longer finite.
     """
     weights = list(student.weights.values())
-    inputs = student.inputs(part)
+    inputs, norms = student.inputs(part), norms_of(student)
     optimiser = torch.optim.SGD(weights, lr=settings.unlearn_lr, momentum=settings.momentum)
     steps, reached = 0, 1.0
     for _ in range(settings.unlearn_epochs):
         total = 0.0
         for x, y in batches:
+            switch(norms, True)
             logits = student.logits(x)
+            switch(norms, False)
             loss = F.cross_entropy(logits, y)
             total += float(loss.detach())
             optimiser.zero_grad()
@@ -66,6 +69,11 @@ def forget(student: Student, batches: Batches, settings: Forgetting, part: Part)
         for group in optimiser.param_groups:
             group["lr"] *= 2
     return steps, reached
+
+
+def norms_of(student: Student) -> list[nn.Module]:
+    """The batch norms that train with ``student``: none of a head, none unless live."""
+    return student.norms if isinstance(student, NetworkStudent) else []
 
 
 @torch.no_grad()

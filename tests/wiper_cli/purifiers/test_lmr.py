@@ -7,7 +7,9 @@ from torch.nn import functional as F
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers import lmr
 from wiper_cli.purifiers.contract import Task
+from wiper_cli.purifiers.forgetting import forget
 from wiper_cli.purifiers.settings_field import LMR
+from wiper_cli.purifiers.training import Batches, NetworkStudent
 from wiper_cli.splits import Clean, Part
 from wiper_cli.verdict import Problem
 
@@ -15,7 +17,7 @@ from wiper_cli.verdict import Problem
 def test_losses_by_hand():
     """Three images of classes 0, 1, 2; the target is 1, so the second counts nowhere."""
     logits = torch.tensor([[2.0, 1.0, 0.0], [5.0, 5.0, 5.0], [1.0, 4.0, 1.2]])
-    parts = lmr.losses(logits, torch.tensor([0, 1, 2]), 1, LMR())
+    parts = lmr.losses(logits, torch.tensor([0, 1, 2]), 1, LMR(suppression_margin=3.0))
     expected = {
         "cross_entropy": F.cross_entropy(logits[[0, 2]], torch.tensor([0, 2])),
         # z_1 - max(z_0, z_2) + 3: 1 - 2 + 3 = 2 and 4 - 1.2 + 3 = 5.8
@@ -84,7 +86,7 @@ def test_finds_the_target_and_cuts_the_unit_that_carries_it(head_only, monkeypat
         "wiper_cli.purifiers.training.head_edit",
         lambda model, weight, bias: edited.update(weight=weight) or edited,
     )
-    result = LMR(share=0.125, unlearn_lr=1e-3).run(Task(classifier, clean))
+    result = LMR(train="head", share=0.125, epochs=10, batch=128).run(Task(classifier, clean))
     assert "points at class 2" in result.notes[0]
     assert torch.equal(edited["weight"][:, 3], torch.zeros(3))
     assert (edited["weight"].abs().sum(0) > 0).sum() == 7
@@ -92,19 +94,19 @@ def test_finds_the_target_and_cuts_the_unit_that_carries_it(head_only, monkeypat
 
 
 def test_largest_share_within_the_budget(classifier, clean):
-    tight = LMR(epochs=3, budget=0.0, flip=False).run(Task(classifier, clean))
-    loose = LMR(epochs=3, budget=0.5, flip=False).run(Task(classifier, clean))
+    tight = LMR(train="head", epochs=3, share=0.0, budget=0.0, flip=False).run(Task(classifier, clean))
+    loose = LMR(train="head", epochs=3, share=0.0, budget=0.5, flip=False).run(Task(classifier, clean))
     assert loose.history[-1].select_accuracy >= 0.5
     assert loose.notes[1].startswith("48 of 96")
     assert int(tight.notes[1].split()[0]) <= 48
 
 
 def test_trains_head_or_all_and_is_deterministic(classifier, clean, rates):
-    head = LMR(epochs=2, share=0.1, flip=False)
+    head = LMR(train="head", epochs=2, flip=False)
     first, second = (head.run(Task(classifier, clean, seed=3)) for _ in range(2))
     assert first.edit == second.edit
     assert set(first.edit.tensors) == {"fc.weight", "fc.bias"}
-    whole = LMR(epochs=2, share=0.1, flip=False, train="all").run(Task(classifier, clean))
+    whole = LMR(epochs=2, flip=False).run(Task(classifier, clean))
     assert len(whole.edit.tensors) == 8
     assert rates(classifier, clean, first.edit)[0] > 0.85
 
@@ -113,3 +115,29 @@ def test_needs_images_to_choose_on(classifier, clean):
     empty = dataclasses.replace(clean, select=Part(clean.fit.images[:0], clean.fit.labels[:0]))
     with pytest.raises(Problem, match="no clean images"):
         LMR().run(Task(classifier, empty))
+
+
+def test_whole_network_weakens_the_backdoor_and_only_the_copy_is_live_unasked(classifier, clean, rates):
+    """The statistics of the file stay as they are unless the user asks, whatever the copy of step 1 did."""
+    _, head_asr = rates(classifier, clean, LMR(train="head", flip=False).run(Task(classifier, clean)).edit)
+    for live in (False, True):
+        result = LMR(flip=False).run(Task(classifier, clean, live=live))
+        assert "points at class 0" in result.notes[0]
+        assert ("norm.running_mean" in result.edit.tensors) == live
+        accuracy, asr = rates(classifier, clean, result.edit)
+        assert accuracy > 0.9
+        assert asr < head_asr
+
+
+def test_a_live_student_forgets_on_the_batch(classifier, clean):
+    for live in (False, True):
+        student = NetworkStudent(classifier, live)
+        norm = student.network.network.norm
+        before = norm.running_mean.clone()
+        settings = LMR(unlearn_epochs=1, unlearn_lr=0.0)
+        batches = Batches(
+            clean.fit.images, clean.fit.labels, 64, student.device, torch.Generator().manual_seed(0)
+        )
+        forget(student, batches, settings, clean.fit)
+        assert torch.equal(norm.running_mean, before) != live
+        assert not norm.training
