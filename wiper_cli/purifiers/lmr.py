@@ -15,7 +15,8 @@ labels y and the margins a = ``suppression_margin``, b = ``retention_margin``:
 
 The digests leave open which weights train and how batch norm works; the implementation trains all of them by
 Adam, live, for a handful of steps. The digests take a = 3, yet their ablation on BadNets leaves 42.77 % ASR at 2
-and 4.84 % at 10: our default is 10, chosen with badnet's ASR in sight (57 % at 3, 4 % at 10, live). Cut is the implementation's tenth of the units, since the digests name no share.
+and 4.84 % at 10: our default is 10, chosen with badnet's ASR in sight (57 % at 3, 4 % at 10, live). Cut is
+the implementation's tenth of the units, since the digests name no share.
 Ours: SGD; every term is a mean over its own images and the third too leaves class c out; the learning rate of 1
 doubles after every pass; the copy of 1 is live wherever the file has statistics, and is of the head alone elsewhere;
 batch norm of what is written is live only if asked for. With ``share`` 0 the most units are cut that keep the
