@@ -92,6 +92,7 @@ class RNP(ChannelPruning):
     """Reconstructive neuron pruning: unlearn the clean task, recover it by masks, prune what masks spare."""
 
     name: ClassVar[str] = "rnp"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "RNP: reconstructive neuron pruning"
     presets: ClassVar[Presets] = {
         "paper": {"unlearn_lr": 0.01, "unlearn_until": 0.2},

@@ -3,10 +3,10 @@ import torch
 from formats import apply_edit
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.masks import MaskStudent, accuracy
-from wiper_cli.purifiers.rnp import unlearn
+from wiper_cli.purifiers.masks import MaskStudent, accuracy, clamp, prune
+from wiper_cli.purifiers.rnp import live, unlearn
 from wiper_cli.purifiers.settings_field import RNP
-from wiper_cli.purifiers.training import Batches
+from wiper_cli.purifiers.training import Batches, switch
 
 
 def batches(clean, seed=0, size=100):
@@ -84,3 +84,65 @@ def test_deterministic_and_within_the_budget(classifier, clean):
     purified = Classifier(apply_edit(classifier.model, first.edit), classifier.mean, classifier.std)
     right = (purified.logits(clean.select.images).argmax(1) == clean.select.labels).float().mean()
     assert float(right) >= before * 0.95 - 1e-6
+
+
+def test_live_unlearning_normalises_by_the_batch_and_learns_statistics(classifier, clean):
+    settings = RNP(unlearn_epochs=1, unlearn_lr=0.5, clip=0.0, weight_decay=0.0, momentum=0.0)
+    after = unlearn(settings, classifier, batches(clean, size=300), live=True)[0].network.network
+    network = classifier.copy().network.network
+    network.requires_grad_(True).norm.train()
+    x, y = clean.fit.images.float() / 255, clean.fit.labels
+    torch.nn.functional.cross_entropy(network((x - 0.5) / 0.25), y).backward()
+    for name, weight in network.named_parameters():
+        expected = (weight + 0.5 * weight.grad).detach()
+        torch.testing.assert_close(after.get_parameter(name).detach(), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(after.norm.running_mean, network.norm.running_mean)
+    assert not torch.equal(after.norm.running_mean, classifier.model.network.norm.running_mean)
+    assert not after.norm.training
+
+
+def test_live_masks_scale_the_norm_and_keep_its_shift(classifier, clean):
+    """Of an unlearned network, whose statistics lag behind its weights."""
+    unlearned = unlearn(RNP(unlearn_lr=1e-2), classifier, batches(clean), live=True)[0]
+    student = MaskStudent(unlearned, clean.fit, "mean")
+    norms = live(student)
+    masks = [torch.linspace(0, 1, 12), torch.ones(24)]
+    x = clean.fit.images[:100].float() / 255
+    switch(norms, True)
+    masked = student.masked(masks, x)
+    network = unlearned.copy().network.network
+    with torch.no_grad():
+        network.norm.train().weight.mul_(masks[0])
+        torch.testing.assert_close(masked.detach(), network((x - 0.5) / 0.25), rtol=1e-4, atol=1e-4)
+
+
+def test_live_recovery_prunes_the_network_as_it_was_found(classifier, clean):
+    """The masks again under batch statistics; the edit leaves the statistics of the file alone."""
+    settings = RNP(epochs=2, lr=0.3, batch=100, flip=False, crop=0, unlearn_lr=1e-2, momentum=0.0, budget=0.9)
+    result = settings.run(Task(classifier, clean, live=True))
+    shuffled = batches(clean)
+    student = MaskStudent(unlearn(settings, classifier, shuffled, live=True)[0], clean.fit, "mean")
+    norms = live(student)
+    for _ in range(2):
+        for x, y in shuffled:
+            switch(norms, True)
+            loss = torch.nn.functional.cross_entropy(student.logits(x), y)
+            with torch.no_grad():
+                for mask, slope in zip(student.masks, torch.autograd.grad(loss, student.masks), strict=True):
+                    mask -= 0.3 * slope
+            clamp(student.masks)
+    whole = MaskStudent(classifier, clean.fit, "mean")
+    expected = whole.pruned(prune(whole, student.masks, clean.select, 0.9)[0])
+    assert expected.tensors
+    assert result.edit == expected
+    assert "norm.running_mean" not in result.edit.tensors
+
+
+def test_live_unlearning_stops_after_a_whole_epoch(classifier, clean):
+    """Frozen, one batch at the bound is enough; live, as published, its epoch is finished."""
+    settings = RNP(unlearn_lr=1e-3, unlearn_until=0.5)
+    parts = batches(clean, size=23)
+    frozen, whole = (unlearn(settings, classifier, parts, live=live)[1] for live in (False, True))
+    assert len(parts) == 13
+    assert int(frozen.split()[2]) % 13 != 0
+    assert int(whole.split()[2]) % 13 == 0
