@@ -94,7 +94,7 @@ def test_inversion_by_hand():
     hz = torch.tensor([[3.0, 4.0], [2.0, 1.0]])
     # errors: benign (0, 1), rest (3, 0), each a mean over 4 elements, over the mean square 12 / 4 of h
     loss = bti_dbf.inversion(mask, h, hz, torch.tensor(0.01), 0.02)
-    torch.testing.assert_close(loss, torch.tensor((0.1 * 1 - 9) / 12))
+    torch.testing.assert_close(loss, torch.tensor((0.01 * 1 - 9) / 12))
     torch.testing.assert_close(bti_dbf.inversion(mask, h, hz, torch.tensor(0.03), 0.02), torch.tensor(0.03))
 
 
