@@ -10,6 +10,9 @@ live or folded. ``ablation`` says what stands for a removed channel:
 
 Noise (d, e) on scale and shift: weight times (m + d), and y becomes (m + d)(y - mu) + (1 + e) mu, or for "zero"
 weight times (m + d) and bias times (m + e). Where a convolution has no bias, "mean" is "zero".
+
+A search may run with batch norm live, on a copy that is thrown away: in training mode the mean of y over a batch is
+the shift beta, so that is mu there. What is pruned is the network as it was found.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from formats import Edit, edit_of
 from wiper_cli.classifier import Classifier
 from wiper_cli.layers import bake, ones, require_convolutions, scaled, substituted, taps
-from wiper_cli.purifiers.training import precision
+from wiper_cli.purifiers.training import live_norms, precision
 from wiper_cli.splits import Part
 from wiper_cli.verdict import Problem
 
@@ -35,9 +38,14 @@ Noise = tuple[Sequence[Tensor], Sequence[Tensor]]
 
 
 class MaskStudent:
-    """A copy of a network of which only masks are trained; ``weights``: masks float32 [C] by name of kernel."""
+    """A copy of a network of which only masks are trained; ``weights``: masks float32 [C] by name of kernel.
 
-    def __init__(self, classifier: Classifier, part: Part, ablation: str) -> None:
+    ``live``: the copy is to be searched with its batch norms, ``norms``, in training mode, into which
+    :func:`wiper_cli.purifiers.training.switch` puts them. Raises :class:`Problem` where the file does not allow it,
+    or has no convolutions.
+    """
+
+    def __init__(self, classifier: Classifier, part: Part, ablation: str, live: bool = False) -> None:
         self.classifier = classifier.copy()
         self.device = classifier.device
         example = self.classifier.as_float(part.images[:1]) if len(part) else None
@@ -45,6 +53,7 @@ class MaskStudent:
         self.masks = [mask.requires_grad_(True) for mask in ones(self.classifier, self.layers)]
         self.weights = {layer.weight: mask for layer, mask in zip(self.layers, self.masks, strict=True)}
         self.means = self._means(part) if ablation == "mean" else None
+        self.norms = self._live() if live else []
 
     def inputs(self, part: Part) -> Tensor:
         return part.images
@@ -86,6 +95,18 @@ class MaskStudent:
         with torch.no_grad():
             bake(copy, self.values(masks))
         return edit_of(copy.model, copy.network.network)
+
+    def _live(self) -> list[nn.Module]:
+        """The batch norms; means that are shifts of one are so from now on."""
+        assert self.classifier.network is not None
+        model, network = self.classifier.model, self.classifier.network.network
+        if self.means is not None:
+            named = model.named(network)
+            self.means = [
+                mean if layer.norm is None or layer.norm.bias is None else named[layer.norm.bias].detach()
+                for layer, mean in zip(self.layers, self.means, strict=True)
+            ]
+        return live_norms(model, network)
 
     def _means(self, part: Part) -> list[Tensor]:
         sums = [torch.zeros_like(mask) for mask in self.masks]

@@ -27,14 +27,14 @@ Needs labels. Cost for each image and epoch: 1 forward and 1 backward pass.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.masks import MaskStudent, clamp, prune
 from wiper_cli.purifiers.settings_field import RNP
-from wiper_cli.purifiers.training import Batches, NetworkStudent, live_norms, switch, train
+from wiper_cli.purifiers.training import Batches, NetworkStudent, switch, train
 
 
 def purify(settings: RNP, task: Task) -> Purified:
@@ -52,14 +52,13 @@ def purify(settings: RNP, task: Task) -> Purified:
         crop=settings.crop,
     )
     unlearned, sentence = unlearn(settings, task.classifier, batches, task.live)
-    student = MaskStudent(unlearned, clean.fit, settings.ablation)
-    norms = live(student) if task.live else []
+    student = MaskStudent(unlearned, clean.fit, settings.ablation, task.live)
     optimiser = torch.optim.SGD(student.masks, lr=settings.lr, momentum=settings.momentum)
 
     def step(_: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        switch(norms, True)
+        switch(student.norms, True)
         loss = F.cross_entropy(student.logits(x), y)
-        switch(norms, False)
+        switch(student.norms, False)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -69,21 +68,6 @@ def purify(settings: RNP, task: Task) -> Purified:
     history = train(student, batches, settings.epochs, step, clean.select, task.progress)
     masks, note = prune(whole, student.masks, clean.select, settings.budget)
     return Purified(whole.pruned(masks), history, (sentence, note))
-
-
-def live(student: MaskStudent) -> list[nn.Module]:
-    """Batch norms of ``student``. In training mode the mean of ``norm(conv(x))`` over a batch is the shift beta, so
-    that is what stands for a removed channel from now on."""
-    assert student.classifier.network is not None
-    network = student.classifier.network.network
-    norms = live_norms(student.classifier.model, network)
-    if student.means is not None:
-        named = student.classifier.model.named(network)
-        student.means = [
-            mean if layer.norm is None or layer.norm.bias is None else named[layer.norm.bias].detach()
-            for layer, mean in zip(student.layers, student.means, strict=True)
-        ]
-    return norms
 
 
 def unlearn(

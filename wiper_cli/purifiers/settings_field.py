@@ -71,6 +71,7 @@ class ANP(ChannelPruning):
     """Adversarial neuron pruning: channels that noise on channels turns against the loss."""
 
     name: ClassVar[str] = "anp"
+    trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "ANP: adversarial neuron pruning"
     presets: ClassVar[Presets] = {
         "paper": {"steps": 2000, "lr": 0.2, "noise": 0.4},

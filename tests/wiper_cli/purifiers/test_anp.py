@@ -9,8 +9,9 @@ from formats import apply_edit
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.anp import adversary
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.masks import MaskStudent
+from wiper_cli.purifiers.masks import MaskStudent, clamp, prune
 from wiper_cli.purifiers.settings_field import ANP
+from wiper_cli.purifiers.training import Batches, switch
 
 
 class Linear(nn.Module):
@@ -91,3 +92,56 @@ def test_deterministic(classifier, clean):
     assert first.edit == second.edit
     assert first.history[-1].loss == second.history[-1].loss
     assert first.history[-1].loss != other.history[-1].loss
+
+
+def search(classifier, clean, settings, live):
+    """The masks of a search, step by step, from the parts that other tests check; seed 0."""
+    student = MaskStudent(classifier, clean.fit, settings.ablation, live)
+    generator = torch.Generator().manual_seed(0)
+    batches = Batches(clean.fit.images, clean.fit.labels, settings.batch, student.device, generator)
+    for _ in range(settings.steps // len(batches)):
+        for x, y in batches:
+            switch(student.norms, True)
+            noise = adversary(student, x, y, settings.noise, settings.inner_steps, generator)
+            loss = 0.2 * F.cross_entropy(student.logits(x), y)
+            loss = loss + 0.8 * F.cross_entropy(student.masked(student.masks, x, noise), y)
+            with torch.no_grad():
+                for mask, slope in zip(student.masks, torch.autograd.grad(loss, student.masks), strict=True):
+                    mask -= settings.lr * slope
+            clamp(student.masks)
+    return student.masks
+
+
+def test_live_searches_on_the_batches_and_prunes_the_network_as_it_was_found(classifier, clean):
+    """The frozen search, and one with norms in training mode, end at other masks; either prunes one network."""
+    settings = ANP(steps=9, lr=0.5, batch=100, flip=False, crop=0, momentum=0.0, noise=0.4, budget=0.5)
+    statistics = classifier.model.network.norm.running_mean.clone()
+    whole = MaskStudent(classifier, clean.fit, "mean")
+    edits = []
+    for live in (True, False):
+        found = search(classifier, clean, settings, live)
+        expected = whole.pruned(prune(whole, found, clean.select, settings.budget)[0])
+        assert expected.tensors
+        edits.append(settings.run(Task(classifier, clean, live=live)).edit)
+        assert edits[-1] == expected
+        assert not {"norm.running_mean", "norm.running_var"} & set(expected.tensors)
+    assert edits[0] != edits[1]
+    assert torch.equal(classifier.model.network.norm.running_mean, statistics)
+
+
+def test_live_noise_is_sought_on_the_batch(classifier, clean):
+    """Every forward pass of the search, inner and outer, has the norm in training mode; choosing has it not."""
+    modes = []
+    forward = nn.BatchNorm2d.forward
+
+    def watched(self, x):
+        modes.append((torch.is_grad_enabled(), len(x), self.training))
+        return forward(self, x)
+
+    settings = ANP(steps=3, batch=100, flip=False, crop=0, inner_steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.BatchNorm2d, "forward", watched)
+        settings.run(Task(classifier, clean, live=True))
+    searching = [training for gradients, size, training in modes if gradients and size == 100]
+    assert len(searching) >= 3 * 4
+    assert sum(training for *_, training in modes) == 3 * 4

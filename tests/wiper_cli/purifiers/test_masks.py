@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from formats import apply_edit
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.masks import MaskStudent, accuracy, clamp, prune
+from wiper_cli.purifiers.training import switch
+from wiper_cli.verdict import Problem
 
 
 def edited(classifier, edit):
@@ -64,6 +66,35 @@ def test_noise_on_a_live_norm_is_the_originals(classifier, network, clean, soft)
     values = student.values(soft, noise)
     torch.testing.assert_close(values["norm.weight"], network.norm.weight * (soft[0] + 0.3))
     torch.testing.assert_close(values["norm.bias"], network.norm.bias * 0.8)
+
+
+def test_live_masks_scale_the_norm_and_keep_its_shift(opened, network, clean, soft):
+    """In training mode, of a network whose statistics lag behind its weights."""
+    with torch.no_grad():
+        network.conv1.weight.mul_(1.7)
+        network.norm.running_mean.add_(0.3)
+    classifier = Classifier(opened(network), (0.5,), (0.25,))
+    student = MaskStudent(classifier, clean.fit, "mean", live=True)
+    masks = [soft[0], torch.ones(24)]
+    noise = ([0.3 * torch.ones(12), torch.zeros(24)], [-0.2 * torch.ones(12), torch.zeros(24)])
+    x = clean.fit.images[:100].float() / 255
+    switch(student.norms, True)
+    masked, noisy = student.masked(masks, x).detach(), student.masked(masks, x, noise).detach()
+    found = network.norm.running_mean.clone()
+    for logits, factor, shift in ((masked, soft[0], 1.0), (noisy, soft[0] + 0.3, 0.8)):
+        other = copy.deepcopy(network)
+        with torch.no_grad():
+            other.norm.train().weight.mul_(factor)
+            other.norm.bias.mul_(shift)
+            torch.testing.assert_close(logits, other((x - 0.5) / 0.25), rtol=1e-4, atol=1e-4)
+    assert torch.equal(network.norm.running_mean, found)
+
+
+def test_live_needs_statistics(opened, clean):
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 10))
+    classifier = Classifier(opened(network, ("3.weight", "3.bias")), (0.5,), (0.25,))
+    with pytest.raises(Problem, match="stored with its statistics"):
+        MaskStudent(classifier, clean.fit, "mean", live=True)
 
 
 def test_without_a_bias_a_removed_channel_is_zero(opened, clean):

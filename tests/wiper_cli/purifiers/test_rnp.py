@@ -4,7 +4,7 @@ from formats import apply_edit
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.masks import MaskStudent, accuracy, clamp, prune
-from wiper_cli.purifiers.rnp import live, unlearn
+from wiper_cli.purifiers.rnp import unlearn
 from wiper_cli.purifiers.settings_field import RNP
 from wiper_cli.purifiers.training import Batches, switch
 
@@ -101,31 +101,15 @@ def test_live_unlearning_normalises_by_the_batch_and_learns_statistics(classifie
     assert not after.norm.training
 
 
-def test_live_masks_scale_the_norm_and_keep_its_shift(classifier, clean):
-    """Of an unlearned network, whose statistics lag behind its weights."""
-    unlearned = unlearn(RNP(unlearn_lr=1e-2), classifier, batches(clean), live=True)[0]
-    student = MaskStudent(unlearned, clean.fit, "mean")
-    norms = live(student)
-    masks = [torch.linspace(0, 1, 12), torch.ones(24)]
-    x = clean.fit.images[:100].float() / 255
-    switch(norms, True)
-    masked = student.masked(masks, x)
-    network = unlearned.copy().network.network
-    with torch.no_grad():
-        network.norm.train().weight.mul_(masks[0])
-        torch.testing.assert_close(masked.detach(), network((x - 0.5) / 0.25), rtol=1e-4, atol=1e-4)
-
-
 def test_live_recovery_prunes_the_network_as_it_was_found(classifier, clean):
     """The masks again under batch statistics; the edit leaves the statistics of the file alone."""
     settings = RNP(epochs=2, lr=0.3, batch=100, flip=False, crop=0, unlearn_lr=1e-2, momentum=0.0, budget=0.9)
     result = settings.run(Task(classifier, clean, live=True))
     shuffled = batches(clean)
-    student = MaskStudent(unlearn(settings, classifier, shuffled, live=True)[0], clean.fit, "mean")
-    norms = live(student)
+    student = MaskStudent(unlearn(settings, classifier, shuffled, live=True)[0], clean.fit, "mean", live=True)
     for _ in range(2):
         for x, y in shuffled:
-            switch(norms, True)
+            switch(student.norms, True)
             loss = torch.nn.functional.cross_entropy(student.logits(x), y)
             with torch.no_grad():
                 for mask, slope in zip(student.masks, torch.autograd.grad(loss, student.masks), strict=True):
