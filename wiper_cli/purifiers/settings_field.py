@@ -276,7 +276,6 @@ class LMR(Sgd):
         "unlearning",
         "What names the target class: unlearning, or the scan's first suspect where there is one.",
     )
-    epochs: int = option(6, "Passes over the clean images that recover accuracy.", 1)
     batch: int = option(64, "Images per step.", 1)
     unlearn_epochs: int = option(20, "Passes over the clean images while unlearning, at most.", 1)
     unlearn_lr: float = option(1e-3, "Learning rate of SGD while unlearning; doubled after every pass.", 0)
