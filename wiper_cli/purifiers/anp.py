@@ -20,6 +20,12 @@ On the bundled digits, with batch norm frozen, noise of 0.4 at a learning rate o
 of guessing, hence milder defaults: on BadNet of the zoo's tiny suite noise of 0.2, 0.1 and 0.05 was tried with the
 attack's success in view, 0.03 on Blend and WaNet too; ``budget`` is there about 3 points.
 
+Measured on tiny with 1500 clean images, ``field`` live with 400 of its 2000 steps, accuracy and ASR in percent (1000
+test images, one seed): BadNet from 74.6 and 98.9 to 66.8 and 3.3, Blend from 76.8 and 99.2 to 67.6 and 3.7, WaNet
+from 74.0 and 95.2 to 61.6 and 0.5, since ``budget`` is used up; the same masks with a budget of 0.04 gave 72.7 and
+13.4, 73.1 and 42.5, 67.7 and 0.9, the frozen defaults 70.9 and 55.8, 75.0 and 88.2, 71.7 and 0.5. Frozen, ``field``
+with 400 steps changed nothing on any of the three.
+
 Needs labels. Cost for each image of a step: 2 + inner steps forward and backward passes.
 """
 
