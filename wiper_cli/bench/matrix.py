@@ -38,7 +38,7 @@ SCALES: Mapping[str, Scale] = {
         {
             "anp": {"steps": 400},
             "ban": {"epochs": 10},
-            "bti-dbf": {"rounds": 2, "epochs": 5, "generator_epochs": 6},
+            "bti-dbf": {"rounds": 2, "epochs": 4, "generator_epochs": 12},
             "fine-pruning": {"epochs": 50},
             "fine-tuning": {"epochs": 50},
             "ft-sam": {"epochs": 25},
