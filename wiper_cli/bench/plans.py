@@ -212,6 +212,10 @@ ABLATIONS = (
                 ("wiper", "strong"),
                 ("ft-sam", DEFAULT),
                 ("fst", DEFAULT),
+                ("anp", DEFAULT),
+                ("anp", "field"),
+                ("rnp", "paper"),
+                ("lmr", DEFAULT),
             )
             for words, live in (("frozen", False), ("live", True))
         ),

@@ -12,8 +12,8 @@ tiny's BadNet masks recovered 54 % of 73 % from a stop at 0.2 at a rate of 0.01,
 two defaults. Gradients are clipped after they are computed (public code clips those it has just cleared, so never),
 the rate of (1) is constant (public code divides it by 10 after 10 epochs), and unlearning stops as the original does,
 after an epoch, only if live: frozen, also at the first single batch that meets its bound. The original's factor 0.2 on
-the loss of (2) is part of ``lr`` here. The threshold is the largest that keeps the accuracy on the select part; the
-original leaves it to the user.
+the loss of (2) is part of ``lr`` here. The threshold rises for as long as the accuracy on the select part
+keeps to the budget; the original leaves it to the user.
 
 Measured on tiny with 500 clean images, masks of the original's own recipe, live: those at 0, its smallest threshold,
 take the ASR of BadNet from 98.9 to 2.0 % (another seed: 10.6), of BA from 99.2 to 0.0, of SIG with changed labels
