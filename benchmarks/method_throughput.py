@@ -68,7 +68,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "ban": {"epochs": 1, "noise": 0.02},
     "tsbd": {"epochs": 1, "share": 0.15, "min_steps": 1, "unlearn_epochs": 1, "unlearn_until": 0.0},
     "unit": {"steps": 10, "epochs": 1, "inner_steps": 1},
-    "lmr": {"epochs": 10, "unlearn_epochs": 5, "unlearn_until": 0.0, "share": 0.1},
+    "lmr": {"epochs": 1, "unlearn_epochs": 1, "unlearn_until": 0.0},
 }
 TRIGGERED = 16
 REQUIRED = 0.9

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.plain.channels import feature_mask
-from benchmarks.plain.shared import Net, Settings, accuracy, batches, divergence, features, second
+from benchmarks.plain.shared import Net, Settings, accuracy, batches, divergence, second
 from wiper_cli.purifiers.pool import Perturbations, assemble
 from wiper_cli.splits import Clean
 
@@ -156,25 +156,42 @@ def relative(difference: Tensor, h: Tensor) -> Tensor:
 
 
 def bti_dbf(net: Net, clean: Clean, s: Settings) -> None:
+    """Features before average pooling; batch norm in training mode where they are for the mask."""
     unet = UNet(3, s.generator_width)
     optimiser = torch.optim.Adam(net.parameters(), lr=s.lr)
+    seen: list[Tensor] = []
+    last = "network.layer4.0"
+    net.get_submodule(last).register_forward_hook(lambda m, a, y: seen.__setitem__(slice(None), [y]))
+
+    def look(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = net(x)
+        return seen[0].flatten(2), logits
+
+    def pooled(h: Tensor) -> Tensor:
+        return net.head(h.mean(2))
+
     target = None
     for _ in range(s.rounds):
-        h, _ = features(net, clean.fit)
-        mask = feature_mask(h, clean.fit.labels, net.head, s.mask_epochs, s.mask_lr)
+        copied, found = copy.deepcopy(net).train(), list[Tensor]()
+        copied.get_submodule(last).register_forward_hook(
+            lambda m, a, y, found=found: found.append(y.flatten(2))
+        )
+        with torch.no_grad():
+            for images in clean.fit.images.split(128):
+                copied(images.float() / 255)
+        mask = feature_mask(torch.cat(found), clean.fit.labels, pooled, s.mask_epochs, s.mask_lr)
         inverter = torch.optim.Adam(unet.parameters(), lr=s.generator_lr)
         net.requires_grad_(False)
         counts = torch.zeros(net.head.out_features)
         for epoch in range(s.generator_epochs):
             for x, y in batches(clean.fit, s):
                 with torch.no_grad():
-                    net(x)
-                    h = net.h
+                    h, _ = look(x)
                 z = unet(x)
-                logits = net(z)
+                hz, logits = look(z)
                 change = (z - x).square().mean()
-                benign, rest = relative(mask * (net.h - h), h), relative((1 - mask) * (net.h - h), h)
-                loss = change if change > s.image_bound else 0.1 * benign - rest
+                benign, rest = relative(mask * (hz - h), h), relative((1 - mask) * (hz - h), h)
+                loss = change if change > s.image_bound else 0.01 * benign - rest
                 if target is not None:
                     loss = loss + F.cross_entropy(logits, torch.full_like(y, target))
                 inverter.zero_grad()
@@ -190,8 +207,8 @@ def bti_dbf(net: Net, clean: Clean, s: Settings) -> None:
                 count = math.ceil(s.stamped * len(x))
                 with torch.no_grad():
                     z = torch.cat([unet(x[:count]), x[count:]])
-                logits = net(torch.cat([x, z]))
-                h, hz = net.h.chunk(2)
+                both, logits = look(torch.cat([x, z]))
+                h, hz = both.chunk(2)
                 optimiser.zero_grad()
                 torch.autograd.backward(F.cross_entropy(logits[len(x) :], y) + relative(h - hz, h.detach()))
                 optimiser.step()

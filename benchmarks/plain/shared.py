@@ -105,11 +105,13 @@ def sgd(
         accuracy(net, clean.select)
 
 
-def forget(net: nn.Module, clean: Clean, s: Settings, until: Part) -> None:
-    """Cross-entropy maximised, the rate doubled after every epoch, until ``until`` is answered wrongly enough."""
+def forget(net: nn.Module, clean: Clean, s: Settings, until: Part, live: bool = False) -> None:
+    """Cross-entropy maximised, the rate doubled after every epoch, until ``until`` is answered wrongly enough.
+    ``live``: batch norm in training mode meanwhile."""
     optimiser = torch.optim.SGD(net.parameters(), lr=s.unlearn_lr, momentum=s.momentum)
     for _ in range(s.unlearn_epochs):
         total = 0.0
+        net.train(live)
         for x, y in batches(clean.fit, s):
             loss = F.cross_entropy(net(x), y)
             total += loss.item()
@@ -117,6 +119,7 @@ def forget(net: nn.Module, clean: Clean, s: Settings, until: Part) -> None:
             torch.autograd.backward(-loss)
             nn.utils.clip_grad_norm_(net.parameters(), s.clip)
             optimiser.step()
+        net.eval()
         if accuracy(net, until) <= s.unlearn_until:
             break
         optimiser.param_groups[0]["lr"] *= 2

@@ -216,34 +216,17 @@ def tsbd(net: Net, clean: Clean, s: Settings) -> None:
 
 
 def lmr(net: Net, clean: Clean, s: Settings) -> None:
-    """On features that are computed once, as ours; a head of its own for each stage."""
-    h, _ = features(net, clean.fit)
-    h_select, _ = features(net, clean.select)
-    fit, select = clean.fit.labels, clean.select.labels
+    """A copy unlearns with batch norm in training mode; then the network itself, batch norm frozen."""
+    copied = copy.deepcopy(net)
+    forget(copied, clean, s, clean.fit, live=True)
+    target = int(features(copied, clean.fit)[1].log_softmax(1).mean(0).argmax())
 
-    def pairs() -> list[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(h))
-        return [(h[rows], fit[rows]) for rows in order.split(s.batch) if len(rows) == s.batch]
-
-    unlearned = copy.deepcopy(net.head)
-    optimiser = torch.optim.SGD(unlearned.parameters(), lr=s.unlearn_lr, momentum=s.momentum)
-    for _ in range(s.unlearn_epochs):
-        for x, y in pairs():
-            optimiser.zero_grad()
-            torch.autograd.backward(-F.cross_entropy(unlearned(x), y))
-            nn.utils.clip_grad_norm_(unlearned.parameters(), s.clip)
-            optimiser.step()
-        if float((unlearned(h).argmax(1) == fit).float().mean()) <= s.unlearn_until:
-            break
-        optimiser.param_groups[0]["lr"] *= 2
-    target = int(unlearned(h).log_softmax(1).mean(0).argmax())
-
-    head = copy.deepcopy(net.head)
-    optimiser = torch.optim.SGD(head.parameters(), lr=s.lr, momentum=s.momentum)
+    before = net.head.weight.detach().clone()
+    optimiser = torch.optim.SGD(net.parameters(), lr=s.lr, momentum=s.momentum)
     for _ in range(s.unlearn_epochs):
         hits = seen = 0
-        for x, y in pairs():
-            logits = head(x)
+        for x, y in batches(clean.fit, s):
+            logits = net(x)
             own = y == target
             hits += int((logits.argmax(1) == y)[own].sum())
             seen += int(own.sum())
@@ -256,27 +239,18 @@ def lmr(net: Net, clean: Clean, s: Settings) -> None:
             loss = F.cross_entropy(z, labels) + s.suppression * rise.relu().mean()
             optimiser.zero_grad()
             torch.autograd.backward(loss + s.retention * lack.relu().mean())
-            nn.utils.clip_grad_norm_(head.parameters(), s.clip)
+            nn.utils.clip_grad_norm_(net.parameters(), s.clip)
             optimiser.step()
-        if hits / max(1, seen) <= 1 / head.out_features:
+        if hits / max(1, seen) <= 1 / net.head.out_features:
             break
-    keep = 1 - lowest(-(head.weight - net.head.weight)[target].detach().abs(), s.share)
-    optimiser = torch.optim.SGD(head.parameters(), lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, s.epochs * len(pairs()))
-    with torch.no_grad():
-        head.weight.mul_(keep)
-    for _ in range(s.epochs):
-        for x, y in pairs():
-            optimiser.zero_grad()
-            torch.autograd.backward(F.cross_entropy(head(x), y))
-            nn.utils.clip_grad_norm_(head.parameters(), s.clip)
-            optimiser.step()
-            schedule.step()
-            with torch.no_grad():
-                head.weight.mul_(keep)
-        with torch.no_grad():
-            (head(h_select).argmax(1) == select).float().mean().item()
-    net.head.load_state_dict(head.state_dict())
+    keep = 1 - lowest(-(net.head.weight - before)[target].detach().abs(), s.share)
+
+    @torch.no_grad()
+    def cut() -> None:
+        net.head.weight.mul_(keep)
+
+    cut()
+    sgd(net, clean, s, lambda x, y: F.cross_entropy(net(x), y), cut)
 
 
 def ai_lancet(net: Net, clean: Clean, s: Settings, triggered: Part) -> None:
