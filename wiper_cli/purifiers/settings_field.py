@@ -119,14 +119,15 @@ class SAU(Unaugmented):
     name: ClassVar[str] = "sau"
     title: ClassVar[str] = "SAU: shared adversarial unlearning"
     presets: ClassVar[Presets] = {
-        "paper": {"epochs": 100, "batch": 256, "lr": 1e-4, "inner_steps": 5},
-        "field": {"epochs": 100, "batch": 256, "lr": 1e-4, "inner_steps": 5},
+        "paper": {"epochs": 100, "batch": 256, "lr": 1e-4, "schedule": "constant", "inner_steps": 5},
+        "field": {"epochs": 100, "batch": 256, "lr": 1e-4, "schedule": "constant", "inner_steps": 5},
     }
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(4, "Passes over the clean images.", 1)
     batch: int = option(64, "Images per step.", 1)
-    lr: float = option(1e-4, "Initial learning rate of Adam; it falls as a cosine.", 0)
+    lr: float = option(1e-3, "Initial learning rate of Adam.", 0)
+    schedule: Literal["cosine", "constant"] = option("cosine", "Learning rate: cosine falls to 0.")
     reach: float = option(0.2, "Largest change of a pixel by the adversary, on images in 0..1.", 0, 1)
     inner_steps: int = option(3, "Sign steps of the inner adversary.", 1)
     untargeted: float = option(0.01, "Weight of errors of either network in the adversary's aim.", 0)
