@@ -20,9 +20,9 @@ default, moved the weights too little.
 Measured on the zoo's tiny specimens (1500 clean images; accuracy and ASR in percent, one seed, at 1e-4 and now):
 badnet, 73.5 and 99.0 before, 70.9 and 44.9, now 71.4 and 3.5; blend, 74.6 and 99.1, 71.5 and 0.2, now 71.8 and 0.5;
 wanet, 70.9 and 96.3, 71.1 and 69.6, now 69.8 and 38.1; sinusoid, 72.3 and 89.6, 70.7 and 72.3, now 70.9 and 13.6.
-On badnet 930 steps at a constant 1e-4 left 71.2 and 20.7, 10 epochs of ours 70.0 and 3.2, a constant 5e-4 with
-AMSGrad 69.8 and 6.7. These were looked at when the rate was chosen. A preset cut to fewer epochs needs a higher rate:
-10 epochs of ``field`` at 1e-4, falling, left badnet 69.4 and 58.3, at 1e-3 70.2 and 2.3.
+On badnet 930 steps at a constant 1e-4 left 71.2 and 20.7, 10 epochs of ours 70.0 and 3.2 (on wanet 68.5 and 43.8),
+a constant 5e-4 with AMSGrad 69.8 and 6.7. These were looked at when the rate was chosen. A preset cut to fewer epochs
+needs a higher rate: 10 epochs of ``field`` left badnet 69.4 and 58.3 at 1e-4, falling, but 69.2 and 2.2 at 1e-3.
 
 Needs labels. Cost for each image and epoch: with k inner steps, 2k + 4 forward and 2k + 2 backward
 passes, less where all images are shared before.
