@@ -12,11 +12,19 @@ with a the current answer to x and o the largest class of x' other than y.
 
 Departs: a file cannot take a new layer, so A is merged into the kernel, K'[o,i] = sum_m K[o,m] A[m,i] at every
 place of the kernel: exactly the 1x1 convolution without bias in front of it. The batch norm of the original's layer
-is left out: its scale is part of A, its shift cannot cross the zero padding of the convolution. With it goes the
-warm-up, which set its statistics. Lacks: convolutions in groups. Defaults: rate and radius of
-the original, shorter; of seven settings tried on BadNet of the zoo's tiny suite, three of them on Blend and WaNet,
-the one that costs at most 3 points on the select part of all. Needs labels. Cost for each image and epoch: with k
-inner steps, k + 3 forward and k + 2 backward passes.
+is left out: its shift cannot cross the zero padding of the convolution. What it does to training is kept: dividing a
+channel by its deviation s makes a step of rate r move the whole map by r / s^2. Where s^2 is about 0.1, as in the
+zoo's tiny suite, 0.01 in front of batch norm is 0.1 here, and so the weight decay a tenth. The warm-up, which set its
+statistics, goes. The rate falls as a cosine: constant, accuracy swings by points from epoch to epoch. Lacks:
+convolutions in groups.
+
+Measured on BadNet, Blend and WaNet of the zoo's tiny suite, ASR left and points of accuracy lost on test images: 3.5 %
+and 3.4, 5.5 % and 1.4, 16.5 % and 2.7. At rate 0.01 without batch norm 78 % of BadNet are left after 16 epochs, with
+the layer's batch norm 31 %. The rate follows from s^2, but ASR was looked at; batch, radius and weights are the
+original's, epochs fewer. On the select part BadNet loses 6 points; half the weight of the adversary would lose 3.6
+there and leave 20 % ASR.
+
+Needs labels. Cost for each image and epoch: with k inner steps, k + 3 forward and k + 2 backward passes.
 """
 
 from __future__ import annotations
@@ -32,7 +40,7 @@ from wiper_cli.classifier import Classifier
 from wiper_cli.layers import Layer, bake, convolutions, substituted
 from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.settings_field import NPD
-from wiper_cli.purifiers.training import Batches, precision, train
+from wiper_cli.purifiers.training import Batches, cosine, precision, train
 from wiper_cli.splits import Part
 from wiper_cli.verdict import ExitCode, Problem
 
@@ -93,7 +101,10 @@ def purify(settings: NPD, task: Task) -> Purified:
         weight_decay=settings.weight_decay,
     )
 
-    def step(_: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    schedule = cosine(settings.epochs * len(batches))
+
+    def step(i: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        optimiser.param_groups[0]["lr"] = settings.lr * schedule(i)
         with torch.no_grad():
             now = polarizer.logits(x)
         answer, target = now.argmax(1), second(now, y)

@@ -147,11 +147,11 @@ class NPD(Unaugmented):
     }
     needs: ClassVar[frozenset[str]] = BODY
 
-    epochs: int = option(6, "Passes over the clean images.", 1)
-    batch: int = option(64, "Images per step.", 1)
-    lr: float = option(0.01, "Constant learning rate of SGD.", 0)
+    epochs: int = option(15, "Passes over the clean images.", 1)
+    batch: int = option(128, "Images per step.", 1)
+    lr: float = option(0.1, "Initial learning rate of SGD.", 0)
     momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
-    weight_decay: float = option(5e-4, "Weight decay of SGD.", 0)
+    weight_decay: float = option(5e-5, "Weight decay of SGD.", 0)
     place: int = option(2, "The map stands before this convolution, counted from the last.", 1)
     radius: float = option(3.0, "Largest l2 norm of the adversary, on images in 0..1.", 0)
     inner_steps: int = option(2, "Sign steps of the inner adversary.", 1)
