@@ -232,12 +232,13 @@ def _unknown(entry: Entry) -> str:
 
 
 def _cut(entry: Entry, scale: str) -> list[str]:
-    caps = scale_of(scale).caps
+    own = scale_of(scale)
     return [
         f"{cell.name} ({cell.preset}) {key} {value}"
         for cell in entry.cells[:1]
         for key, value in cell.settings
-        if caps.get(cell.name, {}).get(key) == value and key not in entry.treatment.settings
+        if {**own.caps.get(cell.name, {}), **own.instead.get(cell.name, {})}.get(key) == value
+        and key not in entry.treatment.settings
     ]
 
 

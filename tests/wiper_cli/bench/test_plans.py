@@ -1,6 +1,6 @@
 import pytest
 
-from wiper_cli.bench.cells import Cell
+from wiper_cli.bench.cells import DEFAULT, Cell
 from wiper_cli.bench.matrix import SCALES, Attack, Treatment, cells_of, cuts, entries, printed, scale_of
 from wiper_cli.bench.plans import ALIASES, RIVALS, SIX, TABLES, TEN, find
 from wiper_cli.purifiers import METHODS
@@ -116,6 +116,14 @@ def test_what_exceeds_a_scale_is_cut():
     assert cuts(cell, scale) == {}
     assert Treatment("", "fine-tuning", "paper").cell("s", 1, scale).settings == ()
     assert cuts(Cell("s", "no-method"), SCALES["tiny"]) == {}
+
+
+def test_what_is_cut_may_go_faster():
+    scale = SCALES["tiny"]
+    cut = Treatment("", "sau", "field").cell("s", 1, scale).purifier()
+    assert (cut.epochs, cut.lr) == (10, 1e-3)
+    assert Treatment("", "sau", DEFAULT).cell("s", 1, scale).settings == ()
+    assert Treatment("", "sau", "field").cell("s", 1, SCALES["field"]).settings == ()
 
 
 def test_seeds_make_cells_of_their_own():
