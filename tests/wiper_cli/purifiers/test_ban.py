@@ -89,3 +89,33 @@ def test_hardens_against_noise_and_is_deterministic(classifier, clean, rates):
     assert losses[-1] < losses[0]
     assert "was borne" in first.notes[0]
     assert "called class" in first.notes[1]
+
+
+def test_noise_stands_on_the_statistics_of_the_batch_which_are_not_learned(classifier, clean, monkeypatch):
+    """Fails where noise is put on frozen batch norm, or where its passes change what the file has."""
+    modes, under = set(), ban.under
+
+    def seen(copy, layers, noise, inputs):
+        modes.add(copy.network.network.norm.training)
+        return under(copy, layers, noise, inputs)
+
+    monkeypatch.setattr(ban, "under", seen)
+    settings = BAN(epochs=1, flip=False, noise=0.3, mask_epochs=1)
+    frozen = settings.run(Task(classifier, clean, seed=0))
+    assert modes == {True, False}  # False: what the network as found bears
+    assert not [name for name in frozen.edit.tensors if "running" in name]
+    assert "trained under 0.3" in frozen.notes[0]
+    live = settings.run(Task(classifier, clean, seed=0, live=True))
+    assert [name for name in live.edit.tensors if "running" in name]
+
+
+def test_noise_on_the_batch_leaves_norms_as_they_were():
+    norm = nn.BatchNorm2d(2).eval()
+    x = torch.rand(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    with ban.on_batch([norm], learn=False):
+        assert norm.training
+        torch.testing.assert_close(norm(x).mean((0, 2, 3)), torch.zeros(2), atol=1e-6, rtol=0)
+    assert not norm.training
+    assert norm.momentum == 0.1
+    assert torch.equal(norm.running_mean, torch.zeros(2))
+    assert torch.equal(norm.running_var, torch.ones(2))
