@@ -39,7 +39,7 @@ SCALES: Mapping[str, Scale] = {
         2000,
         {
             "anp": {"steps": 400},
-            "ban": {"epochs": 10},
+            "ban": {"epochs": 20},
             "bti-dbf": {"rounds": 2, "epochs": 4, "generator_epochs": 12},
             "fine-pruning": {"epochs": 50},
             "fine-tuning": {"epochs": 50},
