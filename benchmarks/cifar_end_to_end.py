@@ -24,6 +24,8 @@ from benchmarks.common import write_result
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("model.safetensors", "model.pt", "model.onnx")
+#: The second is tried where purify does not accept its own work with the first, the default.
+SEEDS = (0, 2)
 
 
 def wiper(work: Path, name: str, command: str, *arguments: object) -> dict[str, Any]:
@@ -80,28 +82,42 @@ def main() -> None:
     formats = {}
     for name in FILES:
         model, purified = option.model / name, option.work / f"purified-{name}"
-        scan = wiper(option.work, name, "scan", model, *clean)
-        purify = wiper(option.work, name, "purify", model, *clean, "-o", purified, "--force")
-        line = {
-            "scan": scanned(scan),
-            "purify": {
-                "accepted": purify["purification"]["accepted"],
-                "reason": purify["purification"]["reason"],
-                "seconds": purify["timing"],
-                "output": (purify["purification"]["output"] or {}).get("largest_logit_difference"),
-            },
+        line: dict[str, Any] = {
+            "scan": scanned(wiper(option.work, name, "scan", model, *clean)),
+            "purify": [],
         }
-        if purify["purification"]["accepted"]:
-            verify = wiper(
-                option.work, name, "verify", model, purified, "--clean", option.test, "--max-images", 10000,
-                "--triggers", "none", "--trigger-file", option.model / "trigger.safetensors",
-            )  # fmt: skip
-            line["verify"] = measured(verify)
+        for seed in SEEDS:
+            attempt = f"{name}-seed{seed}"
+            purify = wiper(
+                option.work, attempt, "purify", model, *clean, "-o", purified, "--force", "--seed", seed
+            )
+            found = purify["purification"]
+            line["purify"].append(
+                {
+                    "seed": seed,
+                    "accepted": found["accepted"],
+                    "reason": found["reason"],
+                    "seconds": purify["timing"],
+                    "output": (found["output"] or {}).get("largest_logit_difference"),
+                }
+            )
+            if found["accepted"]:
+                verify = wiper(
+                    option.work, attempt, "verify", model, purified, "--clean", option.test,
+                    "--max-images", 10000, "--triggers", "none",
+                    "--trigger-file", option.model / "trigger.safetensors",
+                )  # fmt: skip
+                line["verify"] = measured(verify)
+                break
         formats[name] = line
     twin = zoo / manifest["twin"]["id"] / "model.onnx"
     specimen = {key: manifest[key] for key in ("id", "recipe", "schedule", "planting", "figures", "twin")}
     alarm = scanned(wiper(option.work, "twin.onnx", "scan", twin, *clean))
-    write_result("cifar_end_to_end", {"specimen": specimen, "formats": formats, "clean_twin": alarm})
+    write_result(
+        "end-to-end-cifar10",
+        {"specimen": specimen, "formats": formats, "clean_twin": alarm},
+        ROOT / "docs" / "results",
+    )
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from wiper_cli.environment import environment
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def write_result(name: str, result: dict[str, Any]) -> None:
-    """``result`` and the environment → ``benchmarks/results/NAME.json`` and one line on stdout."""
-    RESULTS.mkdir(exist_ok=True)
+def write_result(name: str, result: dict[str, Any], folder: Path = RESULTS) -> None:
+    """``result`` and the environment → ``FOLDER/NAME.json`` and one line on stdout."""
+    folder.mkdir(exist_ok=True)
     whole = {"benchmark": name, **result, "environment": environment()}
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
     print(json.dumps({"benchmark": name, **result}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -33,6 +34,14 @@ ROWS = {
     "`fst`": "fst",
     "`npd`": "npd",
     "`ban`": "ban",
+    "`bti-dbf`": "bti-dbf",
+    "`lmr`": "lmr",
+}
+#: Rows of the README's table of the whole path → files of that result.
+FILES = {
+    "safetensors, `--seed 2`": "model.safetensors",
+    "TorchScript": "model.pt",
+    "ONNX, batch norm folded": "model.onnx",
 }
 
 
@@ -50,6 +59,17 @@ def test_the_readme_quotes_table_2():
         for measure, value in zip(("acc", "asr", "ra"), quoted, strict=True):
             found = findings.number(f"table2 | Every | {ROWS[title]} | {measure}")
             assert float(value) == pytest.approx(float(found), abs=0.051), (title, measure)
+
+
+def test_the_readme_quotes_the_whole_path():
+    result = json.loads((ROOT / "docs/results/end-to-end-cifar10.json").read_text(encoding="utf-8"))
+    pair = r"([\d.]+) → ([\d.]+)"
+    rows = re.findall(rf"^\| (.+?) \| {pair} \| {pair} \| {pair} \|$", README, re.MULTILINE)
+    assert {title for title, *_ in rows} == set(FILES)
+    for title, *quoted in rows:
+        found = result["formats"][FILES[title]]["verify"]
+        measured = [found[when][key] for key in ("acc", "asr", "ra") for when in ("before", "after")]
+        assert [float(value) for value in quoted] == pytest.approx([100 * m for m in measured], abs=0.051)
 
 
 def test_a_place_without_a_result_is_refused():
