@@ -65,7 +65,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "sau": {"epochs": 1, "inner_steps": 2},
     "npd": {"epochs": 2},
     "bti-dbf": {"rounds": 1, "epochs": 1, "generator_epochs": 1},
-    "ban": {"epochs": 1, "noise": 0.02},
+    "ban": {"epochs": 1},
     "tsbd": {"epochs": 1, "share": 0.15, "min_steps": 1, "unlearn_epochs": 1, "unlearn_until": 0.0},
     "unit": {"steps": 10, "epochs": 1, "inner_steps": 1},
     "lmr": {"epochs": 1, "unlearn_epochs": 1, "unlearn_until": 0.0},

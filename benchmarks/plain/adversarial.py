@@ -98,6 +98,8 @@ def npd(net: Net, clean: Clean, s: Settings) -> None:
     optimiser = torch.optim.SGD(
         polarizer.parameters(), lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay
     )
+    steps = s.epochs * (len(clean.fit) // s.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
     def avoid(logits: Tensor, classes: Tensor) -> Tensor:
         return -(1.0001 - logits.softmax(1).gather(1, classes[:, None])[:, 0]).log().mean()
@@ -123,6 +125,7 @@ def npd(net: Net, clean: Clean, s: Settings) -> None:
             optimiser.zero_grad()
             torch.autograd.backward(F.cross_entropy(logits, y) + s.adverse_weight * loss)
             optimiser.step()
+            schedule.step()
         accuracy(net, clean.select)
 
 

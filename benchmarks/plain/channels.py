@@ -22,12 +22,15 @@ class ChannelNorm(nn.Module):
         self.mask = nn.Parameter(torch.ones(norm.num_features))
         self.mu: Tensor | None = None
         self.noise: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
+        self.on_batch = False
 
     def forward(self, x: Tensor) -> Tensor:
         n, (d, e) = self.norm, self.noise
         factor = self.mask + d
         bias = n.bias * (1 + e) if self.mu is None else n.bias * factor + (1 + e - factor) * self.mu
-        return F.batch_norm(x, n.running_mean, n.running_var, n.weight * factor, bias, False, 0.0, n.eps)
+        return F.batch_norm(
+            x, n.running_mean, n.running_var, n.weight * factor, bias, self.on_batch, 0.0, n.eps
+        )
 
 
 def channel_norms(net: Net) -> list[ChannelNorm]:
@@ -177,11 +180,16 @@ def feature_mask(
 
 
 def ban(net: Net, clean: Clean, s: Settings) -> None:
-    """Noise that the network can bear, BAN's detector once, then fine-tuning under noise."""
+    """Noise that the network can bear, BAN's detector once under it, then fine-tuning under noise of full size while
+    batch norm works on the batch."""
     norms = channel_norms(net)
     for norm in norms:
         norm.mask.requires_grad_(False)
     before, size = accuracy(net, clean.select), s.noise
+
+    def on_batch(yes: bool) -> None:
+        for norm in norms:
+            norm.on_batch = yes
 
     def sampled(images: Tensor, labels: Tensor) -> None:
         rows = torch.randperm(len(images))[: s.batch]
@@ -190,7 +198,7 @@ def ban(net: Net, clean: Clean, s: Settings) -> None:
 
     for _ in range(8):
         sampled(clean.select.images, clean.select.labels)
-        if accuracy(net, clean.select) >= before / 2:
+        if accuracy(net, clean.select) >= 0.8 * before:
             break
         size /= 2
     sampled(clean.fit.images, clean.fit.labels)
@@ -201,8 +209,10 @@ def ban(net: Net, clean: Clean, s: Settings) -> None:
     def loss(x: Tensor, y: Tensor) -> Tensor:
         quiet(norms)
         plain = F.cross_entropy(net(x), y)
-        sign_noise(norms, lambda: F.cross_entropy(net(x), y), size, s.inner_steps)
+        on_batch(True)
+        sign_noise(norms, lambda: F.cross_entropy(net(x), y), s.noise, s.inner_steps)
         noisy = F.cross_entropy(net(x), y)
+        on_batch(False)
         quiet(norms)
         return plain + s.adverse_weight * noisy
 
