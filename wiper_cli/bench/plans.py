@@ -356,7 +356,6 @@ TABLES: Mapping[str, Table] = {
                         Treatment("NAD", "nad", "field"),
                         Treatment("I-BAU", "i-bau", "field"),
                         Treatment("ANP", "anp", "field"),
-                        Treatment("ANP, batch norm live", "anp", "field", live=True, paper="ANP"),
                         Treatment("SAU", "sau", "field"),
                     ),
                     ("acc", "asr", "ra"),
