@@ -226,6 +226,8 @@ def _interrupt(tmp_path, sign):
          "-o", str(tmp_path / "out.onnx"), "--epochs", "500"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**ENVIRONMENT, "TMPDIR": str(tmp_path)},
+        # A shell's background job, which this suite may be, hands on that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     # Wait until the private copy stands, that is, until there is something to lose.
