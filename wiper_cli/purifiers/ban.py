@@ -54,7 +54,7 @@ def purify(settings: BAN, task: Task) -> Purified:
     """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only or without
     convolutions."""
     student = NetworkStudent(task.classifier, task.live)
-    norms = norms_of(student.classifier)
+    norms = norms_with_statistics(student.classifier)
     example = task.classifier.as_float(task.clean.fit.images[:1])
     layers = require_convolutions(student.classifier, example)
     generator = torch.Generator().manual_seed(task.seed)
@@ -79,7 +79,7 @@ def purify(settings: BAN, task: Task) -> Purified:
     return Purified(student.edit(), history, notes)
 
 
-def norms_of(classifier: Classifier) -> list[nn.Module]:
+def norms_with_statistics(classifier: Classifier) -> list[nn.Module]:
     """The batch norms of ``classifier`` whose statistics the file has; none where it is folded or frozen."""
     assert classifier.network is not None
     network = classifier.network.network
