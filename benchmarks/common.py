@@ -12,7 +12,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from formats import Model, Source, open_model
-from wiper_cli.environment import environment
+from wiper_cli.audit.environment import environment
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

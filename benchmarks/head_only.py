@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import opened, write_result
 from wiper_cli.classifier import Classifier
+from wiper_cli.images.splits import Clean, Part
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.settings import FineTuning, Wiper
-from wiper_cli.splits import Clean, Part
+from wiper_cli.purifiers.methods.fine_tuning import FineTuning
+from wiper_cli.purifiers.methods.wiper import Wiper
 from wiper_cli.zoo import architectures
 
 IMAGES, LIMIT_SECONDS = 2500, 30.0

@@ -180,10 +180,10 @@ def cell(name: str, format: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     from formats import edit_of, inspect, open_model, read_source, serve, write_edit
     from wiper_cli.classifier import Classifier
+    from wiper_cli.images.splits import Clean, Part
     from wiper_cli.purifiers.contract import Task
-    from wiper_cli.purifiers.settings import FineTuning
+    from wiper_cli.purifiers.methods.fine_tuning import FineTuning
     from wiper_cli.salience.stream import measure
-    from wiper_cli.splits import Clean, Part
 
     record: dict[str, Any] = {"seconds": {}}
     began, step = time.perf_counter(), "export"

@@ -41,10 +41,11 @@ from benchmarks.plain.shared import Net
 from formats import open_model, read_source
 from triggers.store import load as load_trigger
 from wiper_cli.classifier import Classifier
-from wiper_cli.data import Geometry, read_folder
+from wiper_cli.images.decode import Geometry
+from wiper_cli.images.folder import read_folder
+from wiper_cli.images.splits import Clean, Part
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.splits import Clean, Part
 
 #: Fields that make a run short, and choices that do not depend on what chance does to an accuracy: no early stop, one
 #: candidate, every threshold tried.

@@ -37,14 +37,15 @@ from formats import open_model, read_source
 from triggers.family import quantise
 from triggers.image import Known
 from wiper_cli.classifier import Classifier
-from wiper_cli.data import Geometry, read_folder
+from wiper_cli.images.decode import Geometry
+from wiper_cli.images.folder import read_folder
+from wiper_cli.images.splits import Part
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.integrated_gradients import conductance
 from wiper_cli.salience.oracle import activation_change, precision, target_contribution
 from wiper_cli.salience.settings import IntegratedGradients, Random, Shapley
 from wiper_cli.salience.shapley import CachedGame, NetworkGame, estimate
 from wiper_cli.salience.stream import stability
-from wiper_cli.splits import Part
 
 PAPER = {"bs": 1.0, "integrated-gradients": 10.76, "shapley": 968.17}
 DRAWS = 200

@@ -32,10 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 from formats import open_model, read_source
+from wiper_cli.audit.subject import Notes, prepare
 from wiper_cli.classifier import Classifier
-from wiper_cli.data import Geometry, read_folder
+from wiper_cli.images.decode import Geometry
+from wiper_cli.images.folder import read_folder
 from wiper_cli.salience.stream import SaliencePass
-from wiper_cli.subject import Notes, prepare
 from wiper_cli.zoo import architectures
 from wiper_cli.zoo.export import export_safetensors
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from benchmarks.plain.channels import feature_mask
 from benchmarks.plain.shared import Net, Settings, accuracy, batches, divergence, second
-from wiper_cli.purifiers.pool import Perturbations, assemble
-from wiper_cli.splits import Clean
+from wiper_cli.images.splits import Clean
+from wiper_cli.purifiers.machinery.pool import Perturbations, assemble
 
 
 def i_bau(net: Net, clean: Clean, s: Settings) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.plain.shared import Net, Settings, accuracy, batches, features, sgd
-from wiper_cli.splits import Clean
+from wiper_cli.images.splits import Clean
 
 
 class ChannelNorm(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wiper_cli.splits import Clean, Part
+from wiper_cli.images.splits import Clean, Part
 
 #: Typed settings of the method under test: both sides read their numbers from the same object.
 Settings = Any

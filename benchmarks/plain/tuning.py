@@ -20,7 +20,7 @@ from benchmarks.plain.shared import (
     lowest,
     sgd,
 )
-from wiper_cli.splits import Clean, Part
+from wiper_cli.images.splits import Clean, Part
 
 
 def fine_tuning(net: Net, clean: Clean, s: Settings) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from formats import open_model, read_source
 from triggers.badnet import BadNet
-from wiper_cli.example_files import example_folder
+from wiper_cli.commands.shared.example_files import example_folder
 
 FOLDER = example_folder()
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
@@ -121,7 +121,10 @@ def test_held_out_digits_are_not_those_trained_on(clean):
 
 
 def test_finding_the_folder_needs_no_torch():
-    code = "import sys; from wiper_cli.example_files import example_folder as f; f(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from wiper_cli.commands.shared.example_files import example_folder as f; f(); "
+        "assert 'torch' not in sys.modules"
+    )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(root)})
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from wiper_cli.example_files import example_folder
+from wiper_cli.commands.shared.example_files import example_folder
 
 torch.set_num_threads(1)
 DIGITS = example_folder()
@@ -74,7 +74,7 @@ def job(few_digits):
 @pytest.fixture(scope="session")
 def digits_subject(job):
     """The digits opened and measured; to be looked at only."""
-    from wiper_cli.subject import Notes, prepare
+    from wiper_cli.audit.subject import Notes, prepare
 
     return prepare(job(), Heard(), Notes())
 

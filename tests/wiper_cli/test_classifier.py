@@ -6,7 +6,7 @@ import torch
 
 from formats import open_model, read_source
 from wiper_cli.classifier import Classifier
-from wiper_cli.example_files import example_folder
+from wiper_cli.commands.shared.example_files import example_folder
 
 MEAN, STD = (0.3,), (0.5,)
 

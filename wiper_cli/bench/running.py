@@ -26,20 +26,21 @@ from formats import FormatError, apply_edit, open_model, read_source
 from triggers.family import Trigger, TriggerError, quantise
 from triggers.planting import Planting
 from triggers.store import load as load_trigger
-from wiper_cli import __version__, suspicion
+from wiper_cli import __version__
+from wiper_cli.audit import judgement
+from wiper_cli.audit.environment import environment
+from wiper_cli.audit.subject import device as device_of
 from wiper_cli.bench.cells import TAKES_SCAN, TAKES_TRIGGERED, Cell, Store, put
 from wiper_cli.bench.watching import Watched
 from wiper_cli.classifier import Classifier
-from wiper_cli.data import SHARE, read_folder
 from wiper_cli.detectors import DETECTORS, detector
-from wiper_cli.environment import environment
+from wiper_cli.images.folder import SHARE, read_folder
+from wiper_cli.images.preprocessing import Flags, predicted, prepare
+from wiper_cli.images.splits import Clean, Part
 from wiper_cli.perturbations import Recovered
-from wiper_cli.preprocessing import Flags, predicted, prepare
 from wiper_cli.progress import Progress, silent
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.rates import effectiveness, rate
-from wiper_cli.splits import Clean, Part
-from wiper_cli.subject import device as device_of
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.zoo import datasets
 from wiper_cli.zoo.specimen import read_manifest
@@ -212,7 +213,7 @@ def _scan(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dict[
     evidence = [
         replace(detector(name).run(classifier, clean, progress, cell.seed), name=name) for name in DETECTORS
     ]
-    judged = suspicion.judge(evidence, classifier.classes, names)
+    judged = judgement.judge(evidence, classifier.classes, names)
     recovered = [found for piece in evidence for found in piece.recovered]
     tensors = {
         f"{i}.{name}": value.contiguous()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from wiper_cli.audit.explanation import SHARE, lowest, precisions, seen
 from wiper_cli.bench.cells import Cell
 from wiper_cli.classifier import Classifier
-from wiper_cli.explanation import SHARE, lowest, precisions, seen
+from wiper_cli.images.splits import Clean
 from wiper_cli.nearest import nearest
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.oracle import activation_change, target_contribution
 from wiper_cli.salience.stream import correlation, stability
-from wiper_cli.splits import Clean
 from wiper_cli.verdict import Problem
 
 if TYPE_CHECKING:

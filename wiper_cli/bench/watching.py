@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 
 from wiper_cli.classifier import Classifier
+from wiper_cli.images.splits import Part
 from wiper_cli.progress import Progress
 from wiper_cli.salience import METRICS
-from wiper_cli.splits import Part
 
 
 class Watched(Classifier):

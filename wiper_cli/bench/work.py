@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wiper_cli.bench.cells import TAKES_SCAN, Cell, Store
-from wiper_cli.fanout import fan_out
-from wiper_cli.fleet import Fleet
+from wiper_cli.jobs.local import fan_out
+from wiper_cli.jobs.ray import Fleet
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import Problem
 

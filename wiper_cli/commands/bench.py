@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wiper_cli.terminal import Display
+from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import ExitCode, Problem
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def _run(
 ) -> list[Problem]:
     from wiper_cli.bench.running import Place
     from wiper_cli.bench.work import complete
-    from wiper_cli.fanout import share_of_cores
-    from wiper_cli.fleet import connect
+    from wiper_cli.jobs.local import share_of_cores
+    from wiper_cli.jobs.ray import connect
 
     if zoo is None or not zoo.is_dir():
         raise Problem("A zoo is needed: --zoo DIR, as 'wiper zoo build' makes it; or --render-only.")

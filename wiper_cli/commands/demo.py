@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from wiper_cli.example_files import example_folder
+from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.verdict import ExitCode, Problem
 
 _MODELS = ("model.safetensors", "model.torchscript.pt", "model.onnx")

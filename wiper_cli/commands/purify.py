@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from formats import unpack_edit, write_edit
-from wiper_cli import document as documents
-from wiper_cli.commands.methods import method_options, method_settings
-from wiper_cli.commands.running import Run, Subject, check_requested, finish, merge, require_clean
-from wiper_cli.document import Document
+from wiper_cli.commands.shared import document as documents
+from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.method_options import method_options, method_settings
+from wiper_cli.commands.shared.options import MODEL, Detectors, Number, Settings, option, shared_options
+from wiper_cli.commands.shared.run import Run, Subject, check_requested, finish, merge, require_clean
+from wiper_cli.commands.shared.terminal import Display
+from wiper_cli.commands.shared.transaction import check_companions, check_destination, commit, staged
 from wiper_cli.purifiers import METHODS
-from wiper_cli.settings import MODEL, Detectors, Number, Settings, option, shared_options
-from wiper_cli.terminal import Display
-from wiper_cli.transaction import check_companions, check_destination, commit, staged
 from wiper_cli.verdict import ExitCode, Verdict
 
 

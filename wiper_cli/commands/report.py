@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from wiper_cli.commands.running import check_requested, deliver
+from wiper_cli.commands.shared.options import option
+from wiper_cli.commands.shared.run import check_requested, deliver
 from wiper_cli.reports import read
-from wiper_cli.settings import option
 from wiper_cli.verdict import Problem
 
 

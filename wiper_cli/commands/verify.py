@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from wiper_cli import document as documents
-from wiper_cli.commands.running import Run, check_requested, finish, merge, require_clean
-from wiper_cli.document import Document
-from wiper_cli.settings import MODEL, Number, Settings, option, shared_options
-from wiper_cli.terminal import Display
+from wiper_cli.commands.shared import document as documents
+from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.options import MODEL, Number, Settings, option, shared_options
+from wiper_cli.commands.shared.run import Run, check_requested, finish, merge, require_clean
+from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import Problem
 
 

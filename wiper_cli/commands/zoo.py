@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from wiper_cli.terminal import Display
+from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import ExitCode, Problem
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Pool, Shape
 from wiper_cli.progress import Progress, silent
-from wiper_cli.splits import Clean
 
 #: Where the thresholds of the first two detectors come from.
 ORIGIN = "chosen on eight small CIFAR-10 networks, three of them clean"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from wiper_cli.classifier import Classifier
+from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Recovered
 from wiper_cli.progress import Progress
-from wiper_cli.splits import Clean
 
 
 @dataclass(frozen=True)

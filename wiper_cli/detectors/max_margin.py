@@ -16,9 +16,9 @@ from torch import Tensor
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import common
 from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Shape
 from wiper_cli.progress import Progress
-from wiper_cli.splits import Clean
 
 #: Fewer classes give no spread to compare the largest with.
 FEWEST_CLASSES = 4

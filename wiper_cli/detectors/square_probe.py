@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import common
 from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import (
     FILLS,
     Recovered,
@@ -28,7 +29,6 @@ from wiper_cli.perturbations import (
     usable_fills,
 )
 from wiper_cli.progress import Progress
-from wiper_cli.splits import Clean
 
 #: Columns of the table of squares: int64 [S,4].
 TOP, LEFT, SIDE, FILL = range(4)

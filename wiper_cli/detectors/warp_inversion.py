@@ -11,9 +11,9 @@ from typing import ClassVar
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import common
 from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Warp, relative_size
 from wiper_cli.progress import Progress
-from wiper_cli.splits import Clean
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ settings, and single options override them. `paper` has the numbers of the metho
 WIPER compares with, those of its appendix A.4; `field` has those of public benchmarks. Where defaults differ from both,
 most are shorter and gentler, since deployed networks have batch norm frozen or folded and few clean images.
 `--batch-norm live` trains it with its statistics where the table says so and the file has them (safetensors). What a
-method changes against its source is told in `wiper_cli/purifiers/NAME.py`; what each achieved in
+method changes against its source is told in `wiper_cli/purifiers/methods/NAME`; what each achieved in
 [results/table2-tiny.md](results/table2-tiny.md).
 
 | method | what | needs | live batch norm | presets |

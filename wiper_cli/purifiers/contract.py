@@ -11,8 +11,8 @@ from wiper_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
     from wiper_cli.classifier import Classifier
+    from wiper_cli.images.splits import Clean, Part
     from wiper_cli.perturbations import Recovered
-    from wiper_cli.splits import Clean, Part
 
 
 @dataclass(frozen=True)

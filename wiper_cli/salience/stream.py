@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from wiper_cli.classifier import Classifier
+from wiper_cli.images.splits import Part
 from wiper_cli.progress import Progress, silent
 from wiper_cli.salience.am import weigh
 from wiper_cli.salience.bs import Momentum, gradient_sum, require_linear, unit_salience
 from wiper_cli.salience.settings import MomentumSalience
-from wiper_cli.splits import Part
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ def main() -> int:
         return int(ExitCode.USAGE)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        from wiper_cli import audit
+        from wiper_cli.audit import pipeline
 
-        result, tensors = audit.JOBS[job[1]["job"]](job[1], payload[1], _Reporter(channel))
+        result, tensors = pipeline.JOBS[job[1]["job"]](job[1], payload[1], _Reporter(channel))
         for container in tensors:
             send_tensors(channel, container)
         send_json(channel, {"result": result})

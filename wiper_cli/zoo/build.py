@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wiper_cli.fanout import fan_out, share_of_cores
+from wiper_cli.jobs.local import fan_out, share_of_cores
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo.recipe import CLEAN, Recipe
@@ -58,7 +58,7 @@ def make_one(
     """Makes one specimen in ``place.out``, in this process; its twin must stand already."""
     import torch
 
-    from wiper_cli.subject import device
+    from wiper_cli.audit.subject import device
     from wiper_cli.zoo import datasets, specimen
 
     if threads:

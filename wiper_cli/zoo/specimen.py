@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from triggers.family import CoTraining, Trigger, TriggerError, parameters, quantise
 from triggers.planting import Chosen, Planting, stamped
 from triggers.store import dump
-from wiper_cli.environment import environment
+from wiper_cli.audit.environment import environment
 from wiper_cli.progress import Progress, silent
 from wiper_cli.rates import rate
 from wiper_cli.verdict import ExitCode, Problem

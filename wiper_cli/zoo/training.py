@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triggers.family import CoTraining, Trigger, Victim
-from wiper_cli.augmentation import augment
+from wiper_cli.images.augmentation import augment
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.zoo.recipe import Schedule

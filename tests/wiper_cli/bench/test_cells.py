@@ -80,10 +80,10 @@ def test_settings_go_over_the_preset():
 
 def test_every_method_that_reads_a_scan_or_triggered_images_is_listed():
     reads = {"scan": set(), "triggered": set()}
-    for path in Path(wiper_cli.purifiers.__file__).parent.glob("*.py"):
+    for path in Path(wiper_cli.purifiers.__file__).parent.glob("methods/*/method.py"):
         text = path.read_text()
         if re.search(r"task\.(suspects|recovered)", text):
-            reads["scan"].add(path.stem.replace("_", "-"))
+            reads["scan"].add(path.parent.name.replace("_", "-"))
         if "task.triggered" in text:
-            reads["triggered"].add(path.stem.replace("_", "-"))
+            reads["triggered"].add(path.parent.name.replace("_", "-"))
     assert reads == {"scan": set(TAKES_SCAN), "triggered": set(TAKES_TRIGGERED)}

@@ -6,8 +6,8 @@ import torch
 
 from wiper_cli.bench.cells import Cell, Store
 from wiper_cli.bench.running import FEWEST, Ground, findings, ground_of, run, subject_of
+from wiper_cli.images.splits import Part
 from wiper_cli.rates import effectiveness
-from wiper_cli.splits import Part
 from wiper_cli.verdict import Problem
 
 #: What may differ between two runs of one cell.

@@ -38,7 +38,7 @@ class Child:
         self.jobs, self.answers = [], {}
 
     def __call__(self, job, progress, log, timeout=None, payload=b""):
-        from wiper_cli import audit
+        from wiper_cli.audit import pipeline as audit
 
         class Reporter:
             def __call__(self, stage, done, total):
@@ -62,5 +62,5 @@ class Child:
 def child(monkeypatch):
     """The child of every run in this test; see :class:`Child`."""
     stand_in = Child()
-    monkeypatch.setattr("wiper_cli.commands.running.run_job", stand_in)
+    monkeypatch.setattr("wiper_cli.commands.shared.run.run_job", stand_in)
     return stand_in

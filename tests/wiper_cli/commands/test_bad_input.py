@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from wiper_cli.example_files import example_folder
+from wiper_cli.commands.shared.example_files import example_folder
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGITS = example_folder()

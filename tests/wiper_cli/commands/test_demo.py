@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wiper_cli.commands import demo as module
-from wiper_cli.example_files import example_folder
+from wiper_cli.commands.shared.example_files import example_folder
 
 
 def measured(acc, asr, ra):

@@ -13,7 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from wiper_cli.example_files import example_folder
+from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,8 +6,8 @@ import json
 import jsonschema
 import pytest
 
-from wiper_cli import audit
-from wiper_cli.example_files import example_folder
+from wiper_cli.audit import pipeline as audit
+from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
 from wiper_cli.verdict import ExitCode, Problem
 

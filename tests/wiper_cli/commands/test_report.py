@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wiper_cli import document as documents
+from wiper_cli.commands.shared import document as documents
 from wiper_cli.verdict import Problem
 
 

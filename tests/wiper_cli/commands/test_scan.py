@@ -5,7 +5,7 @@ import json
 import jsonschema
 import pytest
 
-from wiper_cli.example_files import example_folder
+from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
 
 DIGITS = example_folder()

@@ -6,7 +6,7 @@ from torch import nn
 
 from formats import Architecture, InputSpec, Manifest, Model, Source
 from wiper_cli.classifier import Classifier
-from wiper_cli.splits import Clean, Part
+from wiper_cli.images.splits import Clean, Part
 
 CLASSES, TARGET = 6, 2
 

@@ -2,8 +2,8 @@ from dataclasses import fields
 
 import pytest
 
+from wiper_cli.audit.judgement import SAYINGS
 from wiper_cli.detectors import DETECTORS, PROBES, detector, load, probes
-from wiper_cli.suspicion import SAYINGS
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from formats import Address, Architecture, Head, InputSpec, Manifest, Model, Source, apply_edit
 from wiper_cli.classifier import Classifier
-from wiper_cli.splits import Clean, Part
+from wiper_cli.images.splits import Clean, Part
 
 
 class Digits(nn.Module):

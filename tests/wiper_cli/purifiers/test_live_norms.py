@@ -8,7 +8,8 @@ from formats import apply_edit
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.settings import FineTuning, Wiper
+from wiper_cli.purifiers.methods.fine_tuning import FineTuning
+from wiper_cli.purifiers.methods.wiper import Wiper
 from wiper_cli.verdict import Problem
 
 LIVE = sorted(name for name, kind in METHODS.items() if kind.trains_live)

@@ -6,11 +6,11 @@ from safetensors.torch import save_file
 
 from formats import apply_edit, open_model, read_source
 from wiper_cli.classifier import Classifier
+from wiper_cli.images.splits import Clean, Part
 from wiper_cli.progress import silent
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.salience.stream import measure
-from wiper_cli.splits import Clean, Part
 
 FACTORY = """
 import torch

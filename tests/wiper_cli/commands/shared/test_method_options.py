@@ -1,0 +1,164 @@
+"""Options that derive from the methods' settings."""
+
+import dataclasses
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import click
+import pytest
+
+from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.commands.shared.method_options import method_options, method_settings
+from wiper_cli.purifiers import METHODS
+from wiper_cli.verdict import Problem
+
+DIGITS = example_folder()
+FIELDS = [(method, field) for method, kind in METHODS.items() for field in dataclasses.fields(kind)]
+NAMES = [f"{method} {field.name}" for method, field in FIELDS]
+
+
+@click.command()
+@method_options
+def bare(**_):
+    pass
+
+
+def asked(method, *arguments):
+    """The settings of ``method`` from arguments, as the command takes them."""
+    return method_settings(bare.make_context("bare", list(arguments)), method)
+
+
+def flag(field):
+    return "--" + field.name.replace("_", "-")
+
+
+def another(method, field):
+    """A value in range that is not the default, with its arguments."""
+    hint = get_type_hints(METHODS[method])[field.name]
+    if hint is bool:
+        return not field.default, [f"--{'no-' if field.default else ''}{flag(field)[2:]}"]
+    if get_origin(hint) is Literal:
+        value = next(choice for choice in get_args(hint) if choice != field.default)
+    else:
+        value = field.default + 1 if hint is int else field.default / 2 or 0.25
+    return value, [flag(field), str(value)]
+
+
+@pytest.mark.parametrize(("method", "field"), FIELDS, ids=NAMES)
+def test_every_field_of_every_method_is_an_option(method, field):
+    value, arguments = another(method, field)
+    chosen = asked(method, *arguments)
+    assert chosen == {field.name: value}
+    assert type(chosen[field.name]) is type(field.default)
+    assert getattr(METHODS[method](**chosen), field.name) == value
+
+
+@pytest.mark.parametrize(("method", "field"), FIELDS, ids=NAMES)
+def test_help_shows_the_default_of_every_method(method, field):
+    option = next(one for one in bare.params if one.name == "method_" + field.name)
+    default = {True: "on", False: "off"}[field.default] if isinstance(field.default, bool) else field.default
+    shown = option.help[option.help.rindex("[") :].strip("[]").split("; ")
+    assert f"{method}: {default}" in shown
+    assert len(shown) == sum(other.name == field.name for _, other in FIELDS)
+    assert field.metadata["help"]
+
+
+def test_every_choice_of_every_method_can_be_made():
+    for method, field in FIELDS:
+        hint = get_type_hints(METHODS[method])[field.name]
+        for choice in get_args(hint) if get_origin(hint) is Literal else ():
+            assert asked(method, flag(field), choice) == {field.name: choice}
+
+
+def test_fields_of_one_name_are_of_one_type():
+    seen = {}
+    for method, field in FIELDS:
+        hint = get_type_hints(METHODS[method])[field.name]
+        assert seen.setdefault(field.name, hint) == hint
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_asked_is_nothing_chosen(method):
+    assert asked(method) == {}
+
+
+def test_a_preset_and_single_options_over_it():
+    strong = METHODS["wiper"].presets["strong"]
+    assert asked("wiper", "--preset", "strong") == dict(strong)
+    assert asked("wiper", "--preset", "paper") == {}
+    chosen = asked("wiper", "--preset", "strong", "--alpha", "0.3", "--no-flip")
+    assert chosen == {**strong, "alpha": 0.3, "flip": False}
+    for method, kind in METHODS.items():
+        for preset in kind.presets:
+            assert kind(**asked(method, "--preset", preset))
+
+
+def test_what_a_method_lacks_is_refused():
+    with pytest.raises(Problem, match="--alpha is no option of the method fine-tuning"):
+        asked("fine-tuning", "--alpha", "1")
+    with pytest.raises(Problem, match=r"unlearn has no preset 'paper' \(it has: none\)"):
+        asked("unlearn", "--preset", "paper")
+
+
+def test_an_option_may_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("WIPER_EPOCHS", "3")
+    assert asked("wiper") == {"epochs": 3}
+    assert asked("wiper", "--epochs", "4") == {"epochs": 4}
+
+
+OUT_OF_RANGE = [
+    (method, field, bad)
+    for method, field in FIELDS
+    for bad in (field.metadata["low"], field.metadata["high"])
+    if bad is not None
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "bound"), OUT_OF_RANGE, ids=lambda value: getattr(value, "name", str(value))
+)
+def test_a_value_out_of_range_is_wrong_usage(method, field, bound, wiper, child, few_digits, tmp_path):
+    bad = bound - 1 if bound == field.metadata["low"] else bound + 1
+    code, out, err = wiper(
+        "purify", DIGITS / "model.onnx", "--clean", few_digits, "-o", tmp_path / "out.onnx",
+        "--method", method, flag(field), bad, "-q",
+    )  # fmt: skip
+    assert code == 2
+    assert flag(field) in err
+    assert out == ""
+    assert child.jobs == []
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "much"])
+@pytest.mark.parametrize("name", ["--lr", "--alpha", "--max-accuracy-drop", "--timeout", "--mean"])
+def test_what_is_no_number_is_wrong_usage(name, value, wiper, child, few_digits, tmp_path):
+    code, _, err = wiper(
+        "purify", DIGITS / "model.onnx", "--clean", few_digits, "-o", tmp_path / "out.onnx",
+        "--method", "wiper", name, value, "-q",
+    )  # fmt: skip
+    assert code == 2
+    assert name in err
+    assert child.jobs == []
+
+
+def test_the_least_of_one_method_does_not_serve_another(wiper, child, few_digits, tmp_path):
+    """``--batch 1`` is in the range of the option, since wiper takes it, and not of unlearn."""
+    code, _, err = wiper(
+        "purify", DIGITS / "model.onnx", "--clean", few_digits, "-o", tmp_path / "out.onnx",
+        "--method", "unlearn", "--batch", "1", "-q",
+    )  # fmt: skip
+    assert code == 2
+    assert "--batch of unlearn must be at least 2, not 1." in err
+    assert child.jobs == []
+
+
+def test_help_of_purify_shows_defaults_per_method(wiper):
+    code, out, _ = wiper("purify", "--help")
+    assert code == 0
+    said = " ".join(out.split())
+    trained = {name: kind() for name, kind in METHODS.items() if hasattr(kind, "epochs")}
+    shown = "; ".join(f"{name}: {settings.epochs}" for name, settings in trained.items())
+    assert f"[{shown}]" in said
+    assert "--flip / --no-flip" in said
+    assert "[wiper: ar]" in said
+    assert all(flag(field) in said for _, field in FIELDS)

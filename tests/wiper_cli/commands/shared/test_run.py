@@ -1,0 +1,207 @@
+"""What the commands share: outputs whole or not at all, one document a file, one exit code."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from formats import Hostile, Unreadable
+from wiper_cli.commands.shared import document as documents
+from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.commands.shared.run import Run, check_requested, deliver, merge, require_clean, write_whole
+from wiper_cli.commands.shared.terminal import Display
+from wiper_cli.reports.schema import schema
+from wiper_cli.verdict import ExitCode, Problem
+
+DIGITS = example_folder()
+
+
+@pytest.fixture
+def document():
+    return documents.begin("scan", [], Path("m.onnx"), 0)
+
+
+# --- outputs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_and_nothing_else(tmp_path):
+    write_whole(tmp_path / "out.json", b"new")
+    write_whole(tmp_path / "out.json", b"newer")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"out.json": b"newer"}
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_failing_write_leaves_the_old_file_and_no_temporary(step, tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    path.write_bytes(b"old")
+    real = Path.write_bytes
+
+    def fail(self, data):
+        if step == "write_bytes":
+            real(self, b"ha")  # the disk is full half-way
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, step, fail)
+    with pytest.raises(Problem, match="cannot be written: No space left on device"):
+        write_whole(path, b"new contents")
+    monkeypatch.undo()
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {"out.json": b"old"}
+
+
+def test_every_format_goes_where_it_was_asked(tmp_path, capsys, document):
+    deliver([f"json={tmp_path}/a.json", f"html={tmp_path}/a.html", "markdown"], [document])
+    out, _ = capsys.readouterr()
+    assert json.loads((tmp_path / "a.json").read_text())["schema"] == document["schema"]
+    assert (tmp_path / "a.html").read_text().lstrip().lower().startswith("<!doctype html>")
+    assert out.startswith("#")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.json"]
+
+
+def test_several_reports_are_one_document(capsys, document):
+    deliver(["json"], [document, {**document, "exit_code": 1}])
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["reports"]) == 2
+    assert found["exit_code"] == 1
+
+
+@pytest.mark.parametrize(
+    ("requested", "words"),
+    [
+        (["json", "text"], "standard output"),
+        (["json", "json"], "standard output"),
+        (["json=a", "html=a"], "cannot both go to a"),
+        (["jsno"], "did you mean json"),
+        (["json="], "needs a file name"),
+        (["json=no/such/folder/a"], "The folder of"),
+        (["json=."], "is a folder"),
+        (["json=m.onnx"], "would replace m.onnx"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_before_any_work(requested, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Problem, match=words):
+        check_requested(requested, [Path("m.onnx")])
+
+
+def test_two_reports_to_stdout_end_a_command(wiper, child, few_digits):
+    code, out, err = wiper("scan", DIGITS / "model.onnx", "--clean", few_digits, "-f", "json", "-f", "text")
+    assert (code, out) == (2, "")
+    assert "standard output" in err
+    assert child.jobs == []
+
+
+def test_a_name_that_is_no_text_passes_every_format(tmp_path):
+    path = Path(os.fsdecode(b"m\xff\x1b[31m\n<b>.onnx"))
+    document = documents.begin("scan", ["scan", str(path)], path, 0)
+    documents.refuse(document, Unreadable(f"{path} is empty."))
+    for name in ("text", "json", "html", "sarif", "markdown", "junit"):
+        deliver([f"{name}={tmp_path / name}"], [document])
+        data = (tmp_path / name).read_bytes()
+        data.decode()
+        assert b"\x1b" not in data
+
+
+# --- documents ---------------------------------------------------------------------------------------------------
+
+
+def settings(**changes):
+    import click
+
+    from wiper_cli.commands.shared.options import Settings, shared_options
+
+    @click.command()
+    @shared_options
+    @click.pass_context
+    def bare(context, **_):
+        pass
+
+    context = bare.make_context("bare", [])
+    return Settings.of(context) if not changes else _replaced(Settings.of(context), changes)
+
+
+def _replaced(value, changes):
+    import dataclasses
+
+    return dataclasses.replace(value, **changes)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "spared"),
+    [
+        (Problem("No.", ExitCode.FINDING), 1, 0),
+        (Problem("No."), 2, 2),
+        (Problem("No.", ExitCode.NO_VERDICT), 3, 3),
+        (Unreadable("No."), 2, 2),
+        (Hostile("No.", "WIPER-TS-004"), 1, 0),
+    ],
+)
+def test_a_refusal_becomes_its_document(error, code, spared):
+    def work(document):
+        raise error
+
+    for exit_zero, expected in ((False, code), (True, spared)):
+        run = Run("scan", settings(exit_zero=exit_zero), Display(quiet=True))
+        document = run.document(Path("m"), work)
+        jsonschema.validate(document, schema())
+        assert document["sentence"] == "No."
+        assert document["exit_code"] == expected
+        assert document["timing"]["total"] >= 0
+
+
+def test_what_is_no_refusal_is_not_swallowed():
+    def work(document):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Run("scan", settings(), Display(quiet=True)).document(Path("m"), work)
+
+
+def test_the_gate_s_facts_stay_when_the_child_s_join_them(document):
+    document["model"].update(sha256="0" * 64, kind="onnx")
+    document["not_done"].append({"what": "a", "why": "b"})
+    merge(
+        document, {"model": {"opened": "full"}, "not_done": [{"what": "c", "why": "d"}], "sentence": "Said."}
+    )
+    assert document["model"]["sha256"] == "0" * 64
+    assert document["model"]["opened"] == "full"
+    assert [entry["what"] for entry in document["not_done"]] == ["a", "c"]
+    assert document["sentence"] == "Said."
+    assert document["salience"] is None
+
+
+def test_a_child_cannot_write_keys_of_the_parent(document):
+    merge(document, {"exit_code": 0, "command": "other", "arguments": ["x"], "seed": 9})
+    assert document["exit_code"] == 3
+    assert (document["command"], document["arguments"], document["seed"]) == ("scan", [], 0)
+
+
+def test_the_child_gets_a_private_copy_and_the_settings(child, few_digits, tmp_path, wiper):
+    (tmp_path / "model.onnx").write_bytes((DIGITS / "model.onnx").read_bytes())
+    child.answers["scan"] = {"verdict": "no_finding", "sentence": "Nothing."}
+    code, out, err = wiper(
+        "scan", tmp_path / "model.onnx", "--clean", few_digits, "--seed", "5", "-q", "-f", "json"
+    )
+    assert code == 0, err
+    (job,) = child.jobs
+    assert Path(job["model"]).name == "model.onnx"
+    assert Path(job["model"]).parent != tmp_path
+    assert not Path(job["model"]).exists()
+    assert (job["seed"], job["clean"]) == (5, str(few_digits))
+    document = json.loads(out)
+    assert document["model"]["size"] == (DIGITS / "model.onnx").stat().st_size
+    assert err.strip().endswith("model.onnx: Nothing.")
+
+
+def test_a_clean_folder_is_needed(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for clean, words in (
+        (None, "--clean DIR"),
+        (tmp_path / "none", "does not exist"),
+        (tmp_path / "file", "is not a folder"),
+    ):
+        with pytest.raises(Problem, match=words):
+            require_clean(settings(clean=clean))
+    require_clean(settings(clean=tmp_path))

@@ -1,0 +1,255 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from formats import Architecture, Head, InputSpec, Manifest, Model, Source
+from formats import Preprocessing as Hint
+from wiper_cli.images.folder import read_folder
+from wiper_cli.images.preprocessing import CANDIDATES, Flags, doubt, prepare, require_finite, resolve, shape
+from wiper_cli.images.splits import Part
+from wiper_cli.verdict import ExitCode, Problem
+
+IMAGENET = CANDIDATES[3]["ImageNet"]
+
+
+class Brightness(nn.Module):
+    """Two classes: is the mean of the normalised image above ``level``? Takes any size of 4 pixels and more."""
+
+    def __init__(self, channels=3, level=0.0, at_least=4):
+        super().__init__()
+        self.head = nn.Linear(channels, 2)
+        self.at_least = at_least
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([-1.0, 1.0]).unsqueeze(1).expand(2, channels) / channels)
+            self.head.bias.copy_(torch.tensor([level, -level]))
+
+    def forward(self, x):
+        if min(x.shape[2:]) < self.at_least:
+            raise RuntimeError("images are too small")
+        return self.head(x.mean((2, 3)))
+
+
+def model_of(network, channels=3, size=(None, None), hint=None, classes=2, names=None):
+    return Model(
+        source=Source("m", b""),
+        manifest=Manifest("safetensors", {}),
+        network=network.eval(),
+        tensors={},
+        head=Head("head.weight", "head.bias", channels, classes),
+        classes=classes,
+        architecture=Architecture("brightness", "made here"),
+        input=InputSpec(channels, *size),
+        class_names=names,
+        preprocessing=hint,
+    )
+
+
+def images_of(levels, channels, size):
+    draw = np.random.default_rng(0)
+    shape_ = (*size, channels) if channels > 1 else size
+    return [np.clip(draw.normal(level, 4, shape_), 0, 255).astype(np.uint8) for level in levels]
+
+
+def save(folder, dark, light, channels=3, size=(8, 8), flat=False, count=60):
+    for name, level in {"0": dark, "1": light}.items():
+        place = folder if flat else folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        for i, pixels in enumerate(images_of([level] * count, channels, size)):
+            Image.fromarray(pixels).save(place / f"{name}_{i:02}.png")
+    return read_folder(folder, 2)
+
+
+def test_flags_win_over_everything(tmp_path):
+    hint = Hint(mean=(0.1,) * 3, std=(0.2,) * 3, size=(16, 16), resize=18, origin="config.json")
+    folder = save(tmp_path / "c", 100, 160)
+    flags = Flags((0.5,), (0.25, 0.25, 0.5), (8, 8), "squash", "bicubic")
+    done = prepare(model_of(Brightness(), hint=hint), folder, flags).preprocessing
+    assert done.as_dict() == {
+        "size": [8, 8],
+        "resize": "squash",
+        "crop": None,
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.5],
+        "origin": "Input 8x8, as --input-size says. Mean and std as given by --mean and --std.",
+        "margin": None,
+        "candidates": [],
+    }
+
+
+def test_hint_of_the_file(tmp_path):
+    hint = Hint(IMAGENET[0], IMAGENET[1], (16, 12), 18, "bicubic", "config.json")
+    done = prepare(model_of(Brightness(), hint=hint), save(tmp_path / "c", 100, 160)).preprocessing
+    assert (done.mean, done.std) == IMAGENET
+    assert done.as_dict()["size"] == done.as_dict()["crop"] == [16, 12]
+    assert done.as_dict()["resize"] == 18
+    assert done.geometry.interpolation == "bicubic"
+    assert "config.json" in done.origin
+
+
+@pytest.mark.parametrize("hint", [Hint((0.5,) * 4, (0.5,) * 4), Hint((0.5,) * 3, (0.0,) * 3), Hint(resize=4)])
+def test_hint_that_cannot_be_right_is_passed_over(tmp_path, hint):
+    done = prepare(model_of(Brightness(), hint=hint), save(tmp_path / "c", 100, 160)).preprocessing
+    assert done.candidates
+
+
+@pytest.mark.parametrize(("name", "dark", "light"), [("ImageNet", 105, 125), ("-1..1", 120, 140)])
+def test_chosen_by_accuracy_with_its_margin(tmp_path, name, dark, light):
+    # The border between the two grey levels is right for one normalisation only.
+    folder = save(tmp_path / "c", dark, light)
+    done = prepare(model_of(Brightness()), folder).preprocessing
+    assert (done.mean, done.std) == CANDIDATES[3][name]
+    accuracy = dict(done.candidates)
+    assert set(accuracy) == set(CANDIDATES[3])
+    assert accuracy[name] == max(accuracy.values()) > 0.9
+    rest = max(value for other, value in accuracy.items() if other != name)
+    assert done.margin == pytest.approx(accuracy[name] - rest)
+    assert name in done.origin
+    assert "select part" in done.origin
+
+
+def test_a_network_that_normalises_for_itself_on_0_to_255(tmp_path):
+    folder = save(tmp_path / "c", 90, 200)
+    done = prepare(model_of(Brightness(level=150.0)), folder).preprocessing
+    assert done.std == CANDIDATES[3]["0..255"][1]
+
+
+def test_grey_model(tmp_path):
+    folder = save(tmp_path / "c", 20, 60, channels=1)
+    prepared = prepare(model_of(Brightness(1), 1), folder)
+    assert prepared.clean.fit.images.shape[1:] == (1, 8, 8)
+    assert prepared.preprocessing.mean == CANDIDATES[1]["MNIST"][0]
+    assert len(prepared.preprocessing.candidates) == len(CANDIDATES[1])
+
+
+def test_unknown_channel_count_is_found_by_trying(tmp_path):
+    folder = save(tmp_path / "c", 20, 60)
+    geometry, _ = shape(model_of(Brightness(1), None), folder, Flags())
+    assert geometry.channels == 1
+
+
+def test_size_that_the_model_asks_for(tmp_path):
+    folder = save(tmp_path / "c", 100, 160)
+    geometry, why = shape(model_of(Brightness(), size=(20, 24)), folder, Flags(resize="crop"))
+    assert (geometry.height, geometry.width, geometry.resize) == (20, 24, "crop")
+    assert "the model asks for" in why
+
+
+def test_size_of_the_images_themselves(tmp_path):
+    folder = save(tmp_path / "c", 100, 160, size=(10, 14))
+    geometry, why = shape(model_of(Brightness()), folder, Flags())
+    assert (geometry.height, geometry.width) == (10, 14)
+    assert "the images themselves" in why
+    assert "scaled" not in why
+    Image.new("RGB", (5, 5)).save(tmp_path / "c" / "0" / "x.png")
+    assert "scaled" in shape(model_of(Brightness()), read_folder(tmp_path / "c", 2), Flags())[1]
+
+
+def test_images_without_a_common_size(tmp_path):
+    for side in range(8, 20):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
+    geometry, why = shape(model_of(Brightness()), read_folder(tmp_path, 2), Flags())
+    assert (geometry.height, geometry.width) == (224, 224)
+    assert "usual size" in why
+
+
+def test_network_that_refuses_the_images_own_size(tmp_path):
+    folder = save(tmp_path / "c", 100, 160)
+    geometry, why = shape(model_of(Brightness(at_least=30)), folder, Flags())
+    assert (geometry.height, geometry.width) == (224, 224)
+    assert "unlike the images' own size" in why
+    with pytest.raises(Problem, match=r"does not run on images of 8x8 .*too small.*--input-size") as problem:
+        shape(model_of(Brightness(at_least=30)), folder, Flags(size=(8, 8)))
+    assert problem.value.exit_code == ExitCode.USAGE
+    with pytest.raises(Problem, match="does not run") as problem:
+        shape(model_of(Brightness(at_least=900)), folder, Flags())
+    assert problem.value.exit_code == ExitCode.NO_VERDICT
+
+
+def test_other_channel_counts_are_refused(tmp_path):
+    with pytest.raises(Problem, match="4 channels") as problem:
+        shape(model_of(Brightness(4), 4), save(tmp_path / "c", 100, 160), Flags())
+    assert problem.value.exit_code == ExitCode.NO_VERDICT
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (Flags(mean=(0.5,)), "go together"),
+        (Flags(std=(0.5,)), "go together"),
+        (Flags((0.5, 0.5), (0.5,)), "--mean has 2 numbers and the model 3"),
+        (Flags((0.5,), (0.5, 0.0, 0.5)), "greater than 0"),
+        (Flags((0.5,), (float("nan"),)), "greater than 0"),
+    ],
+)
+def test_flags_that_do_not_fit(tmp_path, flags, sentence):
+    geometry, _ = shape(model_of(Brightness()), save(tmp_path / "c", 100, 160), Flags())
+    part = Part(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(Problem, match=sentence) as problem:
+        resolve(model_of(Brightness()), part, geometry, flags)
+    assert problem.value.exit_code == ExitCode.USAGE
+
+
+def test_unlabelled_folder_needs_flags(tmp_path):
+    folder = save(tmp_path / "c", 105, 125, flat=True)
+    with pytest.raises(Problem, match="Give --mean and --std") as problem:
+        prepare(model_of(Brightness()), folder)
+    assert problem.value.exit_code == ExitCode.USAGE
+    prepared = prepare(model_of(Brightness()), folder, Flags(*IMAGENET))
+    assert set(prepared.clean.report.labels.tolist()) == {0, 1}
+    logits = prepared.classifier.logits(prepared.clean.report.images)
+    assert torch.equal(logits.argmax(1), prepared.clean.report.labels)
+
+
+def test_unlabelled_folder_where_the_choice_does_not_matter(tmp_path):
+    folder = save(tmp_path / "c", -100, 355, flat=True)
+    prepared = prepare(model_of(Brightness(level=0.1)), folder)
+    assert prepared.preprocessing.mean == (0.0, 0.0, 0.0)
+    assert "same predictions" in prepared.preprocessing.origin
+
+
+def test_unlabelled_folder_of_one_predicted_class(tmp_path):
+    folder = save(tmp_path / "c", 200, 220, flat=True)
+    with pytest.raises(Problem, match="takes all images for class 1") as problem:
+        prepare(model_of(Brightness()), folder, Flags(*IMAGENET))
+    assert problem.value.exit_code == ExitCode.NO_VERDICT
+
+
+def test_answers_that_are_not_finite():
+    require_finite(torch.zeros(24, 2))
+    logits = torch.zeros(24, 2)
+    logits[3, 1], logits[5, 0] = float("nan"), float("inf")
+    with pytest.raises(Problem, match="NaN or infinity on 2 of 24") as problem:
+        require_finite(logits)
+    assert problem.value.exit_code == ExitCode.NO_VERDICT
+
+
+def test_doubt_when_the_model_is_no_better_than_one_class():
+    assert "right on 50 of 100 images, no better than always naming one class" in doubt(50, [50, 50])
+    assert "right on 55 of 100" in doubt(55, [50, 50])
+    assert doubt(80, [50, 50]) == ""
+    assert doubt(80, [80, 20])
+
+
+def test_head_only_models_work(tmp_path):
+    class Runtime:
+        def features_and_logits(self, x):
+            features = x.mean((2, 3))
+            return features, Brightness()(x).detach()
+
+    model = replace(model_of(Brightness()), network=None, runtime=Runtime())
+    prepared = prepare(model, save(tmp_path / "c", 105, 125))
+    assert (prepared.preprocessing.mean, prepared.preprocessing.std) == IMAGENET
+    json.dumps(prepared.preprocessing.as_dict())
+
+
+def test_same_seed_same_outcome(tmp_path):
+    folder = save(tmp_path / "c", 105, 125)
+    first, second = (prepare(model_of(Brightness()), folder, seed=3) for _ in range(2))
+    assert first.preprocessing == second.preprocessing
+    assert torch.equal(first.clean.fit.images, second.clean.fit.images)

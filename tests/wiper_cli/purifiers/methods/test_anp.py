@@ -1,0 +1,147 @@
+"""ANP on a network whose gradients can be written down: a 1x1 convolution, a sum over space, a linear head."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from formats import apply_edit
+from wiper_cli.classifier import Classifier
+from wiper_cli.purifiers.contract import Task
+from wiper_cli.purifiers.machinery.masks import MaskStudent, clamp, prune
+from wiper_cli.purifiers.machinery.training import Batches, switch
+from wiper_cli.purifiers.methods.anp import ANP
+from wiper_cli.purifiers.methods.anp.method import adversary
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+@pytest.fixture
+def linear(opened):
+    network = Linear()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return Classifier(opened(network), (0.0,), (1.0,))
+
+
+def gradients(linear, masks, noise, x, y):
+    """dL/dd, dL/de, and their sum dL/dm (as both factors hold m) of mean cross-entropy, by the chain rule."""
+    w = {name: value.detach() for name, value in linear.model.named().items()}
+    scale = w["conv.weight"].reshape(4) * x.mean((2, 3))  # [N,4]: conv without bias
+    a = scale * (masks + noise[0]) + w["conv.bias"] * (masks + noise[1])
+    logits = a @ w["fc.weight"].T + w["fc.bias"]
+    back = (logits.softmax(1) - F.one_hot(y, 10)) @ w["fc.weight"] / len(y)  # dL/da [N,4]
+    d, e = (back * scale).sum(0), (back * w["conv.bias"]).sum(0)
+    return d, e, d + e
+
+
+def test_the_inner_step_follows_the_sign(linear, clean):
+    student = MaskStudent(linear, clean.fit, "zero")
+    with torch.no_grad():
+        student.masks[0].copy_(torch.tensor([1.0, 0.5, 0.2, 0.9]))
+    x, y = clean.fit.images[:50].float() / 255, clean.fit.labels[:50]
+    generator = torch.Generator().manual_seed(7)
+    start = [0.4 * (2 * torch.rand(4, generator=generator) - 1) for _ in range(2)]
+    d, e, _ = gradients(linear, student.masks[0].detach(), start, x, y)
+    found = adversary(student, x, y, 0.4, 1, torch.Generator().manual_seed(7))
+    torch.testing.assert_close(found[0][0], (start[0] + 0.4 * d.sign()).clamp(-0.4, 0.4))
+    torch.testing.assert_close(found[1][0], (start[1] + 0.4 * e.sign()).clamp(-0.4, 0.4))
+
+
+def test_one_step_of_the_masks(linear, clean):
+    """a CE(m) + (1 - a) CE(m + noise), one step of SGD, back into 0..1."""
+    student = MaskStudent(linear, clean.fit, "zero")
+    masks = torch.tensor([0.9, 0.5, 0.2, 0.7])
+    x, y = clean.fit.images[:50].float() / 255, clean.fit.labels[:50]
+    with torch.no_grad():
+        student.masks[0].copy_(masks)
+    noise = adversary(student, x, y, 0.4, 2, torch.Generator().manual_seed(7))
+    loss = 0.2 * F.cross_entropy(student.logits(x), y)
+    loss = loss + 0.8 * F.cross_entropy(student.masked(student.masks, x, noise), y)
+    (slope,) = torch.autograd.grad(loss, student.masks)
+    still = gradients(linear, masks, (0, 0), x, y)[2]
+    disturbed = gradients(linear, masks, (noise[0][0], noise[1][0]), x, y)[2]
+    torch.testing.assert_close(slope, 0.2 * still + 0.8 * disturbed, rtol=1e-4, atol=1e-6)
+
+
+def test_pruning_stays_within_the_budget(classifier, clean):
+    settings = ANP(steps=9, lr=0.2, noise=0.2, batch=100, flip=False, crop=0, budget=0.1)
+    result = settings.run(Task(classifier, clean))
+    purified = Classifier(apply_edit(classifier.model, result.edit), classifier.mean, classifier.std)
+
+    def right(model):
+        return float((model.logits(clean.select.images).argmax(1) == clean.select.labels).float().mean())
+
+    assert right(purified) >= 0.9 * right(classifier) - 1e-6
+    assert len(result.history) == 3
+
+
+def test_deterministic(classifier, clean):
+    settings = ANP(steps=6, flip=False, lr=0.5, budget=1.0)
+    first, second, other = (settings.run(Task(classifier, clean, seed=seed)) for seed in (0, 0, 1))
+    assert first.edit == second.edit
+    assert first.history[-1].loss == second.history[-1].loss
+    assert first.history[-1].loss != other.history[-1].loss
+
+
+def search(classifier, clean, settings, live):
+    """The masks of a search, step by step, from the parts that other tests check; seed 0."""
+    student = MaskStudent(classifier, clean.fit, settings.ablation, live)
+    generator = torch.Generator().manual_seed(0)
+    batches = Batches(clean.fit.images, clean.fit.labels, settings.batch, student.device, generator)
+    for _ in range(settings.steps // len(batches)):
+        for x, y in batches:
+            switch(student.norms, True)
+            noise = adversary(student, x, y, settings.noise, settings.inner_steps, generator)
+            loss = 0.2 * F.cross_entropy(student.logits(x), y)
+            loss = loss + 0.8 * F.cross_entropy(student.masked(student.masks, x, noise), y)
+            with torch.no_grad():
+                for mask, slope in zip(student.masks, torch.autograd.grad(loss, student.masks), strict=True):
+                    mask -= settings.lr * slope
+            clamp(student.masks)
+    return student.masks
+
+
+def test_live_searches_on_the_batches_and_prunes_the_network_as_it_was_found(classifier, clean):
+    """The frozen search, and one with norms in training mode, end at other masks; either prunes one network."""
+    settings = ANP(steps=9, lr=0.5, batch=100, flip=False, crop=0, momentum=0.0, noise=0.4, budget=0.5)
+    statistics = classifier.model.network.norm.running_mean.clone()
+    whole = MaskStudent(classifier, clean.fit, "mean")
+    edits = []
+    for live in (True, False):
+        found = search(classifier, clean, settings, live)
+        expected = whole.pruned(prune(whole, found, clean.select, settings.budget)[0])
+        assert expected.tensors
+        edits.append(settings.run(Task(classifier, clean, live=live)).edit)
+        assert edits[-1] == expected
+        assert not {"norm.running_mean", "norm.running_var"} & set(expected.tensors)
+    assert edits[0] != edits[1]
+    assert torch.equal(classifier.model.network.norm.running_mean, statistics)
+
+
+def test_live_noise_is_sought_on_the_batch(classifier, clean):
+    """Every forward pass of the search, inner and outer, has the norm in training mode; choosing has it not."""
+    modes = []
+    forward = nn.BatchNorm2d.forward
+
+    def watched(self, x):
+        modes.append((torch.is_grad_enabled(), len(x), self.training))
+        return forward(self, x)
+
+    settings = ANP(steps=3, batch=100, flip=False, crop=0, inner_steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.BatchNorm2d, "forward", watched)
+        settings.run(Task(classifier, clean, live=True))
+    searching = [training for gradients, size, training in modes if gradients and size == 100]
+    assert len(searching) >= 3 * 4
+    assert sum(training for *_, training in modes) == 3 * 4

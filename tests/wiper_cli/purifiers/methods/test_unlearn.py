@@ -1,0 +1,96 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.perturbations import Recovered, square
+from wiper_cli.progress import silent
+from wiper_cli.purifiers.contract import Task
+from wiper_cli.purifiers.methods.unlearn import Unlearn
+from wiper_cli.purifiers.methods.unlearn.method import divergence, push
+from wiper_cli.verdict import ExitCode, Problem
+
+FEW = Unlearn(epochs=2, min_steps=4, warmup=2, flip=False)
+
+
+def near(top=5, left=6):
+    """What a probe could have found: a square that covers the planted one only in part."""
+    canvas, mask = square((1, 8, 8), top, left, 2, "white")
+    return Recovered("square", 0, {"canvas": canvas, "mask": mask}, {"success": 0.9})
+
+
+def test_removes_most_of_the_backdoor_and_keeps_accuracy(classifier, clean, rates):
+    accuracy, success = rates(classifier, clean)
+    assert success > 0.9
+    settings = Unlearn(flip=False, crop=0.0, min_steps=100)
+    result = settings.run(Task(classifier, clean, [0], [near()], silent, 0))
+    after, left = rates(classifier, clean, result.edit)
+    assert left < 0.4
+    assert after > accuracy - 0.03
+    assert set(result.edit.tensors) == set(classifier.model.tensors)
+
+
+def test_deterministic_and_dependent_on_the_seed(classifier, clean):
+    runs = [FEW.run(Task(classifier, clean, [0], [near()], silent, seed)).edit for seed in (0, 0, 1)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_without_a_suspect_it_says_where_it_aimed(classifier, clean):
+    result = FEW.run(Task(classifier, clean))
+    assert "10 classes" in result.notes[0]
+    assert not FEW.run(Task(classifier, clean, [3], [], silent, 0)).notes
+
+
+def test_small_sets_are_passed_more_often(classifier, clean):
+    calls = []
+    settings = dataclasses.replace(FEW, min_steps=20, epochs=2, batch=64)
+    settings.run(Task(classifier, clean, [0], [], lambda *call: calls.append(call), 0))
+    assert calls[:2] == [("warm-up", 1, 2), ("warm-up", 2, 2)]
+    # 300 images in batches of 64 are 4 steps a pass: 3 passes for each of 2 epochs.
+    assert calls[-1] == ("purify", 24, 24)
+
+
+@pytest.mark.parametrize("change", [{"alpha": 0.5}, {"windows": 1}, {"clean_weight": 3.0}])
+def test_options_change_the_result(classifier, clean, change):
+    plain, changed = (
+        s.run(Task(classifier, clean, [0], [], silent, 0)) for s in (FEW, dataclasses.replace(FEW, **change))
+    )
+    assert plain.edit != changed.edit
+
+
+def test_works_without_a_known_head(classifier, clean):
+    model = dataclasses.replace(classifier.model, head=None)
+    result = FEW.run(Task(Classifier(model, (0.5,), (0.25,)), clean, [0], [], silent, 0))
+    assert len(result.history) == 2
+
+
+def test_refuses_a_head_only_model(classifier, clean):
+    model = dataclasses.replace(classifier.model, network=None, runtime=object())
+    with pytest.raises(Problem, match="--method wiper --train head") as refused:
+        FEW.run(Task(Classifier(model, (0.5,), (0.25,)), clean, [0], [], silent, 0))
+    assert refused.value.exit_code == ExitCode.NO_VERDICT
+
+
+def test_divergence_is_the_scaled_kullback_leibler_of_softened_outputs():
+    a, b = (torch.randn(6, 4, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
+    p, q = (a / 2).softmax(1), (b / 2).softmax(1)
+    torch.testing.assert_close(divergence(a, b), 4 * (p * (p / q).log()).sum(1).mean())
+    assert divergence(a, a).abs() < 1e-6
+
+
+def test_push_counts_wrong_classes_only():
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    p = F.softmax(logits[0], 0)
+    labels, reached = torch.tensor([0, 1]), torch.tensor([0, 0])
+    torch.testing.assert_close(push(logits, reached, labels), -(1 - p[0] + 1e-6).log() / 2)
+
+
+def test_weak_finds_are_not_shown(classifier, clean):
+    """What an inversion made of nothing leaves the outcome as it is without any find."""
+    weak = dataclasses.replace(near(), facts={"success": 0.3})
+    found = [FEW.run(Task(classifier, clean, [0], recovered)).edit for recovered in ([], [weak], [near()])]
+    assert found[0].tensors == found[1].tensors
+    assert found[0].tensors != found[2].tensors

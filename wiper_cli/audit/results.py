@@ -1,0 +1,189 @@
+"""What was found, as the plain data of a report. Reads results, decides nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from formats import Edit, Model, NewTensor, pack_edit
+from formats.write import stored_bytes
+from wiper_cli import perturbations
+from wiper_cli.audit.subject import Subject
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.images.thumbnails import triple
+from wiper_cli.perturbations import Recovered
+
+#: Images whose logits are compared after saving.
+CHECKED = 16
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I8": torch.int8, "U8": torch.uint8, "I32": torch.int32,
+}  # fmt: skip
+
+
+def described(model: Model) -> dict[str, Any]:
+    """The report's ``model`` mapping, less what the bytes told."""
+    head = model.head
+    return {
+        "architecture": asdict(model.architecture),
+        "opened": "head-only" if model.head_only else "full",
+        "classes": list(model.class_names or map(str, range(model.classes))),
+        "parameters": sum(address.elements for address in model.manifest.tensors.values()),
+        "input": asdict(model.input),
+        "head": None
+        if head is None
+        else {
+            "weight": head.weight,
+            "bias": head.bias,
+            "units": head.units,
+            "classes": head.classes,
+            "linear": head.linear,
+        },
+        "notes": list(model.notes),
+    }
+
+
+def examined(subject: Subject) -> dict[str, Any]:
+    """What every examination says of the model, its images and its units."""
+    found = subject.salience
+    return {
+        "model": {**described(subject.model), "classes": subject.class_names},
+        "clean": {**subject.folder.describe(), "accuracy": subject.accuracy},
+        "preprocessing": subject.preprocessing.as_dict(),
+        "salience": None
+        if found is None
+        else {
+            "metric": "BS",
+            "images": found.images,
+            "units": found.bs.tolist(),
+            "mbs": found.mbs.tolist(),
+            "am": found.am.tolist(),
+            "stability": asdict(found.stability["bs"]),
+        },
+    }
+
+
+def shown_detection(
+    subject: Subject, evidence: Sequence[Evidence], suspects: Sequence[int]
+) -> dict[str, Any]:
+    """The report's ``detection`` mapping."""
+    return {
+        "suspects": list(suspects),
+        "calibrated": False,
+        "detectors": [shown_detector(subject, piece) for piece in evidence],
+    }
+
+
+def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
+    """One detector's evidence; what it recovered is shown where it fired, since elsewhere it did not work."""
+    works = [found for found in piece.recovered if piece.fired and found.target == piece.target]
+    trigger = works[0] if works else None
+    return {
+        "name": piece.name,
+        "title": piece.title,
+        "ran": piece.ran,
+        "reason": piece.reason,
+        "statistic": finite(piece.statistic),
+        "threshold": piece.threshold,
+        "threshold_origin": piece.threshold_origin,
+        "false_alarm_rate": piece.false_alarm_rate,
+        "fired": piece.fired,
+        "target": piece.target,
+        "suspects": list(piece.suspects),
+        "p_value": None,
+        "per_class": [finite(value) for value in piece.per_class],
+        "facts": plain(piece.facts),
+        "seconds": round(piece.seconds, 3),
+        "trigger": None
+        if trigger is None
+        else {
+            "family": trigger.family,
+            "target": trigger.target,
+            "facts": plain(trigger.facts),
+            "pictures": pictures(subject, trigger),
+        },
+    }
+
+
+def pictures(subject: Subject, trigger: Recovered) -> dict[str, str]:
+    """Clean, triggered and difference of the first image of another class."""
+    part = subject.clean.select
+    other = (part.labels != trigger.target).nonzero().flatten()
+    image = part.images[int(other[0]) if len(other) else 0].float() / 255
+    stamped = perturbations.stamp(trigger, image.unsqueeze(0))[0]
+    return triple(image, stamped)
+
+
+def changed(model: Model, edit: Edit) -> list[dict[str, Any]]:
+    """Every edited tensor: how many of its values changed, by how much at most, in the units of the file; for
+    the head also which units, where not all of them did."""
+    found: list[dict[str, Any]] = []
+    for name, new in edit.tensors.items():
+        before = torch.frombuffer(
+            bytearray(stored_bytes(model.source, model.manifest.tensors[name])), dtype=DTYPES[new.dtype]
+        )
+        change = (tensor(new).flatten().double() - before.double()).reshape(new.shape)
+        row: dict[str, Any] = {
+            "address": name,
+            "elements": int((change != 0).sum()),
+            "max_change": float(change.abs().max()) if change.numel() else 0.0,
+        }
+        head = model.head
+        if head is not None and name == head.weight:
+            matrix = change.T if head.layout == "in_out" else change.reshape(head.classes, head.units)
+            touched = (matrix != 0).any(0).nonzero().flatten().tolist()
+            row["units"] = touched if len(touched) < head.units else None
+        found.append(row)
+    return found
+
+
+def expectation(subject: Subject, classifier: Classifier) -> bytes:
+    """Normalised inputs and what the purified file has to answer to them, as a safetensors container."""
+    images = subject.clean.report.images[:CHECKED]
+    x = classifier.as_float(images).cpu()
+    mean = torch.tensor(classifier.mean).reshape(1, -1, 1, 1)
+    std = torch.tensor(classifier.std).reshape(1, -1, 1, 1)
+    logits = classifier.logits(images).cpu()
+    # A file that ends in a softmax was opened as the logarithm of its output.
+    outputs = logits.exp() if classifier.model.probabilities else logits
+    expected = {"inputs": (x - mean) / std, "outputs": outputs}
+    return pack_edit(
+        Edit(
+            {
+                name: NewTensor("F32", tuple(value.shape), value.contiguous().numpy().tobytes())
+                for name, value in expected.items()
+            }
+        )
+    )
+
+
+def tensor(new: NewTensor) -> Tensor:
+    """The values of an edit as a torch tensor in their own dtype."""
+    return torch.frombuffer(bytearray(new.data), dtype=DTYPES[new.dtype]).reshape(new.shape)
+
+
+def finite(value: float | None) -> float | None:
+    """NaN and infinities have no word in JSON."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def plain(value: Any) -> Any:
+    """Tensors and tuples as lists, numbers as they are, everything else as text."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
+        return value
+    if isinstance(value, float):
+        return finite(value)
+    return str(value)

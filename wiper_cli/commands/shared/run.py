@@ -1,0 +1,184 @@
+"""What scan, purify, verify and inspect share on the parent's side: gate, child, document, reports, exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from formats import FormatError, Manifest, Source, inspect, read_source
+from wiper_cli.commands.shared import document as documents
+from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.options import Settings
+from wiper_cli.commands.shared.terminal import Display
+from wiper_cli.reports import outputs, render, style_of
+from wiper_cli.verdict import ExitCode, Problem, combine
+from wiper_cli.worker.parent import Answer, private_copy, run_job
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model file behind the gate: its bytes, its manifest, and the private copy a child may open."""
+
+    path: Path
+    source: Source
+    manifest: Manifest
+    copy: Path
+
+
+@dataclass
+class Run:
+    """One command over its models."""
+
+    command: str
+    settings: Settings
+    display: Display
+
+    @contextmanager
+    def subject(self, path: Path, document: Document | None = None) -> Iterator[Subject]:
+        """Reads and checks the file once; every later step uses the private copy."""
+        source = read_source(path)
+        if document is not None:
+            document["model"].update(sha256=source.sha256, size=source.size)
+        manifest = inspect(source)
+        if document is not None:
+            documents.describe(document, source, manifest)
+        with private_copy(source) as copy:
+            yield Subject(path, source, manifest, copy)
+
+    def child(self, job: str, subject: Subject, payload: bytes = b"", **details: Any) -> Answer:
+        """Runs one job on the subject's private copy; ``details`` go with it, ``payload`` as tensors."""
+        message = {
+            "job": job,
+            "model": str(subject.copy),
+            "clean": str(self.settings.clean) if self.settings.clean else None,
+            **self.settings.job(),
+            **details,
+        }
+        return run_job(message, self.display.progress, self.display.log, self.settings.timeout, payload)
+
+    def document(self, path: Path, work: Callable[[Document], None]) -> Document:
+        """One document for one model; a refusal becomes its sentence, never a traceback."""
+        document = documents.begin(self.command, sys.argv[1:], path, self.settings.seed)
+        started = time.monotonic()
+        try:
+            work(document)
+        except (FormatError, Problem) as error:
+            documents.refuse(document, error)
+            document["exit_code"] = int(
+                documents.spare(ExitCode(document["exit_code"]), self.settings.exit_zero)
+            )
+        document["timing"]["total"] = round(time.monotonic() - started, 3)
+        return document
+
+
+def require_clean(settings: Settings) -> None:
+    """The clean folder is needed and looked at before anything heavy starts."""
+    if settings.clean is None:
+        raise Problem("A folder of clean images is needed: --clean DIR.")
+    require_folder(settings.clean, "The clean folder")
+
+
+def require_folder(folder: Path, called: str) -> None:
+    """Raises :class:`Problem` unless ``folder`` is one that can be read."""
+    if not folder.exists():
+        raise Problem(f"{called} {folder} does not exist.")
+    if not folder.is_dir():
+        raise Problem(f"{folder} is not a folder.")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise Problem(f"{called} {folder} cannot be read.")
+
+
+def merge(document: Document, result: Mapping[str, Any]) -> None:
+    """Takes what the child found into the document; the gate's facts about the file stay."""
+    document["model"].update(result.get("model", {}))
+    document["timing"].update(result.get("timing", {}))
+    document["not_done"].extend(result.get("not_done", []))
+    for key in (
+        "clean", "preprocessing", "findings", "salience", "detection", "explanation",
+        "verification", "purification", "environment", "verdict", "sentence",
+    ):  # fmt: skip
+        if key in result:
+            document[key] = result[key]
+
+
+def finish(run: Run, reports: Sequence[Document]) -> ExitCode:
+    """Writes every requested output, says the verdicts on stderr, and returns the exit code."""
+    deliver(run.settings.output_formats, reports)
+    # Somebody who has just read the report on the terminal need not read its sentence again.
+    shown = sys.stdout.isatty() and any(
+        output.format == "text" and output.path is None for output in outputs(run.settings.output_formats)
+    )
+    for report in [] if shown else reports:
+        run.display.say(f"{report['model']['path']}: {report['sentence']}")
+    return combine(report["exit_code"] for report in reports)
+
+
+def deliver(requested: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> None:
+    """Renders each ``FORMAT[=FILE]``; files are written whole or not at all. The default is text on stdout."""
+    for output in outputs(requested):
+        if output.path is None:
+            _print(render(output.format, reports, style_of(sys.stdout, os.environ)))
+        else:
+            write_whole(output.path, render(output.format, reports).encode())
+
+
+def _print(text: str) -> None:
+    """Writes to standard output; where its reader went away, the other outputs and the exit code still count."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Problem(f"The report cannot be written to standard output: {error.strerror}.") from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a temporary file beside ``path`` and renames it, so that nobody sees half of it.
+
+    What a link names is replaced, not the link; a device or a pipe is written to.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        _write_to_device(path, data)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Problem(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _write_to_device(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def check_requested(requested: Sequence[str], taken: Sequence[Path] = ()) -> None:
+    """Refuses, before any work is done, a mistyped format or a file that could not be written.
+
+    ``taken``: files of this run that a report must not replace: the models, the purified file.
+    """
+    for output in outputs(requested):
+        if output.path is None:
+            continue
+        path = output.path.resolve()
+        if not path.parent.is_dir():
+            raise Problem(f"The folder of {output.path} does not exist.")
+        if path.is_dir():
+            raise Problem(f"{output.path} is a folder; name a file for the {output.format} report.")
+        if path in [other.resolve() for other in taken]:
+            raise Problem(f"The {output.format} report would replace {output.path}; name another file.")
+        if not os.access(path.parent if not path.exists() or path.is_file() else path, os.W_OK):
+            raise Problem(f"{output.path} cannot be written: permission denied.")

@@ -1,0 +1,1 @@
+"""Clean images: decoded, labelled, split, prepared for a network."""

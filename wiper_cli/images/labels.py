@@ -1,0 +1,73 @@
+"""How folders become labels: by the model's class names, by numbers, or by order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from wiper_cli.verdict import Problem
+
+#: How folders become labels; "auto" takes the first that fits of names, numbers, order.
+LabelMode = Literal["auto", "names", "numbers", "order", "predictions"]
+
+
+def number(
+    root: Path, folders: Sequence[str], classes: int, names: Sequence[str], mode: LabelMode
+) -> tuple[Mapping[str, int], str]:
+    """Folder → class number, and a sentence on how."""
+    matched = _by_name(folders, names)
+    if mode == "names" or (mode == "auto" and matched):
+        if not matched:
+            raise Problem(f"{root}: no folder is named for a class of the model.")
+        rest = len(folders) - len(matched)
+        others = f"; {rest} that match none are left out" if rest else ""
+        return matched, f"The labels are the folder names, matched with the model's class names{others}."
+    numbers = _by_number(folders, classes)
+    if mode == "numbers" or (mode == "auto" and numbers):
+        if not numbers:
+            raise Problem(f"{root}: the folders are not named for class numbers from 0 to {classes - 1}.")
+        first = int(min(numbers, key=int)) - min(numbers.values())
+        other = "" if sorted(numbers, key=int) == sorted(numbers) else ", not in alphabetical order"
+        return numbers, f"The labels are the folder names, read as class numbers counted from {first}{other}."
+    few = "" if len(folders) == classes else f", {len(folders)} folders for {classes} classes"
+    return (
+        {folder: number for number, folder in enumerate(folders)},
+        f"The labels are the places of the folders in alphabetical order{few}: no class names to match.",
+    )
+
+
+def _by_name(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """By whole names, by what stands before a comma, and by WordNet ids, as far as these are unique."""
+    known: dict[str, set[int]] = {}
+    for number, name in enumerate(names):
+        for alias in {_plain(name), _plain(name.split(",")[0]), _wordnet(name)} - {""}:
+            known.setdefault(alias, set()).add(number)
+    found = {}
+    for folder in folders:
+        for alias in (_plain(folder), _wordnet(folder)):
+            if len(known.get(alias, ())) == 1:
+                found[folder] = next(iter(known[alias]))
+                break
+    return found
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def _wordnet(name: str) -> str:
+    found = re.match(r"n\d{8}(?!\d)", name)
+    return found.group() if found else ""
+
+
+def _by_number(folders: Sequence[str], classes: int) -> dict[str, int]:
+    """Empty when the folders are no class numbers. Counted from 1 only where 1 to K are all there."""
+    if not all(folder.isascii() and folder.isdigit() and len(folder) < 10 for folder in folders):
+        return {}
+    numbers = sorted(int(folder) for folder in folders)
+    first = 1 if numbers == list(range(1, classes + 1)) else 0
+    if len(set(numbers)) < len(numbers) or numbers[-1] - first >= classes:
+        return {}
+    return {folder: int(folder) - first for folder in folders}

@@ -1,0 +1,315 @@
+"""From a picture to what the model wants: size, mean and standard deviation, and where each comes from.
+
+Flags come first, then what the file or its sidecar says, then what the network accepts and what gives the
+highest accuracy on the select part among the usual candidates. Without labels there is no accuracy, and the
+choice is left to the user unless it makes no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from formats import Model
+from wiper_cli.classifier import Classifier
+from wiper_cli.images.decode import RESAMPLE, Geometry, Interpolation
+from wiper_cli.images.folder import CleanFolder
+from wiper_cli.images.splits import Clean, Part
+from wiper_cli.progress import Progress, silent
+from wiper_cli.rates import wilson
+from wiper_cli.verdict import ExitCode, Problem
+
+Numbers = tuple[float, ...]
+
+#: Name → mean and standard deviation for images in 0..1; among equals the first is taken.
+CANDIDATES: Mapping[int, Mapping[str, tuple[Numbers, Numbers]]] = {
+    3: {
+        "0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        "CIFAR-100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "0..255": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+    },
+    1: {
+        "0..1": ((0.0,), (1.0,)),
+        "-1..1": ((0.5,), (0.5,)),
+        "MNIST": ((0.1307,), (0.3081,)),
+        "Fashion-MNIST": ((0.2860,), (0.3530,)),
+        "ImageNet, grey": ((0.449,), (0.226,)),
+        "0..255": ((0.0,), (1 / 255,)),
+    },
+}
+#: Images of the select part on which candidates are compared.
+COMPARED = 500
+#: Without labels: the least agreement between candidates' predictions at which the choice does not matter.
+AGREEMENT = 0.99
+#: Sizes tried, in this order, on a network that takes any size but not that of the images.
+SIZES = ((224, 224), (32, 32), (64, 64), (28, 28), (256, 256), (299, 299))
+#: Images of one size are taken as they are up to this many pixels a side.
+OWN_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the user said; ``None`` where nothing. ``size``: height, width in pixels. ``mean``, ``std``: one
+    number for all channels or one each, for images in 0..1."""
+
+    mean: Numbers | None = None
+    std: Numbers | None = None
+    size: tuple[int, int] | None = None
+    resize: Literal["squash", "crop"] | None = None
+    interpolation: Interpolation | None = None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The outcome. ``margin``: accuracy of the chosen candidate less that of the best different one, 0..1."""
+
+    geometry: Geometry
+    mean: Numbers
+    std: Numbers
+    origin: str
+    margin: float | None = None
+    candidates: Sequence[tuple[str, float]] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report's ``preprocessing`` mapping."""
+        size = [self.geometry.height, self.geometry.width]
+        crop = self.geometry.resize == "crop"
+        return {
+            "size": size,
+            "resize": (self.geometry.short_side or "cover") if crop else "squash",
+            "crop": size if crop else None,
+            "interpolation": self.geometry.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "origin": self.origin,
+            "margin": self.margin,
+            "candidates": [{"name": name, "accuracy": value} for name, value in self.candidates],
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Model and images, ready for each other."""
+
+    classifier: Classifier
+    clean: Clean
+    preprocessing: Preprocessing
+
+
+def prepare(
+    model: Model,
+    folder: CleanFolder,
+    flags: Flags = Flags(),
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    max_images: int | None = None,
+    progress: Progress = silent,
+) -> Prepared:
+    """Decodes the three parts, settles the preprocessing, and fills in predicted labels where there are none.
+
+    Raises :class:`Problem` when the network takes no size that was tried, when mean and std cannot be found
+    without labels, or when the images are too few.
+    """
+    geometry, origin = shape(model, folder, flags)
+    clean = folder.clean(geometry, seed, max_images, progress=progress)
+    chosen = resolve(model, clean.select, geometry, flags, device)
+    chosen = replace(chosen, origin=f"{origin} {chosen.origin}")
+    classifier = Classifier(model, chosen.mean, chosen.std, device)
+    if not folder.labelled:
+        clean = Clean(*(predicted(classifier, part) for part in (clean.fit, clean.select, clean.report)))
+        everything = torch.cat([clean.fit.labels, clean.select.labels, clean.report.labels])
+        if bool((everything == everything[0]).all()):
+            raise Problem(
+                f"{folder.path}: the model takes all images for class {int(everything[0])}; images of at "
+                "least 2 classes are needed.",
+                ExitCode.NO_VERDICT,
+            )
+    return Prepared(classifier, clean, chosen)
+
+
+def predicted(classifier: Classifier, part: Part) -> Part:
+    """The part with the classifier's own predictions as labels."""
+    return Part(part.images, classifier.logits(part.images, batch=64).argmax(1).cpu())
+
+
+def shape(model: Model, folder: CleanFolder, flags: Flags) -> tuple[Geometry, str]:
+    """What pictures are made into, and a sentence on why; tries the network once on the outcome.
+
+    Raises :class:`Problem` when the network refuses the size, or takes neither 1 nor 3 channels.
+    """
+    hint = model.preprocessing
+    declared = model.input.channels
+    if declared not in (None, 1, 3):
+        raise Problem(
+            f"The model takes {declared} channels; pictures have 1 (grey) or 3 (colour).", ExitCode.NO_VERDICT
+        )
+    fixed = (model.input.height, model.input.width)
+    sizes, why = _sizes(flags, fixed, hint.size if hint else None, folder)
+    style: dict[str, Any] = {}
+    if hint and hint.resize and flags.resize != "squash":
+        style = {"resize": "crop", "short_side": hint.resize}
+    elif flags.resize:
+        style = {"resize": flags.resize}
+    interpolation = flags.interpolation or (hint.interpolation if hint else None)
+    if interpolation in RESAMPLE:
+        style["interpolation"] = interpolation
+    reason = ""
+    for height, width in sizes:
+        for channels in (declared,) if declared else (3, 1):
+            geometry = Geometry(channels, height, width, **style)
+            if geometry.short_side is not None and geometry.short_side < max(height, width):
+                geometry = replace(geometry, short_side=None)
+            refusal = _refusal(model, geometry)
+            if not refusal:
+                said = (
+                    why
+                    if (height, width) == sizes[0]
+                    else "which the network accepts, unlike the images' own size"
+                )
+                return geometry, f"Input {height}x{width}, {said}."
+            reason = reason or refusal
+    height, width = sizes[0]
+    raise Problem(
+        f"The network does not run on images of {height}x{width} ({why}): {reason} Give --input-size HxW.",
+        ExitCode.USAGE if flags.size else ExitCode.NO_VERDICT,
+    )
+
+
+def _sizes(
+    flags: Flags,
+    fixed: tuple[int | None, int | None],
+    hinted: tuple[int, int] | None,
+    folder: CleanFolder,
+) -> tuple[Sequence[tuple[int, int]], str]:
+    """Sizes to try, best first, and the reason for the first."""
+    if flags.size:
+        return [flags.size], "as --input-size says"
+    if fixed[0] and fixed[1]:
+        return [(fixed[0], fixed[1])], "the size that the model asks for"
+    if hinted:
+        return [hinted], "as the file beside the model says"
+    seen = folder.sizes()
+    common, count = max(seen.items(), key=lambda item: (item[1], item[0]), default=(SIZES[0], 0))
+    if count <= sum(seen.values()) / 2 or max(common) > OWN_SIZE:
+        return SIZES, "a usual size: neither the network nor the images settle one"
+    others = "" if count == sum(seen.values()) else "; images of other sizes are scaled to it"
+    return [common, *(size for size in SIZES if size != common)], f"the size of the images themselves{others}"
+
+
+def _refusal(model: Model, geometry: Geometry) -> str:
+    """ "" when the network runs on this size, else what it says to it in one sentence."""
+    trial = torch.zeros(2, geometry.channels, geometry.height, geometry.width)
+    try:
+        with torch.no_grad():
+            if model.network is not None:
+                parameter = next(model.network.parameters(), None)
+                logits = model.network(trial.to(parameter.device) if parameter is not None else trial)
+            else:
+                assert model.runtime is not None
+                _, logits = model.runtime.features_and_logits(trial)
+    except Exception as error:  # what a network raises on a wrong size is anybody's guess
+        return " ".join(str(error).split())[:200].rstrip(".") + "."
+    if tuple(logits.shape) != (2, model.classes):
+        return f"it answers with {list(logits.shape)} instead of {[2, model.classes]}."
+    return ""
+
+
+def resolve(
+    model: Model, part: Part, geometry: Geometry, flags: Flags, device: torch.device | str = "cpu"
+) -> Preprocessing:
+    """Mean and standard deviation, by flags, hint, or accuracy on ``part`` (labels -1: unlabelled).
+
+    Raises :class:`Problem` when numbers do not fit the channels, or when nothing decides.
+    """
+    channels = geometry.channels
+    if (flags.mean is None) != (flags.std is None):
+        raise Problem("--mean and --std go together; give both or neither.")
+    if flags.mean is not None and flags.std is not None:
+        mean, std = _each(flags.mean, channels, "--mean"), _each(flags.std, channels, "--std")
+        if not all(value > 0 for value in std):
+            raise Problem("--std must be greater than 0 in every channel.")
+        return Preprocessing(geometry, mean, std, "Mean and std as given by --mean and --std.")
+    hint = model.preprocessing
+    if hint and hint.mean and hint.std and _usable(hint.mean, hint.std, channels):
+        mean, std = _each(hint.mean, channels, "mean"), _each(hint.std, channels, "std")
+        return Preprocessing(geometry, mean, std, f"Mean and std from {hint.origin or 'the model file'}.")
+    options = CANDIDATES[channels]
+    images, labels = part.images[:COMPARED], part.labels[:COMPARED]
+    guesses = {
+        name: Classifier(model, mean, std, device).logits(images, batch=64).argmax(1).cpu()
+        for name, (mean, std) in options.items()
+    }
+    if bool((labels < 0).any()):
+        return _agreed(geometry, options, guesses)
+    accuracy = [(name, _share(guess == labels)) for name, guess in guesses.items()]
+    ranked = sorted(accuracy, key=lambda item: -item[1])
+    name, best = ranked[0]
+    mean, std = options[name]
+    margin = best - ranked[1][1]
+    best_of = "the one with the highest accuracy" if margin else "the first of several equally accurate ones"
+    origin = (
+        f"Mean and std of {name}: of {len(options)} usual candidates {best_of} on {len(images)} images of the "
+        "select part."
+    )
+    return Preprocessing(geometry, mean, std, origin, margin, accuracy)
+
+
+def _agreed(
+    geometry: Geometry, options: Mapping[str, tuple[Numbers, Numbers]], guesses: Mapping[str, Tensor]
+) -> Preprocessing:
+    first = next(iter(options))
+    least = min(_share(guess == guesses[first]) for guess in guesses.values())
+    if least < AGREEMENT:
+        raise Problem(
+            "Without labels nothing tells which normalisation the model expects, and its predictions depend "
+            f"on it: the usual ones agree on {least:.0%} of the images. Give --mean and --std, or class "
+            "sub-folders."
+        )
+    mean, std = options[first]
+    origin = f"Mean and std of {first}: the usual candidates give the same predictions."
+    return Preprocessing(geometry, mean, std, origin)
+
+
+def _usable(mean: Numbers, std: Numbers, channels: int) -> bool:
+    """A hint is the model's word: one that cannot be right is passed over."""
+    return len(mean) in (1, channels) and len(std) in (1, channels) and all(value > 0 for value in std)
+
+
+def _each(numbers: Numbers, channels: int, what: str) -> Numbers:
+    if len(numbers) not in (1, channels):
+        raise Problem(f"{what} has {len(numbers)} numbers and the model {channels} channels.")
+    return tuple(numbers) * (channels if len(numbers) == 1 else 1)
+
+
+def _share(right: Tensor) -> float:
+    return float(right.double().mean()) if len(right) else 0.0
+
+
+def require_finite(logits: Tensor) -> None:
+    """Raises :class:`Problem` where the network answers with NaN or infinity; logits [N,K]."""
+    bad = int((~logits.isfinite()).any(1).sum())
+    if bad:
+        raise Problem(
+            f"The network answers with NaN or infinity on {bad} of {len(logits)} images and cannot be "
+            "examined.",
+            ExitCode.NO_VERDICT,
+        )
+
+
+def doubt(right: int, counts: Sequence[int]) -> str:
+    """A sentence when ``right`` answers are no better than always naming one class; ``counts``: images of each
+    class. Empty otherwise."""
+    n = sum(counts)
+    if wilson(right, n)[0] > max(counts) / n:
+        return ""
+    return (
+        f"The model is right on {right} of {n} images, no better than always naming one class: labels, "
+        "normalisation or size may be wrong (see --mean, --std, --input-size)."
+    )

@@ -1,0 +1,1 @@
+"""What methods share. A method never imports another method."""

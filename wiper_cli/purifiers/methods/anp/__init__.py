@@ -1,0 +1,30 @@
+"""ANP: adversarial neuron pruning: its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wiper_cli.purifiers.options import BODY, ChannelPruning, Presets, option
+
+
+@dataclass(frozen=True)
+class ANP(ChannelPruning):
+    """Adversarial neuron pruning: channels that noise on channels turns against the loss."""
+
+    name: ClassVar[str] = "anp"
+    trains_live: ClassVar[bool] = True
+    title: ClassVar[str] = "ANP: adversarial neuron pruning"
+    presets: ClassVar[Presets] = {
+        "paper": {"steps": 2000, "lr": 0.2, "noise": 0.4},
+        "field": {"steps": 2000, "lr": 0.2, "noise": 0.4, "budget": 0.1},
+    }
+    needs: ClassVar[frozenset[str]] = BODY
+
+    steps: int = option(110, "Steps of the search for masks, rounded to whole passes.", 1)
+    batch: int = option(128, "Images per step.", 1)
+    lr: float = option(0.1, "Learning rate of SGD on the masks.", 0)
+    momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
+    noise: float = option(0.03, "Largest relative noise on a channel.", 0)
+    inner_steps: int = option(1, "Sign steps of the inner adversary.", 1)
+    clean_weight: float = option(0.2, "Weight of the loss without noise; the rest is the loss with it.", 0, 1)

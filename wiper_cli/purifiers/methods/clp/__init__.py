@@ -1,0 +1,22 @@
+"""Channel Lipschitz pruning, without data: its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wiper_cli.purifiers.options import Presets, Settings, option
+
+
+@dataclass(frozen=True)
+class CLP(Settings):
+    """Channel Lipschitz pruning; looks at no image."""
+
+    name: ClassVar[str] = "clp"
+    title: ClassVar[str] = "Channel Lipschitz pruning, without data"
+    presets: ClassVar[Presets] = {"paper": {}, "field": {}}
+    needs: ClassVar[frozenset[str]] = frozenset({"body"})
+
+    deviations: float = option(
+        3.0, "Prune channels whose norm lies so many standard deviations above the layer's mean.", 0
+    )

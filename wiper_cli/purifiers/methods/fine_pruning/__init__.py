@@ -1,0 +1,35 @@
+"""Fine-Pruning: prune dormant units, then fine-tune: its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from wiper_cli.purifiers.options import BODY, HEAD, MetricName, Presets, Sgd, option
+
+
+@dataclass(frozen=True)
+class FinePruning(Sgd):
+    """Fine-Pruning: units of the head that clean images leave at rest are removed, then all is fine-tuned."""
+
+    name: ClassVar[str] = "fine-pruning"
+    trains_live: ClassVar[bool] = True
+    title: ClassVar[str] = "Fine-Pruning: prune dormant units, then fine-tune"
+    presets: ClassVar[Presets] = {
+        "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "constant", "clip": 1.0},
+        "field": {"share": 0.99, "tolerance": 0.1, "epochs": 100, "batch": 256},
+    }
+
+    train: Literal["all", "head"] = option("all", "Which weights to train after pruning.")
+    share: float = option(0.1, "Share of the units removed, lowest first.", 0, 1)
+    tolerance: float = option(
+        0.0,
+        "Stop removing before the accuracy on the select part falls by more than this share of itself; 0: never.",
+        0,
+        1,
+    )
+    metric: MetricName = option("am", "What ranks units: any metric of salience.")  # noqa: RUF009 - an alias of Literal
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return HEAD if self.train == "head" else BODY

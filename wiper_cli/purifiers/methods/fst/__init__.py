@@ -1,0 +1,27 @@
+"""FST: feature shift tuning under a new head: its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+
+
+@dataclass(frozen=True)
+class FST(Sgd):
+    """Feature shift tuning: a new head, pushed away from the old one."""
+
+    name: ClassVar[str] = "fst"
+    trains_live: ClassVar[bool] = True
+    title: ClassVar[str] = "FST: feature shift tuning under a new head"
+    presets: ClassVar[Presets] = {
+        "paper": {"epochs": 10, "batch": 128, "alpha": 0.1},
+        "field": {"epochs": 10, "batch": 128, "alpha": 0.2},
+    }
+    needs: ClassVar[frozenset[str]] = BODY | {"head"}
+
+    epochs: int = option(20, "Passes over the clean images.", 1)
+    batch: int = option(64, "Images per step.", 1)
+    alpha: float = option(0.02, "Weight of the inner product of new and old head; 0 for many classes.", 0)
+    weight_decay: float = option(0.0, "Weight decay of SGD.", 0)

@@ -1,0 +1,29 @@
+"""Neural attention distillation: its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+
+
+@dataclass(frozen=True)
+class NAD(Sgd):
+    """Neural attention distillation from a fine-tuned teacher; unclipped, frozen batch norm lets it diverge."""
+
+    name: ClassVar[str] = "nad"
+    trains_live: ClassVar[bool] = True
+    title: ClassVar[str] = "Neural attention distillation"
+    presets: ClassVar[Presets] = {
+        "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "step", "epochs": 10},
+        "field": {"batch": 64},
+    }
+    needs: ClassVar[frozenset[str]] = BODY
+
+    epochs: int = option(20, "Passes over the clean images.", 1)
+    attention: float = option(
+        1000.0, "Weight of attention at the two deepest places; half of it before them.", 0
+    )
+    clip: float = option(1.0, "Largest l2 norm of a step's gradient; 0: no bound.", 0)
+    teacher_epochs: int = option(10, "Passes of the fine-tuning that makes the teacher.", 1)

@@ -1,0 +1,28 @@
+"""Pruning of the least salient units, without training: its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from wiper_cli.purifiers.options import BODY, HEAD, MetricName, Presets, Settings, option
+
+
+@dataclass(frozen=True)
+class Prune(Settings):
+    """Removing units or channels of least salience, without training (WIPER, Tables 9 and 10)."""
+
+    name: ClassVar[str] = "prune"
+    title: ClassVar[str] = "Pruning of the least salient units, without training"
+    presets: ClassVar[Presets] = {"paper": {}, "field": {"metric": "am"}}
+
+    share: float = option(0.1, "Share of the units (and channels of each layer) removed, lowest first.", 0, 1)
+    metric: MetricName = option("bs", "What ranks them; channels by bs and am only.")  # noqa: RUF009 - an alias of Literal
+    ablation: Literal["zero", "mean"] = option(
+        "zero", "What stands for a removed unit: 0, or its mean over the clean images."
+    )
+    last_layers: int = option(1, "The head, and of so many less one of the last convolutions channels.", 1)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return HEAD if self.last_layers == 1 else BODY | HEAD

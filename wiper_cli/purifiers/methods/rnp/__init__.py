@@ -1,0 +1,32 @@
+"""RNP: reconstructive neuron pruning: its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wiper_cli.purifiers.options import BODY, ChannelPruning, Presets, option
+
+
+@dataclass(frozen=True)
+class RNP(ChannelPruning):
+    """Reconstructive neuron pruning: unlearn the clean task, recover it by masks, prune what masks spare."""
+
+    name: ClassVar[str] = "rnp"
+    trains_live: ClassVar[bool] = True
+    title: ClassVar[str] = "RNP: reconstructive neuron pruning"
+    presets: ClassVar[Presets] = {
+        "paper": {"unlearn_lr": 0.01, "unlearn_until": 0.2},
+        "field": {"unlearn_lr": 0.01, "unlearn_until": 0.2, "budget": 0.1},
+    }
+    needs: ClassVar[frozenset[str]] = BODY
+
+    epochs: int = option(20, "Passes over the clean images while masks recover.", 1)
+    batch: int = option(128, "Images per step.", 1)
+    lr: float = option(0.04, "Learning rate of SGD on the masks.", 0)
+    momentum: float = option(0.9, "Momentum of SGD.", 0, 1)
+    weight_decay: float = option(5e-4, "Weight decay of SGD while unlearning.", 0)
+    unlearn_epochs: int = option(20, "Passes over the clean images while unlearning, at most.", 1)
+    unlearn_lr: float = option(1e-4, "Learning rate of SGD while unlearning.", 0)
+    unlearn_until: float = option(0.5, "Accuracy on the fit part at which unlearning stops.", 0, 1)
+    clip: float = option(20.0, "Largest l2 norm of a step's gradient while unlearning; 0: no bound.", 0)

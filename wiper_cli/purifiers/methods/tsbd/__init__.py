@@ -1,0 +1,36 @@
+"""TSBD: reinitialise what clean unlearning changes most, then fine-tune: its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+
+
+@dataclass(frozen=True)
+class TSBD(Sgd):
+    """Two-stage defence: weights that unlearning changes most are set to 0, then all is fine-tuned flatly."""
+
+    name: ClassVar[str] = "tsbd"
+    title: ClassVar[str] = "TSBD: reinitialise what clean unlearning changes most, then fine-tune"
+    presets: ClassVar[Presets] = {"paper": {"epochs": 20, "batch": 128, "lr": 0.01, "min_steps": 1}}
+    needs: ClassVar[frozenset[str]] = BODY
+
+    epochs: int = option(8, "Passes over the clean images, at least.", 1)
+    batch: int = option(64, "Images per step.", 1)
+    lr: float = option(0.005, "Initial learning rate of SGD.", 0)
+    min_steps: int = option(100, "Steps at least: a small clean set is passed more often.", 1)
+    unlearn_epochs: int = option(20, "Passes over the clean images while unlearning, at most.", 1)
+    unlearn_lr: float = option(1e-4, "Learning rate of SGD while unlearning; doubled after every pass.", 0)
+    unlearn_until: float = option(0.1, "Accuracy on the select part at which unlearning stops.", 0, 1)
+    clip: float = option(20.0, "Largest norm of a gradient while unlearning.", 0)
+    share: float = option(
+        0.0, "Share of the channels in which weights are reinitialised; 0: chosen by --tolerance.", 0, 1
+    )
+    tolerance: float = option(
+        0.1, "Share of the accuracy on the select part that reinitialising may cost before fine-tuning.", 0, 1
+    )
+    weight_share: float = option(0.7, "Share of the weights of such a channel that are set to 0.", 0, 1)
+    rho: float = option(0.05, "Length of the step to where the second gradient is taken.", 0)
+    alpha: float = option(0.7, "Weight of the second gradient; the first has the rest.", 0, 1)
