@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from formats import Source
 from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker import launcher
 from wiper_cli.worker.protocol import ProtocolError, receive, send_json, send_tensors
 
 #: What is kept of a dying child's stderr.
@@ -75,11 +75,11 @@ def run_job(
     """
     with tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-m", "wiper_cli.worker.child"],
+            launcher.command("-m", "wiper_cli.worker.child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=_environment(),
+            env=launcher.environment(PYTHONUNBUFFERED="1", ORT_LOGGING_LEVEL="3"),
             # Ctrl-C reaches the parent alone, which then ends the child in good order.
             start_new_session=True,
         )
@@ -150,23 +150,6 @@ def _converse(
         elif "result" in content:
             return Answer(content["result"], tuple(tensors))
     return None
-
-
-def _environment() -> dict[str, str]:
-    """The child's environment: ours, with the folder that holds our packages on its path.
-
-    The working directory is kept off it: it may be the folder of the untrusted model, and a ``numpy.py`` in it
-    would be run.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.environ.get("PYTHONPATH")
-    return {
-        **os.environ,
-        "PYTHONPATH": root if not path else root + os.pathsep + path,
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        "ORT_LOGGING_LEVEL": "3",
-    }
 
 
 def _tail(stderr: Any) -> str:
