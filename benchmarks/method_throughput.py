@@ -135,7 +135,7 @@ def residual(classifier: Classifier) -> Any:
 def pair(name: str, classifier: Classifier, clean: Clean, triggered: Part) -> dict[str, Callable[[], object]]:
     """Ours and the plain loop, each a whole run from the network as found."""
     settings = METHODS[name](**SHORT[name])  # type: ignore[call-arg]
-    extra = {"triggered": triggered} if name == "ai-lancet" else {}
+    extra = {"triggered": triggered} if "triggered" in settings.needs else {}
 
     def ours() -> object:
         return settings.run(Task(classifier, clean, **extra))

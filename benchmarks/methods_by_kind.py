@@ -47,7 +47,7 @@ def run(method: str, kind: str, scratch: Path, triggered: Path) -> dict[str, Any
     report = scratch / "report.json"
     own = METHODS[method].__dataclass_fields__  # type: ignore[attr-defined]
     brief = [f"--{key.replace('_', '-')}={value}" for key, value in BRIEF.items() if key in own]
-    needs = ["--triggered", str(triggered)] if method == "ai-lancet" else []
+    needs = ["--triggered", str(triggered)] if "triggered" in METHODS[method]().needs else []
     done = subprocess.run(
         [
             sys.executable, "-m", "wiper_cli.main", "purify", str(DIGITS / kind), "--clean", str(DIGITS / "clean"),

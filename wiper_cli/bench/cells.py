@@ -20,11 +20,6 @@ FORMAT = "wiper-cell/1"
 #: The settings' own defaults, by a name in the place of a preset.
 DEFAULT = "default"
 
-#: Methods that take suspects and recovered transforms; all others would give the same without them.
-TAKES_SCAN = ("unlearn", "lmr")
-#: Methods that take images with the trigger: stamped images of the fit part.
-TAKES_TRIGGERED = ("ai-lancet",)
-
 Kind = Literal["purify", "scan", "salience"]
 
 

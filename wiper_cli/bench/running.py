@@ -30,7 +30,7 @@ from wiper_cli import __version__
 from wiper_cli.audit import judgement
 from wiper_cli.audit.environment import environment
 from wiper_cli.audit.subject import device as device_of
-from wiper_cli.bench.cells import TAKES_SCAN, TAKES_TRIGGERED, Cell, Store, put
+from wiper_cli.bench.cells import Cell, Store, put
 from wiper_cli.bench.watching import Watched
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, detector
@@ -139,9 +139,9 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
     before = _before(classifier, cell.specimen, cell.test_images, place)
     suspects: list[int] = []
     recovered: list[Recovered] = []
-    if cell.name in TAKES_SCAN:
+    if settings.uses_scan:
         suspects, recovered = findings(cell, place, progress)
-    triggered = _stamped_fit(cell, place, clean) if cell.name in TAKES_TRIGGERED else None
+    triggered = _stamped_fit(cell, place, clean) if "triggered" in settings.needs else None
     given = classifier
     watched = None
     if cell.watch:
@@ -172,7 +172,7 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
     return {
         "settings": asdict(settings),
         "parts": {"fit": len(clean.fit), "select": len(clean.select), "report": len(clean.report)},
-        "scan": {"suspects": suspects, "recovered": len(recovered)} if cell.name in TAKES_SCAN else None,
+        "scan": {"suspects": suspects, "recovered": len(recovered)} if settings.uses_scan else None,
         "before": before,
         "after": after,
         "der": _der(before, after),

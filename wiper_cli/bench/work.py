@@ -9,10 +9,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wiper_cli.bench.cells import TAKES_SCAN, Cell, Store
+from wiper_cli.bench.cells import Cell, Store
 from wiper_cli.jobs.local import fan_out
 from wiper_cli.jobs.ray import Fleet
 from wiper_cli.progress import Progress, silent
+from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import Problem
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def complete(
     if changed:
         say(f"{changed} cells were measured on files that have changed since, and are run again.")
     runnable = _runnable(todo, place, say)
-    scans = {cell.scan(): None for cell in runnable if cell.kind == "purify" and cell.name in TAKES_SCAN}
+    scans = {cell.scan(): None for cell in runnable if cell.kind == "purify" and METHODS[cell.name].uses_scan}
     first = missing(list(scans), store, retry, place.zoo)
     done, total = 0, len(first) + len(runnable)
     work = partial(_run, place=place)

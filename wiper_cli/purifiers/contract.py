@@ -56,16 +56,18 @@ class Task:
 class Purifier(Protocol):
     """A frozen dataclass of typed settings with defaults; deterministic under the task's seed on the CPU.
     ``trains_live``: batch norm may be live; else it stays frozen. ``presets``: named sets of fields that differ
-    from the defaults."""
+    from the defaults. ``uses_scan``: reads the task's suspects or recovered transforms."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     trains_live: ClassVar[bool]
+    uses_scan: ClassVar[bool]
 
     @property
     def needs(self) -> frozenset[str]:
-        """Any of "labels", "body" (gradients through the whole network), "head"; depends on the settings."""
+        """Any of "labels", "body" (gradients through the whole network), "head", "triggered" (images that carry the
+        trigger); depends on the settings."""
         ...
 
     def require_live(self, live: bool) -> None:

@@ -42,6 +42,8 @@ class Settings:
     name: ClassVar[str]
     #: Whether the method can train batch norm live; by default it stays frozen.
     trains_live: ClassVar[bool] = False
+    #: Whether it reads the task's suspects or recovered transforms; any other gives the same without them.
+    uses_scan: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]

@@ -1,11 +1,8 @@
-import re
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 
-import wiper_cli.purifiers
-from wiper_cli.bench.cells import TAKES_SCAN, TAKES_TRIGGERED, Cell, Store
+from wiper_cli.bench.cells import Cell, Store
 from wiper_cli.verdict import Problem
 
 CELL = Cell("some-specimen-s1", "wiper", preset="strong", settings=(("alpha", 0.1), ("train", "head")))
@@ -76,14 +73,3 @@ def test_settings_go_over_the_preset():
     assert CELL.purifier().alpha == 0.1
     assert CELL.purifier().momentum == 0.9
     assert replace(CELL, settings=(("momentum", 0.0),)).purifier().momentum == 0.0
-
-
-def test_every_method_that_reads_a_scan_or_triggered_images_is_listed():
-    reads = {"scan": set(), "triggered": set()}
-    for path in Path(wiper_cli.purifiers.__file__).parent.glob("methods/*/method.py"):
-        text = path.read_text()
-        if re.search(r"task\.(suspects|recovered)", text):
-            reads["scan"].add(path.parent.name.replace("_", "-"))
-        if "task.triggered" in text:
-            reads["triggered"].add(path.parent.name.replace("_", "-"))
-    assert reads == {"scan": set(TAKES_SCAN), "triggered": set(TAKES_TRIGGERED)}

@@ -13,6 +13,7 @@ class LMR(Sgd):
     """LMR: the target class betrays itself under unlearning; units that carry it are cut from the head."""
 
     name: ClassVar[str] = "lmr"
+    uses_scan: ClassVar[bool] = True
     trains_live: ClassVar[bool] = True
     title: ClassVar[str] = (
         "LMR: find the target by unlearning, push its logit down, cut the units that carry it"

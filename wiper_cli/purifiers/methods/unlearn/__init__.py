@@ -13,6 +13,7 @@ class Unlearn(Augmented):
     """Universal adversarial unlearning with feature distillation: the default method."""
 
     name: ClassVar[str] = "unlearn"
+    uses_scan: ClassVar[bool] = True
     title: ClassVar[str] = "Unlearning of universal perturbations, with feature distillation"
     presets: ClassVar[Presets] = {}
     needs: ClassVar[frozenset[str]] = BODY
