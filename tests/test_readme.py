@@ -32,7 +32,7 @@ def test_every_command_shown_exists_with_its_options(page):
     lines = re.findall(r"^ {4,}wiper (\w+)(.*)$", text, re.MULTILINE)
     assert lines
     for name, rest in lines:
-        command = cli.commands[name]
+        command = cli().commands[name]
         if isinstance(command, click.Group):
             command = command.commands[rest.split()[0]]
         known = {option for parameter in command.params for option in parameter.opts}

@@ -6,48 +6,62 @@ import io
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import click
-
-from formats import FormatError
-from wiper_cli import __version__
-from wiper_cli.commands.bench import bench
-from wiper_cli.commands.demo import demo
-from wiper_cli.commands.doctor import doctor
-from wiper_cli.commands.inspect import inspect
-from wiper_cli.commands.purify import purify
-from wiper_cli.commands.report import report
-from wiper_cli.commands.rules import rules
-from wiper_cli.commands.scan import scan
-from wiper_cli.commands.triggers import triggers
-from wiper_cli.commands.verify import verify
-from wiper_cli.commands.zoo import zoo
-from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker import launcher
+
+if TYPE_CHECKING:
+    import click
+
+#: Each is the function of this name in ``wiper_cli/commands/NAME.py``.
+COMMANDS = (
+    "scan", "purify", "verify", "inspect", "triggers", "report", "rules", "demo", "doctor", "zoo", "bench",
+)  # fmt: skip
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    commands=[scan, purify, verify, inspect, triggers, report, rules, demo, doctor, zoo, bench],
-)
-@click.version_option(__version__, prog_name="wiper")
-def cli() -> None:
-    """Audit, purify and verify a deployed image classifier against backdoors.
+def cli() -> click.Group:
+    """The command ``wiper`` with all its commands."""
+    import click
 
-    MODEL is a safetensors, TorchScript or ONNX file. Try 'wiper demo' first.
-    """
+    from wiper_cli import __version__
+
+    @click.group(
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        commands=[getattr(import_module(f"wiper_cli.commands.{name}"), name) for name in COMMANDS],
+    )
+    @click.version_option(__version__, prog_name="wiper")
+    def wiper() -> None:
+        """Audit, purify and verify a deployed image classifier against backdoors.
+
+        MODEL is a safetensors, TorchScript or ONNX file. Try 'wiper demo' first.
+        """
+
+    return wiper
 
 
 def main() -> NoReturn:
-    """Runs the command; every failure is one sentence on stderr and an exit code of :class:`ExitCode`."""
+    """Runs the command; every failure is one sentence on stderr and an exit code of :class:`ExitCode`.
+
+    Nothing but the standard library is imported before the working directory is off the path.
+    """
+    sys.path[:] = launcher.safe_path()
     signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A character that the terminal's encoding lacks is no reason to lose a report.
             stream.reconfigure(errors="replace")
     try:
-        code = cli.main(prog_name="wiper", standalone_mode=False)
+        launcher.check_packages()
+    except Problem as problem:
+        sys.exit(_say(str(problem), problem.exit_code))
+    import click
+
+    from formats import FormatError
+
+    try:
+        code = cli().main(prog_name="wiper", standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -74,6 +88,8 @@ def main() -> NoReturn:
 
 
 def _say(sentence: str, code: ExitCode) -> ExitCode:
+    from wiper_cli.reports.plain import plain
+
     print(f"wiper: {plain(sentence)}", file=sys.stderr)
     return code
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import click
 
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker import launcher
 
 _MODELS = ("model.safetensors", "model.torchscript.pt", "model.onnx")
 
@@ -49,9 +49,9 @@ def demo(context: click.Context, output: Path) -> None:
         "The same weights lie in three files; each is scanned, purified, and measured with the true trigger.\n"
     )
     threads = max(1, (os.cpu_count() or 1) // len(_MODELS))
-    stage = Stage(example, output, threads, threading.Lock(), started)
+    run = Run(example, output, threads, threading.Lock(), started)
     with ThreadPoolExecutor(len(_MODELS)) as pool:
-        rows = list(pool.map(stage.tell, _MODELS))
+        rows = list(pool.map(run.examine, _MODELS))
     _table(rows)
     click.echo(
         f"\n{time.monotonic() - started:.0f} s. Look at the report in a browser: {output / 'model.onnx.html'}\n"
@@ -63,8 +63,8 @@ def demo(context: click.Context, output: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where the story is told. ``threads``: of each worker, since the files are examined side by side."""
+class Run:
+    """What the three files share. ``threads``: of each worker, since they are examined side by side."""
 
     example: Path
     output: Path
@@ -72,7 +72,7 @@ class Stage:
     lock: threading.Lock
     started: float
 
-    def tell(self, name: str) -> dict[str, Any]:
+    def examine(self, name: str) -> dict[str, Any]:
         """Scan, purify and verify one file; returns the row of the closing table."""
         model, purified = self.example / name, self.output / f"purified-{name}"
         clean = ("--clean", self.example / "clean")
@@ -101,15 +101,9 @@ class Stage:
         """Runs the real command as a user would, says what came of it, and returns its JSON result."""
         result = self.output / f"{name}.{command}.json"
         result.unlink(missing_ok=True)
-        call = [sys.executable, "-m", "wiper_cli.main", command, *map(str, arguments)]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "OMP_NUM_THREADS": str(self.threads),
-        }
         outcome = subprocess.run(
-            [*call, "-f", f"json={result}", "--quiet"],
-            env=environment, capture_output=True, text=True, check=False,
+            launcher.command("-m", "wiper_cli.main", command, *map(str, arguments), "-f", f"json={result}", "--quiet"),
+            env=launcher.environment(OMP_NUM_THREADS=str(self.threads)), capture_output=True, text=True, check=False,
         )  # fmt: skip
         try:
             document: dict[str, Any] = json.loads(result.read_bytes())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import sys
+from importlib import import_module
 
 import click
 
 from wiper_cli import __version__
 from wiper_cli.verdict import ExitCode
+from wiper_cli.worker import launcher
 
 #: Distribution, whether wiper cannot work without it, what it is for.
 _PACKAGES = (
@@ -33,6 +34,8 @@ def doctor(context: click.Context) -> None:
     from wiper_cli.purifiers import METHODS
 
     click.echo(f"wiper {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for package in ("wiper_cli", "formats", "triggers"):
+        click.echo(f"  {package:<14} {import_module(package).__file__}")
     missing = False
     for names, needed, purpose in _PACKAGES:
         version = next((v for v in map(_version, names.split("|")) if v), None)
@@ -60,7 +63,9 @@ def _devices() -> str:
         "import torch; print('cpu (%d threads)' % torch.get_num_threads(), "
         "*['cuda:%d %s' % (i, torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())], sep=', ')"
     )
-    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    outcome = subprocess.run(
+        launcher.command("-c", code), env=launcher.environment(), capture_output=True, text=True, check=False
+    )
     if outcome.returncode == 0:
         return outcome.stdout.strip()
     return "torch cannot be imported: " + (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker import launcher
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,7 +43,8 @@ def fan_out(todo: Sequence[T], work: Callable[[T], R], jobs: int = 1) -> Iterato
 
 def _one_pool(waiting: deque[T], work: Callable[[T], R], jobs: int) -> Iterator[tuple[T, R | Problem]]:
     """Empties ``waiting`` until it is empty or a process died. No more pieces are handed over than are at work."""
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    with launcher.exported():
+        pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
     running: dict[Future[R], T] = {}
     died = False
     try:
@@ -50,7 +52,8 @@ def _one_pool(waiting: deque[T], work: Callable[[T], R], jobs: int) -> Iterator[
             while waiting and len(running) < jobs and not died:
                 piece = waiting.popleft()
                 try:
-                    running[pool.submit(work, piece)] = piece
+                    with launcher.exported():  # it may start a process
+                        running[pool.submit(work, piece)] = piece
                 except BrokenProcessPool:
                     waiting.appendleft(piece)
                     died = True
@@ -64,7 +67,7 @@ def _one_pool(waiting: deque[T], work: Callable[[T], R], jobs: int) -> Iterator[
                 except BrokenProcessPool:
                     died = True
                     outcome = Problem(
-                        "Its process died, perhaps for want of memory; try fewer --jobs.", ExitCode.NO_VERDICT
+                        "Its process died, perhaps out of memory; try fewer --jobs.", ExitCode.NO_VERDICT
                     )
                 yield piece, outcome
     except BaseException:

@@ -11,14 +11,16 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from wiper_cli import __version__
 from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker import launcher
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,8 +89,8 @@ def _outcome(reference: Any) -> Any:
         )
     except RayError as error:
         return Problem(
-            f"Its worker or machine died ({type(error).__name__}), perhaps for want of memory; the same command "
-            "again runs it again.",
+            f"Its worker or machine died ({type(error).__name__}), perhaps out of memory; the same command again "
+            "runs it again.",
             ExitCode.NO_VERDICT,
         )
 
@@ -107,13 +109,19 @@ def connect(address: str, jobs: int | None = None, device: str = "auto") -> Iter
         import ray
     except ImportError:
         raise Problem("--ray needs Ray: pip install 'wiper-cli[fleet]'.") from None
-    _knock(address)
+    _reach(address)
     terminate = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        TemporaryDirectory(prefix="wiper-", ignore_cleanup_errors=True) as empty,
+    ):
         try:
-            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # Ray puts the folder that it is started in first on the path of every worker.
+            with launcher.exported(), chdir(empty):
+                ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            raise _silent(address, error) from error
+            raise _unreachable(address, error) from error
         finally:
             signal.signal(signal.SIGTERM, terminate)  # Ray's own would end this process at once
         try:
@@ -122,7 +130,7 @@ def connect(address: str, jobs: int | None = None, device: str = "auto") -> Iter
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _reach(address: str) -> None:
     """Ray itself waits minutes for an address where nothing listens."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
@@ -134,10 +142,10 @@ def _knock(address: str) -> None:
             raise ValueError("it is not HOST:PORT")
         socket.create_connection((parts.hostname, parts.port), timeout=_PATIENCE).close()
     except (OSError, ValueError) as error:
-        raise _silent(address, error) from error
+        raise _unreachable(address, error) from error
 
 
-def _silent(address: str, error: Exception) -> Problem:
+def _unreachable(address: str, error: Exception) -> Problem:
     said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     reason = said.splitlines()[0].rstrip(".")
     return Problem(f"--ray {address}: no Ray cluster can be used there: {reason}.")

@@ -28,10 +28,10 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """A child's environment: ours with ``changes``, without what would let it import from its working directory.
+    """A child's environment: ours with ``changes``, and no way to import from its working directory.
 
-    Our packages' folder stands first on PYTHONPATH, unless the child finds it as a site folder (there it must not
-    come before the standard library) or PYTHONPATH cannot hold it: then they must be installed.
+    The folder of our packages stands first on PYTHONPATH, unless it is one of Python's site folders (these must not
+    come before the standard library) or PYTHONPATH cannot hold its name: there, wiper must be installed.
     """
     entries = [entry for entry in _pythonpath() if Path(entry).is_absolute()]
     sites = [site.getusersitepackages(), *site.getsitepackages()]
@@ -41,15 +41,18 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 @contextmanager
-def exported(**changes: str) -> Iterator[None]:
+def exported() -> Iterator[None]:
     """:func:`environment` in this process, for children that a library starts (``multiprocessing``, Ray)."""
-    before = dict(os.environ)
-    os.environ.update(environment(**changes))
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    os.environ.update(environment())
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def safe_path() -> list[str]:
