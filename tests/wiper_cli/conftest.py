@@ -30,6 +30,26 @@ def heard():
 
 
 @pytest.fixture(scope="session")
+def hostile_folder(tmp_path_factory):
+    """A folder of packages with well-known names, each of which writes its own into the file ``imported``."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for name in ("formats", "triggers", "torch", "numpy", "safetensors", "click", "json", "multiprocessing"):
+        (folder / name).mkdir()
+        canary = f"open({str(folder / 'imported')!r}, 'a').write({name!r} + '\\n')\n"
+        (folder / name / "__init__.py").write_text(canary)
+    return folder
+
+
+@pytest.fixture
+def hostile(hostile_folder, monkeypatch):
+    """Makes :func:`hostile_folder` the working directory; ``hostile()`` → the packages imported from it since."""
+    monkeypatch.chdir(hostile_folder)
+    imported = hostile_folder / "imported"
+    imported.unlink(missing_ok=True)
+    return lambda: imported.read_text().split() if imported.exists() else []
+
+
+@pytest.fixture(scope="session")
 def few_digits(tmp_path_factory):
     """12 clean images of every class."""
     folder = tmp_path_factory.mktemp("few_digits")

@@ -33,7 +33,7 @@ def environment(**changes: str) -> dict[str, str]:
     The folder of our packages stands first on PYTHONPATH, unless it is one of Python's site folders (these must not
     come before the standard library) or PYTHONPATH cannot hold its name: there, wiper must be installed.
     """
-    entries = [entry for entry in _pythonpath() if Path(entry).is_absolute()]
+    entries = [entry for entry in _pythonpath() if Path(entry).is_absolute() and Path(entry) != ROOT]
     sites = [site.getusersitepackages(), *site.getsitepackages()]
     if os.pathsep not in str(ROOT) and ROOT.resolve() not in _folders(sites):
         entries.insert(0, str(ROOT))

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 import types
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def commands(monkeypatch):
     stand_in = types.SimpleNamespace(calls=[], results=dict(RESULTS))
 
     def run(call, env, **_):
-        command, arguments = call[3], call[4:]
+        command, arguments = call[4], call[5:]
         stand_in.calls.append((command, arguments))
         path = next(one for one in arguments if one.startswith("json=")).removeprefix("json=")
         result = stand_in.results[command]
@@ -97,3 +98,9 @@ def test_an_output_that_is_a_file(wiper, commands, tmp_path):
     assert code == 2
     assert "cannot be used as a folder" in err
     assert commands.calls == []
+
+
+def test_the_commands_import_nothing_from_the_working_directory(hostile, tmp_path):
+    run = module.Run(example_folder(), tmp_path, 1, threading.Lock(), 0.0)
+    assert run._wiper("model.onnx", "inspect", example_folder() / "model.onnx")["exit_code"] == 0
+    assert hostile() == []

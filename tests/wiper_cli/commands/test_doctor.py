@@ -7,6 +7,7 @@ import pytest
 from wiper_cli.commands import doctor as module
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.purifiers import METHODS
+from wiper_cli.worker import launcher
 
 
 @pytest.fixture
@@ -19,7 +20,8 @@ def test_a_whole_installation(wiper, devices):
     code, out, err = wiper("doctor")
     assert (code, err) == (0, "")
     assert "MISSING" not in out
-    assert all(name in out for name in [*DETECTORS, *METHODS, "torch", "cpu (1 threads)"])
+    places = [str(launcher.ROOT / name / "__init__.py") for name in ("wiper_cli", "formats", "triggers")]
+    assert all(name in out for name in [*DETECTORS, *METHODS, *places, "torch", "cpu (1 threads)"])
 
 
 def test_what_is_needed_and_missing_fails(wiper, devices, monkeypatch):
@@ -57,11 +59,12 @@ def test_a_broken_torch_does_not_take_doctor_down(monkeypatch, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'ImportError: libc10.so' >&2\nexit 1\n")
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(module.sys, "executable", str(python))
+    monkeypatch.setattr(launcher.sys, "executable", str(python))
     assert module._devices() == "torch cannot be imported: ImportError: libc10.so"
     python.write_text("#!/bin/sh\nexit 1\n")
     assert module._devices() == "torch cannot be imported: no reason given"
 
 
-def test_devices_are_torch_s():
+def test_devices_are_torch_s(hostile):
     assert module._devices().startswith("cpu (")
+    assert hostile() == []

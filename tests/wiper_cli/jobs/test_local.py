@@ -34,3 +34,8 @@ def test_a_process_that_dies_takes_no_more_than_was_at_work():
     assert signal.SIGKILL in lost
     assert len(lost) <= jobs
     assert "died" in str(found[signal.SIGKILL])
+
+
+def test_fresh_processes_import_nothing_from_the_working_directory(hostile):
+    assert dict(fan_out([-1, 2], abs, jobs=2)) == {-1: 1, 2: 2}
+    assert hostile() == []

@@ -2,6 +2,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,10 +32,13 @@ def test_jobs_share_the_machines(machines, jobs, on_gpu, shared):
 
 
 @pytest.fixture(scope="module")
-def local():
+def local(hostile_folder):
     pytest.importorskip("ray")
-    with connect("local", jobs=2, device="cpu") as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(hostile_folder)
+        patch.setenv("PYTHONPATH", os.pathsep)
+        with connect("local", jobs=2, device="cpu") as found:
+            yield found
 
 
 # Work is written inside the tests, since Ray's workers cannot import them: such functions travel whole.
@@ -52,6 +56,17 @@ def test_every_piece_comes_back_with_its_outcome(local):
     assert (str(odd), odd.exit_code) == ("1 is odd.", ExitCode.NO_VERDICT)
     assert {piece: value for piece, (value, _) in found.items()} == {2: 20, 4: 40}
     assert os.getpid() not in {process for _, process in found.values()}
+
+
+def test_a_worker_imports_nothing_from_the_working_directory(local, hostile_folder):
+    def origin(name):
+        from importlib.util import find_spec
+
+        return find_spec(name).origin
+
+    for name, place in local.fan_out(["formats", "json", "torch", "wiper_cli"], origin):
+        assert not Path(place).is_relative_to(hostile_folder), name
+    assert not (hostile_folder / "imported").exists()
 
 
 def test_a_worker_that_dies_loses_its_piece_alone(local):

@@ -1,0 +1,71 @@
+"""What the command refuses before it does anything, and what it never imports."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def wiper(*arguments, path, cwd=None):
+    """In a process of its own, which Python lets import from the working directory."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
+    call = [sys.executable, "-m", "wiper_cli.main", *arguments]
+    done = subprocess.run(call, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("path", [(ROOT,), ("", ROOT), (ROOT, ".", "")])
+def test_nothing_comes_from_the_working_directory(hostile, path):
+    code, out, err = wiper("triggers", path=path)
+    assert (code, err) == (0, "")
+    assert "badnet" in out
+    assert hostile() == []
+
+
+@pytest.mark.parametrize("command", ["--help", "doctor"])
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("formats", "formats/__init__.py", "VERSION = 1"),
+        ("formats", "formats.py", "1 / 0"),
+        ("triggers", "triggers.py", "raise SystemExit(0)"),
+        ("triggers", "triggers/fire.py", None),
+    ],
+)
+def test_another_s_package_is_one_sentence(tmp_path, command, name, file, content):
+    foreign = tmp_path / file
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_text(content or "")
+    place = foreign if content else foreign.parent  # a folder alone is a package, too
+    # Ours is found by a finder, as an editable install has it: after every folder of the path.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.machinery, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path, target=None):\n"
+        f"        return None if path else importlib.machinery.PathFinder.find_spec(name, [{str(ROOT)!r}])\n"
+        "sys.meta_path.insert(sys.meta_path.index(importlib.machinery.PathFinder) + 1, Finder)\n"
+    )
+    code, out, err = wiper(command, path=[tmp_path], cwd=tmp_path.parent)
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        f"wiper: {place} is imported as '{name}' in place of wiper's own package: take it off"
+    )
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["VERSION = 1", "1 / 0", "raise SystemExit(0)"])
+def test_a_package_that_was_overwritten_is_one_sentence(tmp_path, content):
+    for name in ("wiper_cli", "triggers"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "formats").mkdir()
+    (tmp_path / "formats" / "__init__.py").write_text(content)
+    code, out, err = wiper("rules", path=[tmp_path], cwd=tmp_path.parent)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"wiper: {tmp_path / 'formats' / '__init__.py'} is imported as 'formats'")
+    assert "Error: " in err or "SystemExit: 0" in err
+    assert err.count("\n") == 1
