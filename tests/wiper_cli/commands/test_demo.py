@@ -100,7 +100,9 @@ def test_an_output_that_is_a_file(wiper, commands, tmp_path):
     assert commands.calls == []
 
 
-def test_the_commands_import_nothing_from_the_working_directory(hostile, tmp_path):
+def test_the_commands_are_not_looked_for_in_the_working_directory(tmp_path, monkeypatch):
+    for name in ("wiper_cli", "formats", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('from the working directory')")
+    monkeypatch.chdir(tmp_path)
     run = module.Run(example_folder(), tmp_path, 1, threading.Lock(), 0.0)
     assert run._wiper("model.onnx", "inspect", example_folder() / "model.onnx")["exit_code"] == 0
-    assert hostile() == []

@@ -9,6 +9,7 @@ import pytest
 from wiper_cli.jobs import ray as fleet
 from wiper_cli.jobs.ray import Fleet, connect, share
 from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker.launcher import ROOT
 
 ONE_GPU, TWO_CPUS = (8, 1), (2, 0)
 
@@ -62,10 +63,12 @@ def test_a_worker_imports_nothing_from_the_working_directory(local, hostile_fold
     def origin(name):
         from importlib.util import find_spec
 
-        return find_spec(name).origin
+        return find_spec(name).origin, os.environ["PYTHONSAFEPATH"]
 
-    for name, place in local.fan_out(["formats", "json", "torch", "wiper_cli"], origin):
-        assert not Path(place).is_relative_to(hostile_folder), name
+    found = dict(local.fan_out(["formats", "json", "torch", "wiper_cli"], origin))
+    assert not [place for place, _ in found.values() if Path(place).is_relative_to(hostile_folder)]
+    for name in ("formats", "wiper_cli"):
+        assert found[name] == (str(ROOT / name / "__init__.py"), "1")
     assert not (hostile_folder / "imported").exists()
 
 
