@@ -1,7 +1,19 @@
-"""Shared by all tests: one thread, so that results do not depend on the machine's load or width."""
+"""Shared by all tests: one thread, so that results do not depend on the machine's load or width, and who is skipped."""
 
 from __future__ import annotations
 
 import os
+import sys
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_warn_always(True)  # else only the first of all tests to earn a warning would see it
+    if item.get_closest_marker("gpu") and not (torch and torch.cuda.is_available()):
+        pytest.skip("no CUDA device")
+    if item.get_closest_marker("root") and (not hasattr(os, "geteuid") or os.geteuid() == 0):
+        pytest.skip("root may read and write anywhere")

@@ -114,7 +114,7 @@ def test_quantise_gives_the_levels_of_a_stored_picture():
     assert torch.equal(quantise(values) * 255, torch.tensor([0.0, 0, 0, 1, 100, 255, 255]))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 def test_stays_on_the_device(trigger, images):
     for act in (trigger.stamp, trigger.poison, trigger.cover):
         stamped = act(images.cuda())

@@ -257,7 +257,7 @@ def test_clashing_and_odd_names(tiny):
     assert len(set(result.tensors.values())) == 4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_on_cuda(tiny):
     for model, shape in ((tiny.classifier(), (3, 3, 8, 8)), (shaped(tiny), (3, 3, 4, 4))):
         x = tiny.images(*shape)

@@ -43,6 +43,7 @@ def call(colours, made, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_runs_what_is_missing_and_renders(call, tmp_path, badnet):
     assert "missing" in call("two", "--list").stdout
     first = call("two")
@@ -87,6 +88,7 @@ def test_without_a_zoo_nothing_runs(colours, tmp_path):
     assert found.exception.exit_code == ExitCode.USAGE
 
 
+@pytest.mark.slow
 def test_a_fleet_gives_the_same(call, place, tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # by default its workers yield to all other processes

@@ -188,6 +188,7 @@ def test_the_sheet_has_a_line_for_every_cell(store, scale):
     assert line["cell"] == cell.id
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_each_time(store):
     pytest.importorskip("matplotlib")
     from wiper_cli.bench.figures import draw

@@ -109,7 +109,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
     expect(scan(tmp_path), 2, "directory")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+@pytest.mark.root
 def test_an_unreadable_file(tmp_path):
     path = tmp_path / "model.onnx"
     shutil.copy(DIGITS / "model.onnx", path)

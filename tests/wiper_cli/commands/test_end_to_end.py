@@ -16,6 +16,7 @@ import pytest
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
 DIGITS = example_folder()
 FORMATS = ("model.safetensors", "model.torchscript.pt", "model.onnx")

@@ -45,6 +45,7 @@ def test_what_was_left_half_made_is_made_again(place):
     assert sorted(path.name for path in place.out.iterdir()) == ["clean", CLEAN.id]
 
 
+@pytest.mark.slow
 def test_several_at_once_give_the_same_models(place, tmp_path):
     build([CLEAN, BADNET], place)
     beside = replace(place, out=tmp_path / "beside")

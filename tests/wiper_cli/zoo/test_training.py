@@ -133,7 +133,7 @@ def test_what_an_attack_sees(data):
     assert torch.equal(victim.network(x), logits)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 def test_cuda_learns_too(data):
     net = network().cuda()
     nothing = torch.zeros(len(data.train), dtype=torch.bool, device="cuda")

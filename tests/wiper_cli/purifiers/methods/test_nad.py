@@ -36,7 +36,7 @@ def test_the_loss_by_hand(classifier, clean):
     x = (clean.fit.images / 255 - 0.5) / 0.25
     network = copy.deepcopy(classifier.network.network).requires_grad_(True)
     before = F.cross_entropy(network(x), clean.fit.labels)
-    assert loss["cross_entropy"] == pytest.approx(float(before), rel=1e-4)
+    assert loss["cross_entropy"] == pytest.approx(before.item(), rel=1e-4)
     assert loss["attention_1"] == 0
 
     loss = (
@@ -55,7 +55,7 @@ def test_the_loss_by_hand(classifier, clean):
         )
     mine, theirs = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (mine, theirs))
     assert loss["attention_1"] == pytest.approx(500 * ((mine - theirs) ** 2).mean(), rel=1e-3)
-    assert loss["cross_entropy"] == pytest.approx(float(before), rel=1e-4)
+    assert loss["cross_entropy"] == pytest.approx(before.item(), rel=1e-4)
 
 
 def test_places_are_the_last_at_each_size(classifier, clean):
