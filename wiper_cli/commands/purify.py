@@ -10,7 +10,7 @@ import click
 from formats import unpack_edit, write_edit
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
-from wiper_cli.commands.shared.method_options import method_options, method_settings
+from wiper_cli.commands.shared.method_options import MethodCommand, MethodName, Triggered, method_settings
 from wiper_cli.commands.shared.options import MODEL, Detectors, Number, Settings, option, shared_options
 from wiper_cli.commands.shared.run import Run, Subject, check_requested, finish, merge, require_clean
 from wiper_cli.commands.shared.terminal import Display
@@ -19,13 +19,13 @@ from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import ExitCode, Verdict
 
 
-@click.command()
+@click.command(cls=MethodCommand)
 @click.argument("model", type=MODEL)
 @option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="File to write."
 )
 @option("--force", is_flag=True, help="Replace OUT when it exists.")
-@option("--method", type=click.Choice(list(METHODS)), default=next(iter(METHODS)), help="How to purify.")
+@option("--method", type=MethodName(), default=next(iter(METHODS)), help="How to purify.")
 @option(
     "--max-accuracy-drop",
     type=Number(0, 100),
@@ -50,9 +50,10 @@ from wiper_cli.verdict import ExitCode, Verdict
 )
 @option(
     "--triggered",
+    cls=Triggered,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Images that carry the trigger, for the methods that need them (ai-lancet).",
+    help="Images that carry the trigger, for the methods that need them ({methods}).",
 )
 @option(
     "--batch-norm",
@@ -66,7 +67,6 @@ from wiper_cli.verdict import ExitCode, Verdict
     help="Write the file also where nothing could verify that a backdoor is gone.",
 )
 @shared_options
-@method_options
 @click.pass_context
 def purify(context: click.Context, /, model: Path, **_: Any) -> None:
     """Remove a backdoor; write the same kind of file or nothing.

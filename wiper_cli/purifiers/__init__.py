@@ -1,6 +1,6 @@
 """Purifiers: a model and clean images in, new weights out. The first of the table is the default.
 
-Importing this package imports no torch, so that a command can list methods and their options at once.
+Importing this package, or the settings of a method, imports no torch, so that a command can list options at once.
 """
 
 from __future__ import annotations
@@ -8,48 +8,30 @@ from __future__ import annotations
 from typing import Final
 
 from wiper_cli.purifiers.contract import Purifier
-from wiper_cli.purifiers.methods.ai_lancet import AILancet
-from wiper_cli.purifiers.methods.anp import ANP
-from wiper_cli.purifiers.methods.ban import BAN
-from wiper_cli.purifiers.methods.bti_dbf import BTIDBF
-from wiper_cli.purifiers.methods.clp import CLP
-from wiper_cli.purifiers.methods.fine_pruning import FinePruning
-from wiper_cli.purifiers.methods.fine_tuning import FineTuning
-from wiper_cli.purifiers.methods.fst import FST
-from wiper_cli.purifiers.methods.ft_sam import FTSAM
-from wiper_cli.purifiers.methods.i_bau import IBAU
-from wiper_cli.purifiers.methods.kd import KD
-from wiper_cli.purifiers.methods.lmr import LMR
-from wiper_cli.purifiers.methods.nad import NAD
-from wiper_cli.purifiers.methods.npd import NPD
-from wiper_cli.purifiers.methods.prune import Prune
-from wiper_cli.purifiers.methods.rnp import RNP
-from wiper_cli.purifiers.methods.sau import SAU
-from wiper_cli.purifiers.methods.tsbd import TSBD
-from wiper_cli.purifiers.methods.unit import UNIT
-from wiper_cli.purifiers.methods.unlearn import Unlearn
-from wiper_cli.purifiers.methods.wiper import Wiper
+from wiper_cli.tables import Table
 
-METHODS: Final[dict[str, type[Purifier]]] = {
-    "unlearn": Unlearn,
-    "wiper": Wiper,
-    "fine-tuning": FineTuning,
-    "fine-pruning": FinePruning,
-    "kd": KD,
-    "nad": NAD,
-    "i-bau": IBAU,
-    "ai-lancet": AILancet,
-    "clp": CLP,
-    "prune": Prune,
-    "ft-sam": FTSAM,
-    "fst": FST,
-    "anp": ANP,
-    "rnp": RNP,
-    "sau": SAU,
-    "npd": NPD,
-    "bti-dbf": BTIDBF,
-    "ban": BAN,
-    "tsbd": TSBD,
-    "unit": UNIT,
-    "lmr": LMR,
-}
+METHODS: Final[Table[type[Purifier]]] = Table(
+    {
+        "unlearn": "wiper_cli.purifiers.methods.unlearn:Unlearn",
+        "wiper": "wiper_cli.purifiers.methods.wiper:Wiper",
+        "fine-tuning": "wiper_cli.purifiers.methods.fine_tuning:FineTuning",
+        "fine-pruning": "wiper_cli.purifiers.methods.fine_pruning:FinePruning",
+        "kd": "wiper_cli.purifiers.methods.kd:KD",
+        "nad": "wiper_cli.purifiers.methods.nad:NAD",
+        "i-bau": "wiper_cli.purifiers.methods.i_bau:IBAU",
+        "ai-lancet": "wiper_cli.purifiers.methods.ai_lancet:AILancet",
+        "clp": "wiper_cli.purifiers.methods.clp:CLP",
+        "prune": "wiper_cli.purifiers.methods.prune:Prune",
+        "ft-sam": "wiper_cli.purifiers.methods.ft_sam:FTSAM",
+        "fst": "wiper_cli.purifiers.methods.fst:FST",
+        "anp": "wiper_cli.purifiers.methods.anp:ANP",
+        "rnp": "wiper_cli.purifiers.methods.rnp:RNP",
+        "sau": "wiper_cli.purifiers.methods.sau:SAU",
+        "npd": "wiper_cli.purifiers.methods.npd:NPD",
+        "bti-dbf": "wiper_cli.purifiers.methods.bti_dbf:BTIDBF",
+        "ban": "wiper_cli.purifiers.methods.ban:BAN",
+        "tsbd": "wiper_cli.purifiers.methods.tsbd:TSBD",
+        "unit": "wiper_cli.purifiers.methods.unit:UNIT",
+        "lmr": "wiper_cli.purifiers.methods.lmr:LMR",
+    }
+)

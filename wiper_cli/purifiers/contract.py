@@ -56,13 +56,15 @@ class Task:
 class Purifier(Protocol):
     """A frozen dataclass of typed settings with defaults; deterministic under the task's seed on the CPU.
     ``trains_live``: batch norm may be live; else it stays frozen. ``presets``: named sets of fields that differ
-    from the defaults. ``uses_scan``: reads the task's suspects or recovered transforms."""
+    from the defaults. ``uses_scan``: reads the task's suspects or recovered transforms. ``quick``: fields for a trial
+    of seconds."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     trains_live: ClassVar[bool]
     uses_scan: ClassVar[bool]
+    quick: ClassVar[Mapping[str, Any]]
 
     @property
     def needs(self) -> frozenset[str]:

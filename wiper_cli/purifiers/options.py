@@ -11,29 +11,38 @@ purified on whatever machine is at hand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from wiper_cli.salience import METRICS
 from wiper_cli.verdict import Problem
 
 if TYPE_CHECKING:
     from wiper_cli.purifiers.contract import Purified, Task
 
-Presets = Mapping[str, Mapping[str, Any]]
+Fields = Mapping[str, Any]
+Presets = Mapping[str, Fields]
 
 BODY, HEAD = frozenset({"labels", "body"}), frozenset({"labels", "head"})
 
-#: Names of :data:`wiper_cli.salience.METRICS`.
-MetricName = Literal[
-    "bs", "mbs", "am", "weighted-am", "gradient", "integrated-gradients", "shapley", "random"
-]
+
+def option(
+    default: Any,
+    text: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Collection[str] | None = None,
+) -> Any:
+    """A field with its help text and, for numbers, the closed range of its values; ``choices``: of a string that is
+    a name of a table."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
 
 
-def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and, for numbers, the closed range of its values."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high})
+def metric_option(default: str, text: str) -> Any:
+    """A field that names one of :data:`wiper_cli.salience.METRICS`."""
+    return option(default, text, choices=METRICS)
 
 
 class Settings:
@@ -44,12 +53,21 @@ class Settings:
     trains_live: ClassVar[bool] = False
     #: Whether it reads the task's suspects or recovered transforms; any other gives the same without them.
     uses_scan: ClassVar[bool] = False
+    #: Fields for a trial that takes seconds on a small network and in which every part of the method runs.
+    quick: ClassVar[Fields] = {}
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
-            value, low, high = getattr(self, item.name), item.metadata["low"], item.metadata["high"]
+            value, low, high, choices = (
+                getattr(self, item.name),
+                *map(item.metadata.get, ("low", "high", "choices")),
+            )
+            limits = ""
             if (low is not None and not value >= low) or (high is not None and not value <= high):
                 limits = f"at least {low}" if high is None else f"in {low}..{high}"
+            elif choices is not None and value not in choices:
+                limits = f"one of {', '.join(choices)}"
+            if limits:
                 raise Problem(
                     f"--{item.name.replace('_', '-')} of {self.name} must be {limits}, not {value}."
                 )

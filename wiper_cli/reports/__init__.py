@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,6 +9,7 @@ from json import loads  # the name json is our own module here
 from pathlib import Path
 from typing import Any, TextIO
 
+from wiper_cli.nearest import nearest
 from wiper_cli.reports.plain import Report, Style, finite
 from wiper_cli.verdict import Problem, combine
 
@@ -20,8 +20,8 @@ FORMATS: Mapping[str, str] = {
     "text": "wiper_cli.reports.text",
     "json": "wiper_cli.reports.json",
     "html": "wiper_cli.reports.html",
-    "markdown": "wiper_cli.reports.markdown",
     "sarif": "wiper_cli.reports.sarif",
+    "markdown": "wiper_cli.reports.markdown",
     "junit": "wiper_cli.reports.junit",
 }
 
@@ -46,9 +46,9 @@ def outputs(values: Sequence[str]) -> tuple[Output, ...]:
     for value in values or ("text",):
         name, equals, path = value.partition("=")
         if name not in FORMATS:
-            near = difflib.get_close_matches(name, FORMATS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(FORMATS)}."
-            raise Problem(f"There is no report format {name!r}: {hint}")
+            raise Problem(
+                f"There is no report format {name!r}{nearest(name, FORMATS)}; choose from {', '.join(FORMATS)}."
+            )
         if equals and not path:
             raise Problem(f"-f {name}= needs a file name; leave out the equals sign for standard output.")
         output = Output(name, Path(path) if path else None)

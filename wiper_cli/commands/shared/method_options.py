@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from functools import lru_cache
+from typing import Any, get_args, get_type_hints
 
 import click
 
-from wiper_cli.commands.shared.options import Number, option
+from wiper_cli.commands.shared.options import Number, with_variable
 from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import Problem
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _PREFIX = "method_"
 
 
-def method_options(command: F) -> F:
-    """Adds ``--preset`` and one option for every field that any method has."""
-    for name in sorted(_fields(), reverse=True):
-        command = _option(name)(command)
+class MethodCommand(click.Command):
+    """A command with ``--preset`` and one option for every field that any method has, plug-ins' included: they are
+    made when the command runs."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        found, own = super().get_params(ctx), len(self.params)
+        return [*found[:own], *_options(tuple(METHODS)), *found[own:]]
+
+
+class MethodName(click.Choice):  # type: ignore[type-arg]
+    """One of the methods as they are when the command runs."""
+
+    choices = property(lambda self: tuple(METHODS), lambda self, value: None)
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+
+class Triggered(click.Option):
+    """An option whose help names the methods that need images with the trigger, in place of ``{methods}``."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        methods = ", ".join(name for name, kind in METHODS.items() if "triggered" in kind().needs)
+        found = super().get_help_record(ctx)
+        return found and (found[0], found[1].format(methods=methods))
+
+
+@lru_cache(maxsize=2)
+def _options(methods: tuple[str, ...]) -> tuple[click.Option, ...]:
+    """The same objects for the same table: click tells parameters apart by identity."""
+    users = _fields()
     presets = sorted({preset for method in METHODS.values() for preset in method.presets})
-    return option(
+    preset = _made(
         "--preset",
         type=click.Choice(presets),
         help="Named settings of a method; single options override them.",
-    )(command)
+    )
+    return preset, *(_option(name, users[name]) for name in sorted(users))
+
+
+def _made(*names: str, **details: Any) -> click.Option:
+    return click.Option(names, **with_variable(names, details))
 
 
 def method_settings(context: click.Context, method: str) -> dict[str, Any]:
@@ -63,8 +93,7 @@ def _fields() -> dict[str, list[tuple[str, dataclasses.Field[Any]]]]:
     return found
 
 
-def _option(name: str) -> Callable[[F], F]:
-    users = _fields()[name]
+def _option(name: str, users: list[tuple[str, dataclasses.Field[Any]]]) -> click.Option:
     method, field = users[0]
     hint = get_type_hints(METHODS[method])[name]
     flag = "--" + name.replace("_", "-")
@@ -72,8 +101,8 @@ def _option(name: str) -> Callable[[F], F]:
     if hint is bool:
         flag += "/--no-" + name.replace("_", "-")
         details.pop("metavar")
-    elif get_origin(hint) is Literal:
-        details.update(type=click.Choice(list(get_args(hint))), metavar=None)
+    elif choices := field.metadata["choices"] or get_args(hint):
+        details.update(type=click.Choice(list(choices)), metavar=None)
     else:
         # The loosest range of all users; the method itself has the last word.
         low = min((f.metadata["low"] for _, f in users if f.metadata.get("low") is not None), default=None)
@@ -81,7 +110,7 @@ def _option(name: str) -> Callable[[F], F]:
         high = max(highs) if len(highs) == len(users) else None
         details["type"] = click.IntRange(low, high) if hint is int else Number(low, high)
     defaults = "; ".join(f"{user}: {_shown(f.default)}" for user, f in users)
-    return option(flag, _PREFIX + name, help=f"{field.metadata['help']} [{defaults}]", **details)
+    return _made(flag, _PREFIX + name, help=f"{field.metadata['help']} [{defaults}]", **details)
 
 
 def _shown(value: Any) -> str:

@@ -18,6 +18,7 @@ import click
 
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.nearest import nearest
+from wiper_cli.reports import FORMATS
 from wiper_cli.verdict import ExitCode, Problem, Severity
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -158,10 +159,15 @@ class Detectors(click.ParamType):  # type: ignore[type-arg]
 
 def option(*names: str, **details: Any) -> Callable[[F], F]:
     """``click.option`` with a ``WIPER_NAME`` variable beside the flag."""
+    return click.option(*names, **with_variable(names, details))
+
+
+def with_variable(names: Sequence[str], details: dict[str, Any]) -> dict[str, Any]:
+    """The details of an option and the variable that stands for it."""
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     details.setdefault("envvar", "WIPER_" + long[2:].replace("-", "_").upper())
     details.setdefault("show_default", details.get("default") is not None and not details.get("is_flag"))
-    return click.option(*names, **details)
+    return details
 
 
 CLEAN = option("--clean", type=click.Path(path_type=Path), metavar="DIR", help="Folder of clean images.")
@@ -171,7 +177,7 @@ SHARED: Sequence[Callable[[Any], Any]] = (
     CLEAN,
     option(
         "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]", envvar="WIPER_FORMAT",
-        help="Report format (text, json, html, sarif, markdown, junit), to stdout or to FILE; repeatable.",
+        help=f"Report format ({', '.join(FORMATS)}), to stdout or to FILE; repeatable.",
     ),
     option("--arch", metavar="NAME|FILE.py:FACTORY", help="Architecture of a safetensors file; FILE.py is run."),
     option("--mean", type=_Numbers(), help="Mean that the model expects to be subtracted (images in 0..1)."),
@@ -226,7 +232,7 @@ def load(context: click.Context, path: Path | None) -> None:
     command = context.command
     names = {
         (parameter.opts[-1] if parameter.opts else "").lstrip("-").replace("-", "_"): parameter.name or ""
-        for parameter in command.params
+        for parameter in command.get_params(context)
         if isinstance(parameter, click.Option)
     }
     commands = {"scan", "purify", "verify", "inspect"}
@@ -260,7 +266,7 @@ def _known_elsewhere(context: click.Context, name: str) -> bool:
     return any(
         parameter.name == name or f"--{name.replace('_', '-')}" in parameter.opts
         for other in root.commands.values()
-        for parameter in other.params
+        for parameter in other.get_params(context)
     )
 
 

@@ -1,13 +1,13 @@
 """Options that derive from the methods' settings."""
 
 import dataclasses
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import get_args, get_type_hints
 
 import click
 import pytest
 
 from wiper_cli.commands.shared.example_files import example_folder
-from wiper_cli.commands.shared.method_options import method_options, method_settings
+from wiper_cli.commands.shared.method_options import MethodCommand, method_settings
 from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import Problem
 
@@ -16,10 +16,12 @@ FIELDS = [(method, field) for method, kind in METHODS.items() for field in datac
 NAMES = [f"{method} {field.name}" for method, field in FIELDS]
 
 
-@click.command()
-@method_options
+@click.command(cls=MethodCommand)
 def bare(**_):
     pass
+
+
+OPTIONS = bare.get_params(click.Context(bare))
 
 
 def asked(method, *arguments):
@@ -31,13 +33,17 @@ def flag(field):
     return "--" + field.name.replace("_", "-")
 
 
+def choices(method, field):
+    return list(field.metadata["choices"] or get_args(get_type_hints(METHODS[method])[field.name]))
+
+
 def another(method, field):
     """A value in range that is not the default, with its arguments."""
     hint = get_type_hints(METHODS[method])[field.name]
     if hint is bool:
         return not field.default, [f"--{'no-' if field.default else ''}{flag(field)[2:]}"]
-    if get_origin(hint) is Literal:
-        value = next(choice for choice in get_args(hint) if choice != field.default)
+    if choices(method, field):
+        value = next(choice for choice in choices(method, field) if choice != field.default)
     else:
         value = field.default + 1 if hint is int else field.default / 2 or 0.25
     return value, [flag(field), str(value)]
@@ -54,7 +60,7 @@ def test_every_field_of_every_method_is_an_option(method, field):
 
 @pytest.mark.parametrize(("method", "field"), FIELDS, ids=NAMES)
 def test_help_shows_the_default_of_every_method(method, field):
-    option = next(one for one in bare.params if one.name == "method_" + field.name)
+    option = next(one for one in OPTIONS if one.name == "method_" + field.name)
     default = {True: "on", False: "off"}[field.default] if isinstance(field.default, bool) else field.default
     shown = option.help[option.help.rindex("[") :].strip("[]").split("; ")
     assert f"{method}: {default}" in shown
@@ -64,8 +70,7 @@ def test_help_shows_the_default_of_every_method(method, field):
 
 def test_every_choice_of_every_method_can_be_made():
     for method, field in FIELDS:
-        hint = get_type_hints(METHODS[method])[field.name]
-        for choice in get_args(hint) if get_origin(hint) is Literal else ():
+        for choice in choices(method, field):
             assert asked(method, flag(field), choice) == {field.name: choice}
 
 

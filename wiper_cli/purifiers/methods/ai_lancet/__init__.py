@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class AILancet(Sgd):
     name: ClassVar[str] = "ai-lancet"
     title: ClassVar[str] = "AI-Lancet: locate the neurons a known trigger moves, and repair them"
     presets: ClassVar[Presets] = {"paper": {}, "field": {}}
+    quick: ClassVar[Fields] = {"epochs": 1, "last_layers": 2}
     needs: ClassVar[frozenset[str]] = BODY | {"triggered"}
 
     repair: Literal["fine-tune", "flip"] = option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, ChannelPruning, Presets, option
+from wiper_cli.purifiers.options import BODY, ChannelPruning, Fields, Presets, option
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class ANP(ChannelPruning):
         "paper": {"steps": 2000, "lr": 0.2, "noise": 0.4},
         "field": {"steps": 2000, "lr": 0.2, "noise": 0.4, "budget": 0.1},
     }
+    quick: ClassVar[Fields] = {"steps": 2, "lr": 3.0, "budget": 1.0}
     needs: ClassVar[frozenset[str]] = BODY
 
     steps: int = option(110, "Steps of the search for masks, rounded to whole passes.", 1)

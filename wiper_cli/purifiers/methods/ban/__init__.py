@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class BAN(Sgd):
     presets: ClassVar[Presets] = {
         "paper": {"epochs": 25, "batch": 128, "lr": 0.005, "schedule": "constant", "noise": 0.3}
     }
+    quick: ClassVar[Fields] = {"epochs": 1, "mask_epochs": 2}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(20, "Passes over the clean images.", 1)

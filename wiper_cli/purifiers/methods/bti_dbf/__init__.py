@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Augmented, Presets, option
+from wiper_cli.purifiers.options import BODY, Augmented, Fields, Presets, option
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,13 @@ class BTIDBF(Augmented):
     title: ClassVar[str] = "BTI-DBF(U): unlearning of what a generator makes of features that are not benign"
     presets: ClassVar[Presets] = {
         "paper": {"rounds": 5, "epochs": 30, "generator_epochs": 30, "batch": 128, "image_bound": 0.012}
+    }
+    quick: ClassVar[Fields] = {
+        "rounds": 1,
+        "epochs": 1,
+        "generator_epochs": 1,
+        "mask_epochs": 2,
+        "generator_width": 4,
     }
     needs: ClassVar[frozenset[str]] = BODY | {"head"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import Presets, Settings, option
+from wiper_cli.purifiers.options import Fields, Presets, Settings, option
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class CLP(Settings):
     name: ClassVar[str] = "clp"
     title: ClassVar[str] = "Channel Lipschitz pruning, without data"
     presets: ClassVar[Presets] = {"paper": {}, "field": {}}
+    quick: ClassVar[Fields] = {"deviations": 1.0}
     needs: ClassVar[frozenset[str]] = frozenset({"body"})
 
     deviations: float = option(

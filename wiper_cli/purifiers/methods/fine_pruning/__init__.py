@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, MetricName, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Sgd, metric_option, option
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class FinePruning(Sgd):
         "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "constant", "clip": 1.0},
         "field": {"share": 0.99, "tolerance": 0.1, "epochs": 100, "batch": 256},
     }
+    quick: ClassVar[Fields] = {"epochs": 1}
 
     train: Literal["all", "head"] = option("all", "Which weights to train after pruning.")
     share: float = option(0.1, "Share of the units removed, lowest first.", 0, 1)
@@ -28,7 +29,7 @@ class FinePruning(Sgd):
         0,
         1,
     )
-    metric: MetricName = option("am", "What ranks units: any metric of salience.")  # noqa: RUF009 - an alias of Literal
+    metric: str = metric_option("am", "What ranks units: any metric of salience.")
 
     @property
     def needs(self) -> frozenset[str]:

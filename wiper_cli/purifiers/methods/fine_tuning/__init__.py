@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class FineTuning(Sgd):
         "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "constant", "clip": 1.0},
         "field": {"epochs": 100, "batch": 256},
     }
+    quick: ClassVar[Fields] = {"epochs": 1}
 
     train: Literal["all", "head"] = option("all", "Which weights to train.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class FST(Sgd):
         "paper": {"epochs": 10, "batch": 128, "alpha": 0.1},
         "field": {"epochs": 10, "batch": 128, "alpha": 0.2},
     }
+    quick: ClassVar[Fields] = {"epochs": 1}
     needs: ClassVar[frozenset[str]] = BODY | {"head"}
 
     epochs: int = option(20, "Passes over the clean images.", 1)

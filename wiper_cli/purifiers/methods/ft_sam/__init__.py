@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class FTSAM(Sgd):
         "paper": {"epochs": 100, "batch": 256, "lr": 0.01, "rho": 2.0},
         "field": {"epochs": 100, "batch": 256, "lr": 0.01, "rho": 2.0},
     }
+    quick: ClassVar[Fields] = {"epochs": 1, "rho": 0.1}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(12, "Passes over the clean images.", 1)

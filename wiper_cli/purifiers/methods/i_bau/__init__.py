@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Presets, Settings, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Settings, option
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class IBAU(Settings):
         "paper": {"lr": 1e-3, "radius": 10.0, "fixed_point": 5},
         "field": {"lr": 1e-4, "radius": 0.0, "fixed_point": 5, "stamped": 0.01},
     }
+    quick: ClassVar[Fields] = {"epochs": 1, "min_steps": 2, "fixed_point": 2}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(5, "Rounds; each finds a perturbation anew and then unlearns it.", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class KD(Sgd):
     trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "Knowledge distillation into a network initialised anew"
     presets: ClassVar[Presets] = {"paper": {}, "field": {"epochs": 100, "batch": 256}}
+    quick: ClassVar[Fields] = {"epochs": 1}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(50, "Passes over the clean images.", 1)

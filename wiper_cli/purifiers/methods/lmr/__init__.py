@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class LMR(Sgd):
         "LMR: find the target by unlearning, push its logit down, cut the units that carry it"
     )
     presets: ClassVar[Presets] = {}
+    quick: ClassVar[Fields] = {"epochs": 1, "unlearn_epochs": 2, "share": 0.1}
 
     train: Literal["all", "head"] = option("all", "Which weights to train.")
     aim: Literal["unlearning", "suspect"] = option(

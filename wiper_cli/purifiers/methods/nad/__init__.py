@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class NAD(Sgd):
         "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "step", "epochs": 10},
         "field": {"batch": 64},
     }
+    quick: ClassVar[Fields] = {"epochs": 1, "teacher_epochs": 1}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(20, "Passes over the clean images.", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Presets, Unaugmented, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Unaugmented, option
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class NPD(Unaugmented):
         "paper": {"epochs": 50, "batch": 128},
         "field": {"epochs": 50, "batch": 128},
     }
+    quick: ClassVar[Fields] = {"epochs": 1}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(15, "Passes over the clean images.", 1)

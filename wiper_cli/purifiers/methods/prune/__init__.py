@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, MetricName, Presets, Settings, option
+from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Settings, metric_option, option
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,10 @@ class Prune(Settings):
     name: ClassVar[str] = "prune"
     title: ClassVar[str] = "Pruning of the least salient units, without training"
     presets: ClassVar[Presets] = {"paper": {}, "field": {"metric": "am"}}
+    quick: ClassVar[Fields] = {"last_layers": 3}
 
     share: float = option(0.1, "Share of the units (and channels of each layer) removed, lowest first.", 0, 1)
-    metric: MetricName = option("bs", "What ranks them; channels by bs and am only.")  # noqa: RUF009 - an alias of Literal
+    metric: str = metric_option("bs", "What ranks them; channels by bs and am only.")
     ablation: Literal["zero", "mean"] = option(
         "zero", "What stands for a removed unit: 0, or its mean over the clean images."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, ChannelPruning, Presets, option
+from wiper_cli.purifiers.options import BODY, ChannelPruning, Fields, Presets, option
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class RNP(ChannelPruning):
         "paper": {"unlearn_lr": 0.01, "unlearn_until": 0.2},
         "field": {"unlearn_lr": 0.01, "unlearn_until": 0.2, "budget": 0.1},
     }
+    quick: ClassVar[Fields] = {"epochs": 2, "lr": 3.0, "budget": 1.0}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(20, "Passes over the clean images while masks recover.", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wiper_cli.purifiers.options import BODY, Presets, Unaugmented, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Unaugmented, option
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class SAU(Unaugmented):
         "paper": {"epochs": 100, "batch": 256, "lr": 1e-4, "schedule": "constant", "inner_steps": 5},
         "field": {"epochs": 100, "batch": 256, "lr": 1e-4, "schedule": "constant", "inner_steps": 5},
     }
+    quick: ClassVar[Fields] = {"epochs": 1, "inner_steps": 2}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(4, "Passes over the clean images.", 1)

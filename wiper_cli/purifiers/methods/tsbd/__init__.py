@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class TSBD(Sgd):
     name: ClassVar[str] = "tsbd"
     title: ClassVar[str] = "TSBD: reinitialise what clean unlearning changes most, then fine-tune"
     presets: ClassVar[Presets] = {"paper": {"epochs": 20, "batch": 128, "lr": 0.01, "min_steps": 1}}
+    quick: ClassVar[Fields] = {"epochs": 1, "min_steps": 2, "unlearn_epochs": 2, "share": 0.2}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(8, "Passes over the clean images, at least.", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Augmented, Presets, option
+from wiper_cli.purifiers.options import BODY, Augmented, Fields, Presets, option
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class UNIT(Augmented):
     name: ClassVar[str] = "unit"
     title: ClassVar[str] = "UNIT: tight bounds on activations, distilled into the weights"
     presets: ClassVar[Presets] = {"paper": {"steps": 300}}
+    quick: ClassVar[Fields] = {"steps": 3, "epochs": 1}
     needs: ClassVar[frozenset[str]] = BODY
 
     steps: int = option(100, "Steps that tighten the bounds.", 1)

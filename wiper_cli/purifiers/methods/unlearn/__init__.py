@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Augmented, Presets, option
+from wiper_cli.purifiers.options import BODY, Augmented, Fields, Presets, option
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Unlearn(Augmented):
     uses_scan: ClassVar[bool] = True
     title: ClassVar[str] = "Unlearning of universal perturbations, with feature distillation"
     presets: ClassVar[Presets] = {}
+    quick: ClassVar[Fields] = {"epochs": 1, "min_steps": 2, "warmup": 1}
     needs: ClassVar[frozenset[str]] = BODY
 
     epochs: int = option(8, "Passes over the clean images, at least.", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, MetricName, Presets, Unaugmented, option
+from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Unaugmented, metric_option, option
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Wiper(Unaugmented):
         "paper": {},
         "strong": {"alpha": 0.1, "momentum": 0.9},
     }
+    quick: ClassVar[Fields] = {"epochs": 1, "last_layers": 2}
 
     train: Literal["all", "head"] = option(
         "all", "Which weights cross-entropy trains; the penalty falls on chosen units only."
@@ -33,7 +34,7 @@ class Wiper(Unaugmented):
     regulariser: Literal["ar", "l1", "l2"] = option(
         "ar", "Penalty on a weight (Eq. 6, or Eq. 5 with k = 1, 2)."
     )
-    metric: MetricName = option("bs", "What ranks units; any but bs: of the head, once an epoch.")  # noqa: RUF009 - an alias of Literal
+    metric: str = metric_option("bs", "What ranks units; any but bs: of the head, once an epoch.")
     granularity: Literal["unit", "weight"] = option(
         "unit", "Choose whole units (columns of the head, channels of a convolution) or single weights."
     )
