@@ -1,4 +1,4 @@
-"""Every rule a finding can name: what it means and what to do. Standard library only.
+"""Every rule a finding can name: what it means and what to do; those of detectors stand with them. No torch.
 
 ``python -m wiper_cli.rules`` prints ``docs/rules.md``.
 """
@@ -6,101 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from wiper_cli.verdict import Severity
-
-#: Ids move between releases, so the one they were read from is part of every report.
-ATLAS_VERSION = "5.6.0"
-
-#: MITRE ATLAS techniques that a rule can name.
-ATLAS: Mapping[str, str] = {
-    "AML.T0010.003": "AI Supply Chain Compromise: Model",
-    "AML.T0011.000": "User Execution: Unsafe AI Artifacts",
-    "AML.T0018.000": "Manipulate AI Model: Poison AI Model",
-    "AML.T0018.001": "Manipulate AI Model: Modify AI Model Architecture",
-    "AML.T0018.002": "Manipulate AI Model: Embed Malware",
-    "AML.T0020": "Poison Training Data",
-    "AML.T0029": "Denial of AI Service",
-    "AML.T0043.004": "Craft Adversarial Data: Insert Backdoor Trigger",
-}
-
-#: Weakness classes that a rule can name.
-CWE: Mapping[int, str] = {
-    22: "Improper Limitation of a Pathname to a Restricted Directory ('Path Traversal')",
-    59: "Improper Link Resolution Before File Access ('Link Following')",
-    125: "Out-of-bounds Read",
-    400: "Uncontrolled Resource Consumption",
-    436: "Interpretation Conflict",
-    502: "Deserialization of Untrusted Data",
-    506: "Embedded Malicious Code",
-    912: "Hidden Functionality",
-}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """``severity``: the usual one; a finding has its own. ``cwe``, ``atlas``: keys of the tables above."""
-
-    id: str
-    title: str
-    means: str
-    do: str
-    severity: Severity
-    cwe: tuple[int, ...] = ()
-    atlas: tuple[str, ...] = ()
-
-    def help(self) -> str:
-        """Markdown: what it means, what to do, where it belongs."""
-        lines = [f"**What it means.** {self.means}", "", f"**What to do.** {self.do}"]
-        if self.cwe or self.atlas:
-            lines += ["", f"**See.** {'; '.join(self.references())}."]
-        return "\n".join(lines)
-
-    def references(self) -> list[str]:
-        """``CWE-912 Hidden Functionality``, ``ATLAS AML.T0020 Poison Training Data``, …"""
-        weaknesses = [f"CWE-{number} {CWE[number]}" for number in self.cwe]
-        return weaknesses + [f"ATLAS {technique} {ATLAS[technique]}" for technique in self.atlas]
-
-
-_PLANTED = ("AML.T0018.000", "AML.T0020", "AML.T0043.004")
+from wiper_cli.detectors import DETECTORS
+from wiper_cli.verdict import ATLAS_VERSION, PLANTED, Rule, Severity
 
 _TABLE = (
-    Rule(
-        id="WIPER-B01",
-        title="One class reaches an outlying margin",
-        means="Some input, found by gradient ascent and unlike any image, lifts one class above the "
-        "runner-up much further than any other class can be lifted. A backdoor leaves such a shortcut to its "
-        "target; so, sometimes, does an unbalanced training set.",
-        do="Read the class named as target and ask whether an attacker would want it. Run `wiper purify`, "
-        "or retrain from data that you trust. Alone, this statistic is a suspicion.",
-        severity=Severity.HIGH,
-        cwe=(912,),
-        atlas=_PLANTED,
-    ),
-    Rule(
-        id="WIPER-B02",
-        title="One small warp sends every image to one class",
-        means="A single smooth displacement of about a pixel, the same for all images, changes the "
-        "predictions of held-out clean images to one class far more often than it can on a model "
-        "without a backdoor.",
-        do="Look at the pictures in the report: the two images hardly differ to the eye. Do not deploy the "
-        "model; run `wiper purify`, or retrain from data that you trust.",
-        severity=Severity.HIGH,
-        cwe=(912,),
-        atlas=_PLANTED,
-    ),
-    Rule(
-        id="WIPER-B03",
-        title="One small square sends held-out images to one class",
-        means="The same small square, at the same place, overrides the content of clean images that took no "
-        "part in finding it, and the model answers with one class.",
-        do="Look at the recovered square and try it on images of your own. Do not deploy the model; run "
-        "`wiper purify`, or retrain from data that you trust.",
-        severity=Severity.HIGH,
-        cwe=(912,),
-        atlas=_PLANTED,
-    ),
+    *(kind.rule for kind in DETECTORS.values()),
     Rule(
         id="WIPER-B04",
         title="A trigger succeeds above the bar",
@@ -110,7 +22,7 @@ _TABLE = (
         "try another method or more clean images, or retrain.",
         severity=Severity.CRITICAL,
         cwe=(912,),
-        atlas=_PLANTED,
+        atlas=PLANTED,
     ),
     Rule(
         id="WIPER-P01",

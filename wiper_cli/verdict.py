@@ -1,4 +1,4 @@
-"""The words of a result: findings, severities, verdicts, exit codes. Standard library only.
+"""The words of a result: rules, findings, severities, verdicts, exit codes. Standard library only.
 
 A finished run is one JSON-able mapping (``docs/report-format.md``, ``wiper_cli/reports/schema.json``); every
 report format is rendered from it, so that an old result can be rendered again without torch.
@@ -57,6 +57,64 @@ class Verdict(StrEnum):
     SUSPICIOUS = "suspicious"
     MALICIOUS = "malicious"
     INCOMPLETE = "incomplete"
+
+
+#: Ids move between releases, so the one they were read from is part of every report.
+ATLAS_VERSION = "5.6.0"
+
+#: MITRE ATLAS techniques that a rule can name.
+ATLAS: Mapping[str, str] = {
+    "AML.T0010.003": "AI Supply Chain Compromise: Model",
+    "AML.T0011.000": "User Execution: Unsafe AI Artifacts",
+    "AML.T0018.000": "Manipulate AI Model: Poison AI Model",
+    "AML.T0018.001": "Manipulate AI Model: Modify AI Model Architecture",
+    "AML.T0018.002": "Manipulate AI Model: Embed Malware",
+    "AML.T0020": "Poison Training Data",
+    "AML.T0029": "Denial of AI Service",
+    "AML.T0043.004": "Craft Adversarial Data: Insert Backdoor Trigger",
+}
+
+#: Weakness classes that a rule can name.
+CWE: Mapping[int, str] = {
+    22: "Improper Limitation of a Pathname to a Restricted Directory ('Path Traversal')",
+    59: "Improper Link Resolution Before File Access ('Link Following')",
+    125: "Out-of-bounds Read",
+    400: "Uncontrolled Resource Consumption",
+    436: "Interpretation Conflict",
+    502: "Deserialization of Untrusted Data",
+    506: "Embedded Malicious Code",
+    912: "Hidden Functionality",
+}
+
+
+#: Of a backdoor that training planted.
+PLANTED = ("AML.T0018.000", "AML.T0020", "AML.T0043.004")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a finding means and what to do about it. ``severity``: the usual one; a finding has its own.
+    ``cwe``, ``atlas``: keys of the tables above."""
+
+    id: str
+    title: str
+    means: str
+    do: str
+    severity: Severity
+    cwe: tuple[int, ...] = ()
+    atlas: tuple[str, ...] = ()
+
+    def help(self) -> str:
+        """Markdown: what it means, what to do, where it belongs."""
+        lines = [f"**What it means.** {self.means}", "", f"**What to do.** {self.do}"]
+        if self.cwe or self.atlas:
+            lines += ["", f"**See.** {'; '.join(self.references())}."]
+        return "\n".join(lines)
+
+    def references(self) -> list[str]:
+        """``CWE-912 Hidden Functionality``, ``ATLAS AML.T0020 Poison Training Data``, …"""
+        weaknesses = [f"CWE-{number} {CWE[number]}" for number in self.cwe]
+        return weaknesses + [f"ATLAS {technique} {ATLAS[technique]}" for technique in self.atlas]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from wiper_cli.detectors import DETECTORS
 from wiper_cli.verdict import Finding, Severity, Verdict
 
 #: Share of held-out images from which one detector alone makes a finding critical.
@@ -27,24 +28,6 @@ MOST_SUSPECTS = 4
 
 #: Said with every verdict.
 NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is known."
-
-
-@dataclass(frozen=True)
-class Saying:
-    """How a detector's finding reads. ``share``: the statistic is a share of images, shown in percent."""
-
-    rule: str
-    what: str
-    share: bool
-
-
-SAYINGS: Mapping[str, Saying] = {
-    "max-margin": Saying(
-        "WIPER-B01", "noise can be pushed into it far deeper than into the other classes", False
-    ),
-    "warp-inversion": Saying("WIPER-B02", "one small warp sends clean images of other classes to it", True),
-    "square-probe": Saying("WIPER-B03", "one small square sends clean images of other classes to it", True),
-}
 
 
 class Found(Protocol):
@@ -138,26 +121,27 @@ def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | Non
 
 
 def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | None) -> Finding:
-    saying = SAYINGS[piece.name]
+    detector = DETECTORS[piece.name]
     target, statistic, threshold = piece.target, piece.statistic, piece.threshold
     assert target is not None
     assert statistic is not None
     assert threshold is not None
+    shown = "{:.0%}".format if detector.in_percent else "{:.1f}".format
     agreeing = [other.name for other in fired if other is not piece and other.target == target]
     works = [found for found in piece.recovered if found.target == target and "success" in found.facts]
     success = max((float(found.facts["success"]) for found in works), default=None)
     images = max((int(found.facts.get("images", 0)) for found in works), default=None)
     critical = success is not None and success > 0 and (success >= CERTAIN or bool(agreeing))
     parts = [
-        f"{called(target, names).replace('class', 'Class', 1)} may be the target of a backdoor: {saying.what} "
-        f"({piece.name} {_shown(statistic, saying)}, threshold {_shown(threshold, saying)}, not calibrated)."
+        f"{called(target, names).replace('class', 'Class', 1)} may be the target of a backdoor: {detector.says} "
+        f"({piece.name} {shown(statistic)}, threshold {shown(threshold)}, not calibrated)."
     ]
     if success is not None:
         parts.append(f"It does so with {success:.0%} of {images} held-out clean images.")
     if agreeing:
         parts.append(f"The same class was named by {' and '.join(agreeing)}.")
     return Finding(
-        rule=saying.rule,
+        rule=detector.rule.id,
         severity=Severity.CRITICAL if critical else Severity.HIGH,
         message=" ".join(parts),
         evidence={
@@ -186,7 +170,3 @@ def _nearness(piece: Evidence, k: int) -> float:
 def called(k: int, names: Sequence[str] | None) -> str:
     """``class 0 (airplane)``, or ``class 0`` where the name says no more."""
     return f"class {k} ({names[k]})" if names and k < len(names) and names[k] != str(k) else f"class {k}"
-
-
-def _shown(value: float, saying: Saying) -> str:
-    return f"{value:.0%}" if saying.share else f"{value:.1f}"

@@ -1,23 +1,24 @@
 """Detectors: does the network behave as if it had a backdoor, towards which class, by what transform?
 
-The table is text so that a command can list it without torch.
+Importing this package, or the settings of a detector, imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from wiper_cli.detectors.evidence import Detector
+from wiper_cli.detectors.evidence import Detector
+from wiper_cli.tables import Table, load
 
-#: Name → module and class. Those of a scan, in the order in which they run.
-DETECTORS: Mapping[str, str] = {
-    "max-margin": "wiper_cli.detectors.max_margin:MaxMargin",
-    "warp-inversion": "wiper_cli.detectors.warp_inversion:WarpInversion",
-    "square-probe": "wiper_cli.detectors.square_probe:SquareProbe",
-}
+#: Those of a scan, in the order in which they run.
+DETECTORS: Final[Table[type[Detector]]] = Table(
+    {
+        "max-margin": "wiper_cli.detectors.max_margin:MaxMargin",
+        "warp-inversion": "wiper_cli.detectors.warp_inversion:WarpInversion",
+        "square-probe": "wiper_cli.detectors.square_probe:SquareProbe",
+    }
+)
 
 #: Name → module and class, and the settings in which a probe differs from the scan. A purifier trains
 #: against what the scan found, so what judges it looks elsewhere: other sizes, places, fills, grids, starts.
@@ -42,16 +43,9 @@ PROBES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 PROBE_SEED_OFFSET = 7919
 
 
-def load(place: str) -> type[Detector]:
-    """``module:Class`` → the class; imports torch."""
-    module, name = place.split(":")
-    found: type[Detector] = getattr(import_module(module), name)
-    return found
-
-
 def detector(name: str, **settings: Any) -> Detector:
     """One detector of :data:`DETECTORS` with ``settings`` over its defaults; KeyError if there is none."""
-    return load(DETECTORS[name])(**settings)
+    return DETECTORS[name](**settings)
 
 
 def probes(suspects: Sequence[int], **settings: Any) -> dict[str, Detector]:
@@ -60,7 +54,7 @@ def probes(suspects: Sequence[int], **settings: Any) -> dict[str, Detector]:
     :data:`PROBE_SEED_OFFSET`."""
     found = {}
     for name, (place, changes) in PROBES.items():
-        probe = load(place)
+        probe: Any = load(place)
         aim = {"targets": tuple(suspects)} if hasattr(probe, "targets") else {}
         found[name] = probe(**changes, **aim, **settings)
     return found

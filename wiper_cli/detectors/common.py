@@ -1,8 +1,7 @@
-"""What the detectors share: when one cannot look, how long it may, and universal inversion by gradients."""
+"""What the detectors share: images, predictions, and universal inversion by gradients."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,65 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Pool, Shape
-from wiper_cli.progress import Progress, silent
-
-#: Where the thresholds of the first two detectors come from.
-ORIGIN = "chosen on eight small CIFAR-10 networks, three of them clean"
-
-#: Images in both parts together, and in each, below which no detector that needs data looks.
-FEWEST_IMAGES, FEWEST_IN_PART = 20, 8
-
-
-class CannotLookError(Exception):
-    """Ends a detector with one sentence instead of a statistic."""
-
-
-class Clock:
-    """Stops work that would outlast ``limit`` seconds as soon as that can be foreseen (0: no limit)."""
-
-    def __init__(self, stage: str, limit: float, progress: Progress) -> None:
-        self.stage, self.limit, self.progress = stage, limit, progress
-        self.start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self.start
-
-    def tick(self, done: int, total: int) -> None:
-        """Report ``done`` of ``total`` equal pieces; raises when the whole would take too long."""
-        self.progress(self.stage, done, total)
-        spent = self.seconds
-        expected = spent * total / max(done, 1)
-        if self.limit and spent > 0.02 * self.limit and expected > self.limit and done < total:
-            raise CannotLookError(
-                f"it would take about {expected:.0f} s on this device and the limit is {self.limit:.0f} s; "
-                "raise time_limit, or lower the detector's effort"
-            )
-
-
-def cannot(name: str, reason: str, clock: Clock) -> Evidence:
-    """Evidence of a detector that could not look."""
-    return Evidence(name=name, ran=False, reason=reason, seconds=clock.seconds)
-
-
-def require(classifier: Classifier, clean: Clean, gradients: bool, images: bool = True) -> None:
-    """Raise :class:`CannotLookError` where the model or the clean set is not enough."""
-    if gradients and classifier.network is None:
-        raise CannotLookError("it needs gradients through the network, and this file was opened head-only")
-    if classifier.classes < 2:
-        raise CannotLookError("the network has fewer than 2 classes")
-    fit, select = len(clean.fit), len(clean.select)
-    if images and (fit + select < FEWEST_IMAGES or min(fit, select) < FEWEST_IN_PART):
-        raise CannotLookError(
-            f"it needs {FEWEST_IMAGES} clean images, at least {FEWEST_IN_PART} in each part, "
-            f"and there are {fit} to search on and {select} to score on"
-        )
-    if images and len(torch.unique(clean.fit.labels)) < 2:
-        raise CannotLookError("all clean images to search on belong to one class")
+from wiper_cli.progress import silent
 
 
 def image_shape(images: Tensor) -> Shape:
@@ -262,7 +206,6 @@ def invert_and_score(
             if i == best or share[targets[i]].share > settings.threshold / 2
         ],
         facts=facts,
-        seconds=clock.seconds,
     )
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from wiper_cli import rules
 from wiper_cli.reports import story
 from wiper_cli.reports.plain import Report, Style, label, plain, words
-from wiper_cli.verdict import Severity
+from wiper_cli.verdict import ATLAS, ATLAS_VERSION, CWE, Rule, Severity
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
@@ -97,7 +97,7 @@ def _driver(reports: Sequence[Report], used: list[str], found: list[Mapping[str,
     }
 
 
-def _rule(rule: rules.Rule, severity: str) -> dict[str, Any]:
+def _rule(rule: Rule, severity: str) -> dict[str, Any]:
     level, _, security = _LEVELS[severity]
     properties: dict[str, Any] = {"tags": ["security", "machine-learning"]}
     if security:
@@ -124,10 +124,10 @@ def _taxonomies(used: Sequence[str]) -> list[dict[str, Any]]:
     weaknesses = sorted({number for rule in named for number in rule.cwe})
     techniques = sorted({name for rule in named for name in rule.atlas})
     tables: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
-        ({"name": "CWE"}, [(f"CWE-{number}", rules.CWE[number]) for number in weaknesses]),
+        ({"name": "CWE"}, [(f"CWE-{number}", CWE[number]) for number in weaknesses]),
         (
-            {"name": "ATLAS", "version": rules.ATLAS_VERSION},
-            [(name, rules.ATLAS[name]) for name in techniques],
+            {"name": "ATLAS", "version": ATLAS_VERSION},
+            [(name, ATLAS[name]) for name in techniques],
         ),
     ]
     return [

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from wiper_cli.detectors.max_margin import MaxMargin, robust_deviations
+from wiper_cli.detectors.max_margin import MaxMargin
+from wiper_cli.detectors.max_margin.method import robust_deviations
 from wiper_cli.progress import silent
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from wiper_cli.detectors.common import predictions
-from wiper_cli.detectors.square_probe import FILL, LEFT, SIDE, TOP, SquareProbe, stamp_table
+from wiper_cli.detectors.square_probe import SquareProbe
+from wiper_cli.detectors.square_probe.method import FILL, LEFT, SIDE, TOP, squares, stamp_table
 from wiper_cli.perturbations import square, stamp
 from wiper_cli.progress import silent
 
@@ -60,7 +61,7 @@ def test_stamping_many_squares_equals_stamping_each(shape):
     generator = torch.Generator().manual_seed(0)
     fills = ["white", "checker", "grey", "inverse checker"]
     probe = SquareProbe(step=9, border=1)
-    table = probe.table(shape, len(fills))
+    table = squares(probe, shape, len(fills))
     table = table[torch.randperm(len(table), generator=generator)[:12]]
     images = torch.rand((2, *shape), generator=generator)
     stamped = stamp_table(images, table, fills, shape).reshape(len(table), 2, *shape)
@@ -71,7 +72,7 @@ def test_stamping_many_squares_equals_stamping_each(shape):
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 224, 224), (1, 5, 9), (3, 48, 32)])
 def test_the_number_of_squares_does_not_grow_with_the_image(shape):
-    table = SquareProbe().table(shape, 6)
+    table = squares(SquareProbe(), shape, 6)
     assert 6 <= len(table) < 2500
     assert int((table[:, TOP] + table[:, SIDE]).max()) == shape[1]
     assert int((table[:, LEFT] + table[:, SIDE]).max()) == shape[2]

@@ -1,0 +1,42 @@
+"""Universal warp inversion: one small flow field that sends all images to a class.
+
+Elastic warps as triggers: Nguyen and Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wiper_cli.detectors.evidence import ORIGIN, Detector, setting
+from wiper_cli.verdict import PLANTED, Rule, Severity
+
+
+@dataclass(frozen=True)
+class WarpInversion(Detector):
+    """Statistic: the largest share, over targets, of held-out images that the found flow sends there."""
+
+    name: ClassVar[str] = "warp-inversion"
+    title: ClassVar[str] = "universal small warp found by gradients, per class"
+    says: ClassVar[str] = "one small warp sends clean images of other classes to it"
+    origin: ClassVar[str] = ORIGIN
+    rule: ClassVar[Rule] = Rule(
+        id="WIPER-B02",
+        title="One small warp sends every image to one class",
+        means="A single smooth displacement of about a pixel, the same for all images, changes the "
+        "predictions of held-out clean images to one class far more often than it can on a model "
+        "without a backdoor.",
+        do="Look at the pictures in the report: the two images hardly differ to the eye. Do not deploy the "
+        "model; run `wiper purify`, or retrain from data that you trust.",
+        severity=Severity.HIGH,
+        cwe=(912,),
+        atlas=PLANTED,
+    )
+
+    threshold: float = setting(0.5, "share of held-out images sent to the class")
+    bound: float = setting(1.0, "largest shift, in pixels of a 32x32 image")
+    grid: int = setting(6, "side of the flow grid")
+    steps: int = setting(60, "sign steps")
+    per_target: int = setting(20, "images per target")
+    targets: tuple[int, ...] = setting((), "classes to try; empty: all, screened")
+    most_targets: int = setting(16, "classes that a screening leaves to try")
