@@ -73,7 +73,7 @@ def test_several_reports_are_one_document(capsys, document):
         (["json", "text"], "standard output"),
         (["json", "json"], "standard output"),
         (["json=a", "html=a"], "cannot both go to a"),
-        (["jsno"], "did you mean json"),
+        (["jsno"], "the nearest is 'json'"),
         (["json="], "needs a file name"),
         (["json=no/such/folder/a"], "The folder of"),
         (["json=."], "is a folder"),
