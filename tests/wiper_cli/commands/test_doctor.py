@@ -24,30 +24,28 @@ def test_a_whole_installation(wiper, devices):
     assert all(name in out for name in [*DETECTORS, *METHODS, *places, "torch", "cpu (1 threads)"])
 
 
-def test_what_is_needed_and_missing_fails(wiper, devices, monkeypatch):
+@pytest.mark.parametrize(
+    ("versions", "exit_code", "name", "state"),
+    [
+        ({"safetensors": None}, 2, "safetensors", "MISSING"),
+        ({"timm": None}, 0, "timm", "not installed"),
+        (
+            {"onnxruntime": None, "onnxruntime-gpu": "9.8.7"},
+            0,
+            "onnxruntime",
+            "9.8.7",
+        ),  # one of two is enough
+    ],
+)
+def test_what_is_missing_fails_where_it_is_needed(
+    wiper, devices, monkeypatch, versions, exit_code, name, state
+):
     real = module._version
-    monkeypatch.setattr(module, "_version", lambda name: None if name == "safetensors" else real(name))
+    monkeypatch.setattr(module, "_version", lambda package: versions.get(package, real(package)))
     code, out, _ = wiper("doctor")
-    assert code == 2
-    (line,) = [line for line in out.splitlines() if "MISSING" in line]
-    assert line.split()[0] == "safetensors"
-
-
-def test_what_is_optional_may_be_missing(wiper, devices, monkeypatch):
-    real = module._version
-    monkeypatch.setattr(module, "_version", lambda name: None if name == "timm" else real(name))
-    code, out, _ = wiper("doctor")
-    assert code == 0
-    assert "not installed" in next(line for line in out.splitlines() if line.split()[0] == "timm")
-
-
-def test_one_of_two_distributions_is_enough(wiper, devices, monkeypatch):
-    real = module._version
-    other = {"onnxruntime": None, "onnxruntime-gpu": "9.8.7"}
-    monkeypatch.setattr(module, "_version", lambda name: other.get(name, real(name)))
-    code, out, _ = wiper("doctor")
-    assert code == 0
-    assert "9.8.7" in out
+    assert code == exit_code
+    (line,) = [line for line in out.splitlines() if line.split()[0] == name]
+    assert state in line
 
 
 def test_versions():
