@@ -44,11 +44,13 @@ if TYPE_CHECKING:
     from formats.edit import apply_edit, edit_of, head_edit, pack_edit, unpack_edit
     from formats.head import HeadTap, head_values
     from formats.open import open_model, serve
+    from formats.ranges import stored_bytes
     from formats.write import write_edit
 
 _LAZY = {
     "open_model": "formats.open",
     "serve": "formats.open",
+    "stored_bytes": "formats.ranges",
     "write_edit": "formats.write",
     "unpack_edit": "formats.edit",
     "pack_edit": "formats.edit",
@@ -88,6 +90,7 @@ __all__ = [
     "pack_edit",
     "read_source",
     "serve",
+    "stored_bytes",
     "unpack_edit",
     "write_edit",
 ]

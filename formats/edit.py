@@ -9,13 +9,12 @@ import copy
 import dataclasses
 import json
 import struct
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from formats.errors import EditError
 from formats.model import Address, Edit, Model, NewTensor
-from formats.safetensors.header import read_header
-from formats.write import stored_bytes
+from formats.ranges import stored_bytes
+from formats.safetensors.manifest import read_header
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +74,8 @@ def apply_edit(model: Model, edit: Edit) -> Model:
     """The model with the edit's values in a deepcopy of its network; the given one stays as it is."""
     import torch
 
+    from formats.tensors import from_bytes
+
     if model.network is None:
         runtime: Any = model.runtime
         return dataclasses.replace(model, runtime=runtime.with_edit(edit))
@@ -84,9 +85,8 @@ def apply_edit(model: Model, edit: Edit) -> Model:
         if name not in parameters:
             raise EditError(f"The network has no weight {name!r}.")
         parameter = parameters[name]
-        values = torch.frombuffer(bytearray(new.data), dtype=_dtypes()[new.dtype])
         with torch.no_grad():
-            parameter.copy_(values.reshape(new.shape).reshape(parameter.shape))
+            parameter.copy_(from_bytes(new.data, new.dtype, parameter.shape))
     return dataclasses.replace(model, network=network)
 
 
@@ -122,26 +122,16 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _to_file(address: Address, value: torch.Tensor) -> NewTensor:
     """A tensor's values as the file stores them: rounded to its dtype, C-contiguous, little-endian."""
-    import torch
+    from formats.tensors import TORCH, to_bytes
 
-    if address.dtype not in _dtypes():
+    if address.dtype not in TORCH:
         raise EditError(f"Tensor {address.name!r} is stored as {address.dtype}, which cannot be edited.")
     value = value.detach().cpu()
     if tuple(size for size in value.shape if size != 1) != tuple(s for s in address.shape if s != 1):
         raise EditError(
             f"Tensor {address.name!r} has shape {list(address.shape)}, the new values {list(value.shape)}."
         )
-    rounded = value.contiguous().reshape(-1).to(_dtypes()[address.dtype])
+    rounded = value.to(TORCH[address.dtype])
     if rounded.is_floating_point() and not bool(rounded.float().isfinite().all()):
         raise EditError(f"The new values of {address.name!r} are not finite in {address.dtype}.")
-    return NewTensor(address.dtype, address.shape, rounded.view(torch.uint8).numpy().tobytes())
-
-
-def _dtypes() -> Mapping[str, torch.dtype]:
-    import torch
-
-    return {
-        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-        "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    }  # fmt: skip
+    return NewTensor(address.dtype, address.shape, to_bytes(rounded))

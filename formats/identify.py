@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
-from formats.errors import Hostile, Unreadable, Unsupported
+from formats.errors import FormatError, Hostile, Unreadable, Unsupported
+from formats.kinds import KINDS, reader
 from formats.model import Kind, Manifest, Source
-from formats.safetensors.header import looks_like_safetensors
 
 #: What external data of an honest ONNX file never is, one id each; ids are stable and never reused.
 RULES: Mapping[str, str] = {
@@ -57,10 +57,6 @@ _FOREIGN_ZIP: tuple[tuple[str, str], ...] = (
     ("MAR-INF/MANIFEST.json", "a TorchServe archive; unpack it and name the model file inside"),
 )
 
-#: Wire type of each field of an ONNX ModelProto: 0 varint, 2 length-delimited.
-_ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-_ONNX_GRAPH = 7
-
 
 def read_source(path: str | Path) -> Source:
     """Read a model file once, with the external data an ONNX file names and small descriptions beside it.
@@ -70,11 +66,8 @@ def read_source(path: str | Path) -> Source:
     """
     path = Path(path)
     data = _read_model(path)
-    files: dict[str, bytes] = {}
-    if identify(data, path.name) == "onnx":
-        from formats.onnx.wire import external_locations
-
-        files = {location: _read_external(path, location) for location in external_locations(data)}
+    locations = reader(identify(data, path.name)).external_locations(data)
+    files = {location: _read_external(path, location) for location in locations}
     sidecars = {}
     for name in (*SIDECARS, f"{path.stem}.json"):
         content = _read_sidecar(path.parent / name)
@@ -91,66 +84,52 @@ def identify(data: bytes, name: str) -> Kind:
     """
     if not data:
         raise Unreadable(f"{name} is empty; get the file again.")
-    # First, since the header's length can begin with any other kind's magic bytes.
-    if looks_like_safetensors(data):
-        return "safetensors"
+    for kind in KINDS:
+        if reader(kind).recognises(data):
+            return kind
+    raise _refusal(data, name)
+
+
+def inspect(source: Source) -> Manifest:
+    """Kind and tensor addresses of a file, from its bytes alone; nothing in it is executed."""
+    return reader(identify(source.data, source.name)).read_manifest(source)
+
+
+def _refusal(data: bytes, name: str) -> FormatError:
+    """What a file is that is of no kind, and the next step."""
     if data.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise Unreadable(f"{name} is a Git LFS pointer, not the file itself; run: git lfs pull")
+        return Unreadable(f"{name} is a Git LFS pointer, not the file itself; run: git lfs pull")
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        raise Unreadable(f"{name} is a web page, saved in place of the file; download the file itself.")
+        return Unreadable(f"{name} is a web page, saved in place of the file; download the file itself.")
     for offset, magic, sentence in _FOREIGN:
         if data[offset : offset + len(magic)] == magic:
-            raise Unsupported(f"{name} is {sentence}.")
+            return Unsupported(f"{name} is {sentence}.")
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _identify_zip(data, name)
+        return _zip_refusal(data, name)
     if data[0] == 0x80 and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise _pickle(name)
-    onnx = _scan_onnx(data)
-    if onnx == "whole":
-        return "onnx"
-    if onnx == "truncated":
-        raise Unreadable(f"{name} begins like an ONNX model but is truncated; get a whole copy.")
-    raise Unreadable(
+        return _pickle(name)
+    return Unreadable(
         f"{name} is no model file known here: its {len(data)} bytes are neither safetensors, "
         "TorchScript nor ONNX, or the file is damaged."
     )
 
 
-def inspect(source: Source) -> Manifest:
-    """Kind and tensor addresses of a file, from its bytes alone; nothing in it is executed."""
-    kind = identify(source.data, source.name)
-    if kind == "safetensors":
-        from formats.safetensors import header
-
-        return header.read_manifest(source)
-    if kind == "torchscript":
-        from formats.torchscript import archive
-
-        return archive.read_manifest(source)
-    from formats.onnx import wire
-
-    return wire.read_manifest(source)
-
-
-def _identify_zip(data: bytes, name: str) -> Kind:
-    """Which zip it is. Only names are looked at; the reader of TorchScript archives judges the rest."""
+def _zip_refusal(data: bytes, name: str) -> FormatError:
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             entries = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        raise Unreadable(
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        return Unreadable(
             f"{name} begins like a zip archive (TorchScript) but is truncated or damaged; get a whole copy."
-        ) from error
+        )
     below = {entry.partition("/")[2] for entry in entries}
-    if "constants.pkl" in below:
-        return "torchscript"
     for entry, sentence in _FOREIGN_ZIP:
         if entry in below or entry in entries:
-            raise Unsupported(f"{name} is {sentence}.")
+            return Unsupported(f"{name} is {sentence}.")
     if "data.pkl" in below:
-        raise _pickle(name)
-    raise Unsupported(
+        return _pickle(name)
+    return Unsupported(
         f"{name} is a zip archive without a TorchScript model; unpack it and name the model file."
     )
 
@@ -164,34 +143,6 @@ def _pickle(name: str) -> Unsupported:
         "  st.save_file({k: v.clone().contiguous() for k, v in s.get('state_dict', s.get('net', s)).items()},"
         f" {stem + '.safetensors'!r})"
     )
-
-
-def _scan_onnx(data: bytes) -> str:
-    """'whole', 'truncated' or '' by walking the top-level fields of a ModelProto."""
-    position, seen = 0, set()
-    while position < len(data):
-        tag, position = _varint(data, position)
-        number, wire = tag >> 3, tag & 7
-        if _ONNX_FIELDS.get(number) != wire:
-            return ""
-        seen.add(number)
-        value, position = _varint(data, position)
-        if value < 0:
-            return "truncated" if len(seen) > 1 else ""
-        position += value if wire == 2 else 0
-    if position > len(data):
-        return "truncated" if 1 in seen else ""
-    return "whole" if {1, _ONNX_GRAPH} <= seen else ""
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """(value, next position); value -1 when it does not end within ten bytes."""
-    value = 0
-    for shift, byte in enumerate(data[position : position + 10]):
-        value |= (byte & 127) << 7 * shift
-        if byte < 128:
-            return value, position + shift + 1
-    return -1, len(data)
 
 
 def _open(path: Path, flags: int) -> int:

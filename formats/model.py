@@ -6,23 +6,19 @@ Importing this module imports neither torch nor numpy; the types that need them 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from formats.dtypes import DTYPES
+
 if TYPE_CHECKING:
     import torch
 
+#: Names of the folders below ``formats``, see :mod:`formats.kinds`.
 Kind = Literal["safetensors", "torchscript", "onnx"]
-
-#: Bytes of one element, by the names that safetensors gives to dtypes; used for all kinds.
-ITEM_SIZE: Mapping[str, int] = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1,
-    "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
-    "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,10 +69,17 @@ class Address:
     @property
     def elements(self) -> int:
         """Number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
+
+    @property
+    def item(self) -> int:
+        """Bytes of one element."""
+        return DTYPES[self.dtype].size
+
+    @property
+    def size(self) -> int:
+        """Bytes of all elements, without what lies between them in the file."""
+        return self.elements * self.item
 
 
 @dataclass(frozen=True)

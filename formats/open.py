@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from formats.errors import Unsupported
 from formats.head import find_head, reaching
 from formats.identify import identify, inspect
+from formats.kinds import opener, server
 from formats.model import InputSpec, Manifest, Model, Opened, Preprocessing, Source
 from formats.sidecar import class_names_hint, preprocessing_hint
 
@@ -32,8 +31,7 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
     network that is no image classifier.
     """
     manifest = manifest or inspect(source)
-    opener: Any = import_module(f"formats.{manifest.kind}.opener")
-    opened: Opened = opener.open_file(source, manifest, arch)
+    opened = opener(manifest.kind).open_file(source, manifest, arch)
     preprocessing = preprocessing_hint(source, manifest) or opened.preprocessing
     if opened.network is None:
         return _head_only(source, manifest, opened, preprocessing)
@@ -74,9 +72,7 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
 
 def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
     """Normalised float32 [N,C,H,W] → logits [N,K], as the runtime that would serve the file computes them."""
-    serving: Any = import_module(f"formats.{identify(source.data, source.name)}.serving")
-    run: Callable[[Tensor], Tensor] = serving.serve(source, arch)
-    return run
+    return server(identify(source.data, source.name)).serve(source, arch)
 
 
 class _Classifier(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from formats.dtypes import FLOATS
 from formats.model import Manifest
 from formats.onnx import proto
 from formats.onnx.fusion import Call, fuse
@@ -206,7 +207,7 @@ def _trainable(
         for name, address in manifest.tensors.items()
         if name in used
         and name not in untrained
-        and address.dtype in ("F16", "BF16", "F32", "F64")
+        and address.dtype in FLOATS
         and address.shape
         and address.elements > (1 if name in literal else 0)
         and address.writable

@@ -6,7 +6,6 @@ whose weight is stored, plain or behind a DequantizeLinear; also QGemm, QLinearM
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,20 +16,21 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
+from formats.dtypes import DTYPES, FLOATS
 from formats.errors import EditError, Unsupported
 from formats.model import Edit, Head, Manifest, NewTensor, Source
 from formats.onnx import proto
+from formats.onnx.patch import patch
 from formats.onnx.serving import Session
-from formats.write import stored_bytes, write_edit
+from formats.ranges import check_fits, stored_bytes
+from formats.tensors import TORCH, to_bytes
 
 Floats = NDArray[np.float64]
 
 #: Between the head and the logits: shape changes, rounding to a quantised type, pooling over space.
 _VIEWS = ("Identity", "Flatten", "Reshape", "Squeeze", "Cast", "QuantizeLinear", "DequantizeLinear")
 _POOLS = ("GlobalAveragePool", "ReduceMean", "QLinearGlobalAveragePool")
-_INTEGERS: Mapping[str, type[np.signedinteger | np.unsignedinteger]] = {
-    "I8": np.int8, "U8": np.uint8, "I16": np.int16, "U16": np.uint16, "I32": np.int32,
-}  # fmt: skip
+_INTEGERS = ("I8", "U8", "I16", "U16", "I32")
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,15 @@ class _Stored:
     def store(self, values: Floats, dtype: str) -> bytes:
         """``values`` as the file stores them: rounded half to even and clipped when quantised."""
         if self.scale is None:
-            real = torch.from_numpy(np.ascontiguousarray(values))
-            types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-            if dtype not in types:
+            if dtype not in FLOATS:
                 raise EditError(f"Tensor {self.name!r} is stored as {dtype}, which cannot be edited.")
-            return real.to(types[dtype]).reshape(-1).view(torch.uint8).numpy().tobytes()
+            return to_bytes(torch.from_numpy(np.ascontiguousarray(values)).to(TORCH[dtype]))
         if dtype not in _INTEGERS:
             raise EditError(f"Tensor {self.name!r} is quantised to {dtype}, which cannot be edited.")
         zero = self._along(self.zero) if self.zero is not None else 0.0
-        limits = np.iinfo(_INTEGERS[dtype])
+        limits = np.iinfo(np.dtype(DTYPES[dtype].numpy))
         rounded = np.clip(np.rint(values / self._along(self.scale)) + zero, limits.min, limits.max)
-        return rounded.astype(_INTEGERS[dtype]).tobytes()
+        return rounded.astype(limits.dtype).tobytes()
 
 
 @dataclass(frozen=True)
@@ -262,7 +260,7 @@ class HeadRuntime:
 
     def with_edit(self, edit: Edit) -> HeadRuntime:
         """The same runtime over the edited file."""
-        written = write_edit(self._source, self._manifest, edit)
-        files = {**self._source.files, **{name: data for name, data in written.items() if name}}
-        source = replace(self._source, data=written.get("", self._source.data), files=files)
-        return HeadRuntime(source, self._manifest)
+        check_fits(self._manifest, edit)
+        files = {**self._source.files, **patch(self._source, self._manifest, edit)}
+        data = files.pop("", self._source.data)
+        return HeadRuntime(replace(self._source, data=data, files=files), self._manifest)

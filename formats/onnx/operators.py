@@ -20,17 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from formats.dtypes import DTYPES
 from formats.errors import Unsupported
 from formats.onnx.resize import resize_10, resize_11, upsample_7, upsample_9
+from formats.tensors import TORCH
 
 Operator = Callable[..., Any]
 Ints = Sequence[int]
 
 #: TensorProto.DataType → dtype of the computation.
-DTYPES: Mapping[int, torch.dtype] = {
-    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64,
-    9: torch.bool, 10: torch.float32, 11: torch.float64, 16: torch.float32,
-}  # fmt: skip
+COMPUTED: Mapping[int, torch.dtype] = {
+    DTYPES[name].onnx: torch.float32 if dtype.itemsize == 2 and dtype.is_floating_point else dtype
+    for name, dtype in TORCH.items()
+    if not name.startswith("F8")
+}
 
 #: Elements that an operator may create out of a shape alone; more is a mistake or an attack.
 MAX_ELEMENTS = 2**28
@@ -740,7 +743,7 @@ def dropout_12(
 
 
 def cast(x: Tensor, *, round_mode: str = "up", saturate: int = 1, to: int) -> Tensor:
-    return x.to(DTYPES[to])
+    return x.to(COMPUTED[to])
 
 
 def cast_like(x: Tensor, target: Tensor, *, round_mode: str = "up", saturate: int = 1) -> Tensor:
@@ -922,7 +925,7 @@ KNOWN_VALUES: Mapping[tuple[str, str], frozenset[Any]] = {
     ("Resize", "keep_aspect_ratio_policy"): frozenset({"stretch"}),
     ("ScatterND", "reduction"): frozenset({"none", "add"}),
     ("ScatterElements", "reduction"): frozenset({"none", "add"}),
-    ("Cast", "to"): frozenset(DTYPES),
+    ("Cast", "to"): frozenset(COMPUTED),
 }
 
 #: Operator → positions of inputs that describe shapes, axes or bounds: they stay on the CPU.

@@ -11,17 +11,13 @@ from typing import Any
 import onnx
 import onnx.inliner
 
+from formats.dtypes import DTYPES, FLOATS
 from formats.errors import Hostile, Unreadable, Unsupported
 from formats.model import InputSpec, Manifest, Source
 from formats.onnx.operators import KNOWN_VALUES, lookup
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
-_FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-)
+_FLOATS = tuple(DTYPES[name].onnx for name in FLOATS)
 _MAX_NODES, _MAX_CALLS = 200_000, 64
 #: Monotone maps that deployments put behind the logits.
 _BEHIND_LOGITS = ("Softmax", "LogSoftmax", "Sigmoid", "Identity")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,15 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from formats.dtypes import DTYPES, FLOATS
 from formats.errors import Unsupported
 from formats.model import Source
 from formats.onnx import proto
-from formats.onnx.wire import read_manifest
+from formats.onnx.manifest import read_manifest
 
 _ORT: Any = onnxruntime  # its stubs export nothing
-_INPUTS: Mapping[int, type[np.floating[Any]]] = {
-    onnx.TensorProto.FLOAT16: np.float16,
-    onnx.TensorProto.DOUBLE: np.float64,
-}
+#: Type of the images by that of the graph's input; numpy has no bfloat16.
+_INPUTS = {DTYPES[name].onnx: np.dtype(DTYPES[name].numpy or "float32") for name in FLOATS}
 
 
 class Session:
@@ -51,7 +50,7 @@ class Session:
             raise _refused(error) from error
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        images = x.detach().cpu().numpy().astype(_INPUTS.get(self._entry.elem_type, np.float32))
+        images = x.detach().cpu().numpy().astype(_INPUTS[self._entry.elem_type])
         size = self._entry.batch or max(len(images), 1)
         rows: list[list[Tensor]] = []
         for start in range(0, len(images), size):

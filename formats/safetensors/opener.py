@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from formats.errors import Unsupported
 from formats.model import InputSpec, Manifest, Opened, Source
 from formats.safetensors.architectures import Choice, choose, load_state
-
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
+from formats.tensors import TORCH, from_bytes
 
 
-def open_file(source: Source, manifest: Manifest, arch: str | None) -> Opened:
+def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Opened:
     """The network in float32 with the file's values, and which of its parameters is which tensor.
 
     Raises :class:`UnknownArchitecture` when no architecture is known that fits, :class:`Unsupported` for
@@ -40,11 +34,9 @@ def open_file(source: Source, manifest: Manifest, arch: str | None) -> Opened:
 def _tensors(source: Source, manifest: Manifest) -> dict[str, Tensor]:
     found = {}
     for name, a in manifest.tensors.items():
-        if a.dtype not in _DTYPES:
+        if a.dtype not in TORCH:
             raise Unsupported(f"Tensor {name!r} is stored as {a.dtype}, which torch cannot hold.")
-        data = bytearray(source.data[a.offset : a.offset + a.length])
-        empty = torch.empty(a.shape, dtype=_DTYPES[a.dtype])
-        found[name] = torch.frombuffer(data, dtype=_DTYPES[a.dtype]).reshape(a.shape) if data else empty
+        found[name] = from_bytes(source.data[a.offset : a.offset + a.length], a.dtype, a.shape)
     return found
 
 

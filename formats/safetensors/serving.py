@@ -9,10 +9,10 @@ from torch import Tensor
 
 from formats.model import Source
 from formats.safetensors.architectures import choose, load_state
-from formats.safetensors.header import read_manifest
+from formats.safetensors.manifest import read_manifest
 
 
-def serve(source: Source, arch: str | None) -> Callable[[Tensor], Tensor]:
+def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
     """Normalised float32 [N,C,H,W] → logits [N,K]; ``arch`` as for opening."""
     from safetensors.torch import load
 

@@ -22,7 +22,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _DESCRIPTOR = struct.Struct("<4s3L")
 _DESCRIPTOR64 = struct.Struct("<4sL2Q")
 
-_FLAG_DESCRIPTOR, _FLAG_UTF8 = 0x0008, 0x0800
+_FLAG_DESCRIPTOR, _FLAG_UTF8, _FOLDER = 0x0008, 0x0800, 0x10
 STORED, DEFLATED = 0, 8
 
 MAX_ENTRIES = 100_000
@@ -76,7 +76,7 @@ def read_archive(data: bytes) -> Archive:
 
     Raises:
         Unreadable: the end is missing (truncated file) or this is no ZIP file at all.
-        Hostile: rules WIPER-TS-001 to WIPER-TS-008.
+        Hostile: rules WIPER-TS-001 to WIPER-TS-008, and WIPER-TS-017.
     """
     count, directory, stop = _find_directory(data)
     entries = _read_directory(data, count, directory, stop)
@@ -127,7 +127,7 @@ def _read_directory(data: bytes, count: int, position: int, stop: int) -> list[E
         if begin > stop or data[position : position + 4] != b"PK\1\2":
             raise Hostile("The archive's directory is malformed.", "WIPER-TS-003")
         fields = _CENTRAL.unpack_from(data, position)
-        _, _, _, flags, method, _, _, crc, packed, size, n_name, n_extra, n_comment, disk, _, _, local = (
+        _, _, _, flags, method, _, _, crc, packed, size, n_name, n_extra, n_comment, disk, _, marks, local = (
             fields
         )
         after = begin + n_name + n_extra + n_comment
@@ -139,6 +139,8 @@ def _read_directory(data: bytes, count: int, position: int, stop: int) -> list[E
             raise Hostile(f"Member {name!r} has a comment or lies on another disk.", "WIPER-TS-002", name)
         if flags & ~(_FLAG_DESCRIPTOR | _FLAG_UTF8) or method not in (STORED, DEFLATED):
             raise Hostile(f"Member {name!r} is encrypted or packed unusually.", "WIPER-TS-006", name)
+        if marks & _FOLDER:  # torch reads nothing then, and takes what lies in its memory
+            raise Hostile(f"Member {name!r} has content and is marked as a folder.", "WIPER-TS-017", name)
         size, packed, local = _wide((size, packed, local), extra, name)
         payload = _check_local(data, local, raw, flags, method, (crc, packed, size))
         if payload + packed > len(data) or (method == STORED and size != packed):

@@ -13,28 +13,17 @@ from typing import Any
 
 import torch
 
+from formats.dtypes import FLOATS
 from formats.errors import Unsupported
-from formats.model import (
-    ITEM_SIZE,
-    Address,
-    Architecture,
-    Edit,
-    InputSpec,
-    Manifest,
-    NewTensor,
-    Opened,
-    Source,
-)
+from formats.model import Address, Architecture, Edit, InputSpec, Manifest, NewTensor, Opened, Source
+from formats.ranges import contiguous
+from formats.tensors import TORCH, from_bytes
 from formats.torchscript import lift
-from formats.torchscript.archive import Archive, contiguous, covers, read_archive
+from formats.torchscript.central import Archive, read_archive
+from formats.torchscript.manifest import covers
 from formats.torchscript.network import BATCHES, GraphNetwork, Slot, logits_of
 from formats.torchscript.patch import patch
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool,
-}  # fmt: skip
 #: Image sizes on which the batch is tried when the file tells none, in pixels; small ones cost less.
 _SIZES = (32, 64, 28, 96, 224, 128, 160, 192, 240, 256, 288, 299, 336, 384, 448, 512)
 #: Pixels of a larger batch that is tried.
@@ -51,7 +40,7 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     tagged, labels = _tag(source, manifest)
     module = lift.load(tagged)
     narrow = _narrow(manifest)
-    lifted = lift.lift(module, [DTYPES[dtype] for dtype in narrow])
+    lifted = lift.lift(module, [TORCH[dtype] for dtype in narrow])
     names = [_name(argument, labels, manifest) for argument in lifted.arguments]
     registered = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     trained = _trained(lifted.arguments, names, registered)
@@ -112,9 +101,9 @@ def served_dtype(manifest: Manifest) -> torch.dtype:
     """Dtype of most floating elements: what the served network takes its images in."""
     elements = Counter({"F32": 0})
     for address in manifest.tensors.values():
-        if address.dtype in ("F64", "F32", "F16", "BF16"):
+        if address.dtype in FLOATS:
             elements[address.dtype] += address.elements
-    return DTYPES[elements.most_common(1)[0][0]]
+    return TORCH[elements.most_common(1)[0][0]]
 
 
 def example_shape(manifest: Manifest) -> tuple[int, ...] | None:
@@ -127,7 +116,7 @@ def _tag(source: Source, manifest: Manifest) -> tuple[bytes, dict[int, list[str]
     """A copy of the file whose floating constants begin with a number of 16 bits, and the names by number."""
     starts: dict[tuple[str, int], list[str]] = defaultdict(list)
     for name, a in manifest.tensors.items():
-        if a.member.startswith("constants/") and a.dtype in ("F64", "F32", "F16", "BF16") and a.elements:
+        if a.member.startswith("constants/") and a.dtype in FLOATS and a.elements:
             starts[a.member, a.offset].append(name)
     if not starts:
         return source.data, {}
@@ -142,7 +131,7 @@ def _tag(source: Source, manifest: Manifest) -> tuple[bytes, dict[int, list[str]
     whole: dict[str, Address] = {}
     edit: dict[str, NewTensor] = {}
     for member, tags in records.items():
-        width = ITEM_SIZE[manifest.tensors[labels[tags[0][0]][0]].dtype]
+        width = manifest.tensors[labels[tags[0][0]][0]].item
         size = archive.entries[member].size
         content = bytearray(archive.read(member))
         for number, offset in tags:
@@ -185,16 +174,16 @@ def _view(outer: Address, inner: Address) -> tuple[tuple[int, ...], tuple[int, .
     """How to see ``inner`` in the elements of ``outer``; ``None`` when they are the same."""
     if (outer.offset, outer.shape, outer.stride) == (inner.offset, inner.shape, inner.stride):
         return None
-    offset = (inner.offset - outer.offset) // ITEM_SIZE[outer.dtype]
+    offset = (inner.offset - outer.offset) // outer.item
     return inner.shape, inner.stride or contiguous(inner.shape), offset
 
 
 def _value(archive: Archive, a: Address, narrow: Sequence[str], argument: lift.Argument) -> torch.Tensor:
     """The elements in the file, as a contiguous tensor; as loaded for dtypes that are never weights."""
-    if a.dtype not in DTYPES or not a.elements:
+    if a.dtype not in TORCH or not a.elements:
         return argument.value
     begin = archive.entries[a.member].payload + a.offset
-    flat = torch.frombuffer(bytearray(archive.view[begin : begin + a.length]), dtype=DTYPES[a.dtype])
+    flat = from_bytes(archive.view[begin : begin + a.length], a.dtype)
     value = flat.as_strided(a.shape, a.stride or contiguous(a.shape)).contiguous()
     return value.float() if a.dtype in narrow else value
 

@@ -6,28 +6,30 @@ the local header unless that leaves it 0.
 
 from __future__ import annotations
 
+import zipfile
 import zlib
+from io import BytesIO
 
 from formats.model import Edit, Manifest, Source
-from formats.torchscript.archive import read_archive
-from formats.write import overwrite
+from formats.ranges import overwritten
+from formats.torchscript.central import read_archive
 
 _LOCAL_CRC, _CENTRAL_CRC, _DESCRIPTOR_CRC = 14, 16, 4
 
 
-def patch(source: Source, manifest: Manifest, edit: Edit) -> dict[str, bytes]:
-    """The archive with the edited tensors, as ``{"": bytes}``; all other bytes stay as they are.
+def members(source: Source) -> dict[str, bytes]:
+    """The entries below the archive's folder, unpacked; read by Python's zipfile, which checks what we write."""
+    with zipfile.ZipFile(BytesIO(source.data)) as archive:
+        return {entry.partition("/")[2]: archive.read(entry) for entry in archive.namelist()}
 
-    Whether the edit fits is checked by :func:`formats.write.write_edit`; a wrong length raises EditError here.
-    """
+
+def patch(source: Source, manifest: Manifest, edit: Edit) -> dict[str, bytes]:
+    """The archive with the edited tensors, as ``{"": bytes}``; all other bytes stay as they are."""
     archive = read_archive(source.data)
     data = bytearray(source.data)
-    records: dict[str, bytearray] = {}
-    for name, new in edit.tensors.items():
-        address = manifest.tensors[name]
-        record = records.setdefault(address.member, bytearray(archive.read(address.member)))
-        overwrite(record, address, new.data)
-    for member, record in records.items():
+    edited = {manifest.tensors[name].member for name in edit.tensors}
+    records = {member: archive.read(member) for member in archive.entries if member in edited}
+    for member, record in overwritten(records, manifest, edit).items():
         entry = archive.entries[member]
         data[entry.payload : entry.end] = record
         crc = zlib.crc32(record).to_bytes(4, "little")

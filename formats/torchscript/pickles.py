@@ -1,29 +1,24 @@
 """What the pickles of a TorchScript archive say, read symbolically: nothing is imported, built or called.
 
 Standard library only. The instructions are those that torch's C++ pickler writes (``pickler.cpp``); names of
-dtypes are those of :data:`formats.model.ITEM_SIZE`.
+dtypes are those of :mod:`formats.dtypes`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from formats.dtypes import DTYPES
 from formats.errors import Hostile, Unsupported
 
 MAX_PICKLE = 64 << 20
 MAX_DEPTH = 200
 MAX_TENSORS = 200_000
 
-STORAGES: Mapping[str, str] = {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
-    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
-    "ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64",
-    "Float8_e4m3fnStorage": "F8_E4M3", "Float8_e5m2Storage": "F8_E5M2",
-    "UInt16Storage": "U16", "UInt32Storage": "U32", "UInt64Storage": "U64",
-}  # fmt: skip
+_STORAGES = {one.storage: name for name, one in DTYPES.items()}
 
 #: Functions that the pickler names; each gives a value that holds no code.
 _LISTS = frozenset(
@@ -233,7 +228,7 @@ def _check_global(name: str, place: str, defined: Callable[[str], bool]) -> _Glo
     module, _, attribute = name.partition(" ")
     if name.startswith("__torch__.torch.classes.quantized") or name == "torch._utils _rebuild_qtensor":
         raise Unsupported("The network is quantised (TorchScript int8); export the float network instead.")
-    known = name in _FUNCTIONS or (module == "torch" and attribute in STORAGES)
+    known = name in _FUNCTIONS or (module == "torch" and attribute in _STORAGES)
     if not known and not (name.startswith("__torch__") and defined(name.replace(" ", "."))):
         raise Hostile(f"{place} names {name[:200]!r}, which TorchScript never needs.", "WIPER-TS-011", place)
     return _Global(name)
@@ -253,7 +248,7 @@ def _storage(value: Any) -> tuple[str, str, int]:
     )
     if wrong:
         raise ValueError("no storage")
-    return key, STORAGES[kind.name.removeprefix("torch ")], count
+    return key, _STORAGES[kind.name.removeprefix("torch ")], count
 
 
 def _is_device(value: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 from formats.errors import Unsupported
 from formats.model import Source
 from formats.torchscript import lift
-from formats.torchscript.archive import read_manifest
+from formats.torchscript.manifest import read_manifest
 from formats.torchscript.network import BATCHES, batched, logits_of
 from formats.torchscript.opener import example_shape, served_dtype
 

@@ -132,16 +132,9 @@ def test_head_edit_and_apply(opened):
         head_edit(model, weight.T, bias)
 
 
-def test_apply_equals_opening_the_written_file(opened, tmp_path):
-    model = opened()
-    edit = edit_of(model, moved(model, "0.weight", "4.weight"))
-    data = write_edit(model.source, model.manifest, edit)[""]
-    again = open_model(Source("m", data), arch=model.architecture.name)
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(again.network(x), apply_edit(model, edit).network(x))
+def test_apply_refuses_names_that_the_network_lacks(opened):
     with pytest.raises(EditError, match="no weight"):
-        apply_edit(model, Edit({"nothing": NewTensor("F32", (1,), b"\0" * 4)}))
+        apply_edit(opened(), Edit({"nothing": NewTensor("F32", (1,), b"\0" * 4)}))
 
 
 def test_packing_round_trip():

@@ -58,7 +58,6 @@ REFUSED = {
     "gzip": (gzip.compress(b"model"), Unsupported, "gzip"),
     "PNG": (b"\x89PNG\r\n\x1a\n", Unsupported, "PNG"),
     "truncated zip": (zipped("m/data.pkl", "m/constants.pkl")[:60], Unreadable, "truncated"),
-    "truncated ONNX": (ONNX[:-3], Unreadable, "truncated"),
     "ONNX without a graph": (ONNX[:11], Unreadable, "neither safetensors"),
 }  # fmt: skip
 
@@ -111,9 +110,10 @@ def test_conversion_snippet_works(tmp_path, monkeypatch):
     assert set(inspect(read_source("old.safetensors")).tensors) == set(STATE)
 
 
-def test_truncated_safetensors_is_recognised_and_refused(tmp_path):
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(save(STATE)[:-4])
+@pytest.mark.parametrize("whole", [save(STATE), ONNX])
+def test_truncated_files_are_recognised_and_refused(tmp_path, whole):
+    path = tmp_path / "m"
+    path.write_bytes(whole[:-3])
     with pytest.raises(Unreadable, match="truncated"):
         inspect(read_source(path))
 
@@ -157,7 +157,7 @@ def external(tmp_path, monkeypatch):
     (tmp_path / "m.onnx").write_bytes(ONNX)
 
     def read(location):
-        monkeypatch.setattr("formats.onnx.wire.external_locations", lambda data: [location])
+        monkeypatch.setattr("formats.onnx.manifest.external_locations", lambda data: [location])
         return read_source(tmp_path / "m.onnx")
 
     return read

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from formats import Edit, Model, NewTensor, pack_edit
-from formats.write import stored_bytes
+from formats import Edit, Model, NewTensor, pack_edit, stored_bytes
 from wiper_cli import perturbations
 from wiper_cli.audit.subject import Subject
 from wiper_cli.classifier import Classifier

@@ -9,8 +9,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from formats.model import Source
+from formats.onnx.manifest import read_manifest
 from formats.onnx.opener import open_file
-from formats.onnx.wire import read_manifest
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,10 +7,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from formats.errors import Unsupported
+from formats.onnx.manifest import read_manifest
 from formats.onnx.opener import open_file
 from formats.onnx.patch import patch
 from formats.onnx.serving import serve
-from formats.onnx.wire import read_manifest
 
 node = helper.make_node
 

@@ -6,8 +6,8 @@ from onnx import helper
 
 from formats.errors import Unreadable, Unsupported
 from formats.model import Manifest, Source
+from formats.onnx.manifest import read_manifest
 from formats.onnx.opener import open_file
-from formats.onnx.wire import read_manifest
 
 
 def test_opened(tiny):

@@ -10,7 +10,7 @@ from torch import nn
 from formats import Source, UnknownArchitecture, Unsupported, open_model, serve
 from formats.safetensors.architectures import choose, load_state, matches, without_wrappers
 from formats.safetensors.fingerprint import LIBRARIES, load_index
-from formats.safetensors.header import read_manifest
+from formats.safetensors.manifest import read_manifest
 from formats.safetensors.torchvision_stub import import_torchvision
 
 SMALL = "squeezenet1_1"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from formats import Source
-from formats.torchscript.archive import read_manifest
+from formats.torchscript.manifest import read_manifest
 from formats.torchscript.opener import open_file
 
 torch.set_num_threads(1)

@@ -4,6 +4,7 @@ import struct
 import zipfile
 
 import pytest
+import torch
 
 from formats import FormatError, Hostile, Unreadable
 from formats.torchscript.central import read_archive
@@ -90,6 +91,13 @@ def test_encryption_and_other_methods(plain, headers):
         refuses(bytes(changed), "WIPER-TS-006")
 
 
+def test_records_marked_as_folders(plain, headers):
+    changed = bytearray(plain)
+    changed[headers(plain, "data/0")[2] + 38] = 0x10
+    assert zipfile.ZipFile(io.BytesIO(changed)).testzip() is None
+    refuses(bytes(changed), "WIPER-TS-017")
+
+
 def test_flipped_tensor_byte(plain):
     changed = bytearray(plain)
     changed[read_archive(plain).entries["data/0"].payload + 2] ^= 4
@@ -117,13 +125,20 @@ def test_overlap(plain, headers):
     refuses(bytes(changed), "WIPER-TS-003")
 
 
-def test_no_damage_escapes_the_errors(plain):
-    dice = random.Random(0)
+def test_a_damaged_directory_is_refused_or_read_as_torch_reads_it(plain):
+    """A record that is marked as a folder, among others, of which torch reads no byte."""
+    dice, refused = random.Random(0), 0
     directory = plain.index(b"PK\1\2")
-    for _ in range(300):
+    for _ in range(600):
         changed = bytearray(plain)
         changed[dice.randrange(directory, len(plain))] = dice.randrange(256)
         try:
-            read_archive(bytes(changed))
+            archive = read_archive(bytes(changed))
         except FormatError:
+            refused += 1
             continue
+        reader = torch._C.PyTorchFileReader(io.BytesIO(changed))
+        assert sorted(reader.get_all_records()) == sorted(archive.entries)
+        for name in archive.entries:
+            assert archive.read(name) == reader.get_record(name)
+    assert 100 < refused < 500

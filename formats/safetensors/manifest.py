@@ -1,4 +1,4 @@
-"""A strict reader of the safetensors header, by the format's specification and a little narrower.
+"""A strict reader of safetensors files, by the format's specification and a little narrower.
 
 ``u64 N`` (little endian), ``N`` bytes of JSON, then the data. The reference library accepts duplicate keys,
 unknown fields, leading white space and unprintable names; no honest writer makes them, so here they are
@@ -12,8 +12,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from formats.dtypes import DTYPES
 from formats.errors import Hostile, Unreadable
-from formats.model import ITEM_SIZE, Address, Manifest, Source
+from formats.model import Address, Manifest, Source
 
 #: What no honest writer makes, one id each; ids are stable and never reused.
 RULES: Mapping[str, str] = {
@@ -41,17 +42,22 @@ def read_manifest(source: Source) -> Manifest:
     Raises :class:`Unreadable` for a truncated file, :class:`Hostile` for what no honest writer makes.
     """
     tensors, metadata = read_header(source.data)
-    unaligned = [a.name for a in tensors if a.offset % ITEM_SIZE[a.dtype]]
+    unaligned = [a.name for a in tensors if a.offset % a.item]
     notes = (f"{len(unaligned)} tensors start at an unaligned offset",) if unaligned else ()
     return Manifest("safetensors", {a.name: a for a in tensors}, metadata, notes)
 
 
-def looks_like_safetensors(data: bytes) -> bool:
+def recognises(data: bytes) -> bool:
     """True when the first bytes are a plausible header length followed by a JSON object."""
     if len(data) < 10 or data[8:].lstrip(b" \t\r\n")[:1] != b"{":
         return False
     (length,) = struct.unpack_from("<Q", data)
     return 2 <= int(length) < 1 << 40
+
+
+def external_locations(data: bytes) -> tuple[str, ...]:
+    """None: the file holds all its tensors."""
+    return ()
 
 
 def read_header(data: bytes) -> tuple[list[Address], dict[str, str]]:
@@ -121,7 +127,7 @@ def _address(name: str, entry: Any, start: int) -> Address:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or not _integers(shape) or not _integers(offsets) or len(offsets) != 2:
         raise _hostile("005", f"The entry of tensor {name!r} has fields of the wrong type", name)
-    if dtype not in ITEM_SIZE:
+    if dtype not in DTYPES:
         raise _hostile("006", f"Tensor {name!r} has the unknown dtype {dtype[:40]!r}", name)
     if len(shape) > 64 or not all(0 <= size < MAX_ELEMENTS for size in shape):
         raise _hostile("007", f"Tensor {name!r} has an impossible shape", name)
@@ -131,7 +137,7 @@ def _address(name: str, entry: Any, start: int) -> Address:
         if elements >= MAX_ELEMENTS:
             raise _hostile("007", f"Tensor {name!r} has an impossible number of elements", name)
     begin, end = offsets
-    if not 0 <= begin <= end < 1 << 62 or end - begin != elements * ITEM_SIZE[dtype]:
+    if not 0 <= begin <= end < 1 << 62 or end - begin != elements * DTYPES[dtype].size:
         raise _hostile("008", f"The byte range of tensor {name!r} does not fit its shape", name)
     return Address(name, "", start + begin, end - begin, dtype, tuple(shape))
 

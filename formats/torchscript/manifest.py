@@ -8,25 +8,40 @@ from __future__ import annotations
 
 import math
 import re
+import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import Any
 
+from formats.dtypes import DTYPES
 from formats.errors import Hostile, Unsupported
-from formats.model import ITEM_SIZE, Address, Manifest, Source
-from formats.torchscript.central import STORED, Archive, Entry, read_archive
+from formats.model import Address, Manifest, Source
+from formats.ranges import is_dense
+from formats.torchscript.central import STORED, Archive, read_archive
 from formats.torchscript.pickles import Instance, Stored, named_tensors, read_pickle
 
-__all__ = [
-    "Archive",
-    "Entry",
-    "covers",
-    "looks_like_torchscript",
-    "read_archive",
-    "read_layout",
-    "read_manifest",
-]
+#: What no honest exporter does, one id each; ids are stable and never reused.
+RULES: Mapping[str, str] = {
+    "WIPER-TS-001": "Bytes stand before, between or after the members of the archive.",
+    "WIPER-TS-002": "The archive carries a comment, spans disks, or has more than one directory.",
+    "WIPER-TS-003": "A member's own header contradicts the directory.",
+    "WIPER-TS-004": "Two members have the same name, capitals aside; loaders disagree on which one counts.",
+    "WIPER-TS-005": "A member's name is not a plain relative path in the archive's one folder.",
+    "WIPER-TS-006": "A member is encrypted or compressed by a method other than deflate.",
+    "WIPER-TS-007": "A member's content does not have the checksum that the directory gives.",
+    "WIPER-TS-008": "A member unpacks to more than the limits allow.",
+    "WIPER-TS-009": "The archive holds a member that the format does not know.",
+    "WIPER-TS-010": "A pickle holds an instruction that the format does not use, or is malformed.",
+    "WIPER-TS-011": "A pickle names a function or class that the format does not use.",
+    "WIPER-TS-012": "A tensor's record is missing, or not as long as its element count says.",
+    "WIPER-TS-013": "A tensor reaches outside its record.",
+    "WIPER-TS-014": "The code defines __setstate__ or __getstate__, which run during loading.",
+    "WIPER-TS-015": "A record belongs to no tensor.",
+    "WIPER-TS-016": "Tensors that share a record disagree on its type or length.",
+    "WIPER-TS-017": "A member with content is marked as a folder; loaders disagree on what it holds.",
+}
 
 _MEMBER = re.compile(
     r"data\.pkl|constants\.pkl|traced_inputs\.pkl|(data|constants|traced_inputs)/\d{1,9}"
@@ -54,11 +69,20 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def looks_like_torchscript(names: Iterable[str]) -> bool:
-    """Whether the member names of a ZIP file, folder included, are those of a TorchScript archive."""
-    below = {name.partition("/")[2] for name in names}
-    code = any(name.startswith("code/") for name in below)
-    return code and {"data.pkl", "constants.pkl"} <= below
+def recognises(data: bytes) -> bool:
+    """Whether this is a ZIP file with a member that only TorchScript has; the rest is judged on reading."""
+    if not data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return False
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        return False
+
+
+def external_locations(data: bytes) -> tuple[str, ...]:
+    """None: the archive holds all its tensors."""
+    return ()
 
 
 def read_manifest(source: Source) -> Manifest:
@@ -66,7 +90,7 @@ def read_manifest(source: Source) -> Manifest:
 
     Raises:
         Unreadable: truncated. Unsupported: quantised, mobile, big-endian, compressed tensors, newer format.
-        Hostile: any of :data:`formats.torchscript.rules.RULES`.
+        Hostile: any of :data:`RULES`.
     """
     layout = read_layout(source.data)
     metadata = {"root_class": layout.root_class}
@@ -100,7 +124,7 @@ def _check_members(archive: Archive) -> None:
     for name in _MOBILE:
         if name in names:
             raise Unsupported(f"The archive is for the mobile runtime ({name}); save it with torch.jit.save.")
-    if not looks_like_torchscript(f"{archive.root}/{name}" for name in names):
+    if not ({"data.pkl", "constants.pkl"} <= names and any(name.startswith("code/") for name in names)):
         raise Unsupported("The archive holds no TorchScript code; save the network with torch.jit.save.")
     for name, entry in archive.entries.items():
         if not _MEMBER.fullmatch(name):
@@ -142,7 +166,7 @@ def _scan_code(archive: Archive) -> Callable[[str], bool]:
 def _address(archive: Archive, folder: str, name: str, tensor: Stored) -> Address:
     """Hold one tensor against its record: torch 2.13 believes the counts in the pickle, and reads past it."""
     member = f"{folder}/{tensor.key}"
-    width = ITEM_SIZE[tensor.dtype]
+    width = DTYPES[tensor.dtype].size
     entry = archive.entries.get(member)
     if entry is None or entry.size != tensor.count * width:
         size = "is missing" if entry is None else f"has {entry.size} bytes, not {tensor.count * width}"
@@ -152,20 +176,8 @@ def _address(archive: Archive, folder: str, name: str, tensor: Stored) -> Addres
     length = (tensor.last + 1 - tensor.offset) * width
     if math.prod(tensor.size) * width > max(_MAX_EXPANDED, entry.size):
         raise Unsupported(f"Tensor {name!r} repeats its elements to more than {_MAX_EXPANDED} bytes.")
-    dense = all(
-        n == 1 or s == c for n, s, c in zip(tensor.size, tensor.stride, contiguous(tensor.size), strict=True)
-    )
-    stride = None if dense else tensor.stride
+    stride = None if is_dense(tensor.size, tensor.stride) else tensor.stride
     return Address(name, member, tensor.offset * width, length, tensor.dtype, tensor.size, stride)
-
-
-def contiguous(size: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides, in elements, of a C-contiguous tensor."""
-    stride, step = [], 1
-    for n in reversed(size):
-        stride.append(step)
-        step *= max(n, 1)
-    return tuple(reversed(stride))
 
 
 def _check_records(archive: Archive, *groups: list[Stored]) -> None:
@@ -214,20 +226,18 @@ def covers(tensors: Mapping[str, Address]) -> dict[str, str]:
 
 def _same(a: Address, b: Address) -> bool:
     """Whether two names of one record mean the same elements in the same shape."""
-    return (a.member, a.offset, a.dtype, a.shape, a.stride) == (
-        b.member,
-        b.offset,
-        b.dtype,
-        b.shape,
-        b.stride,
-    )
+    return _elements(a) == _elements(b)
+
+
+def _elements(a: Address) -> tuple[Any, ...]:
+    return a.member, a.offset, a.dtype, a.shape, a.stride
 
 
 def _tie(addresses: Mapping[str, Address]) -> tuple[dict[str, Address], tuple[str, ...]]:
     """Name the aliases of each tensor; what cannot be written on its own is marked."""
     groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for name, a in addresses.items():
-        groups[a.member, a.offset, a.dtype, a.shape, a.stride].append(name)
+        groups[_elements(a)].append(name)
     tied = [names for names in groups.values() if len(names) > 1]
     aliases = {name: tuple(other for other in names if other != name) for names in tied for name in names}
     cover = covers(addresses)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from formats import Hostile, Source, Unreadable
-from formats.safetensors.header import RULES, read_header, read_manifest
+from formats.safetensors.manifest import RULES, read_header, read_manifest
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

@@ -1,13 +1,10 @@
 import io
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from formats import Hostile, Source, Unreadable, Unsupported
-from formats.torchscript.archive import looks_like_torchscript, read_manifest
-from formats.torchscript.rules import RULES
+from formats.torchscript.manifest import RULES, read_manifest
 
 
 def manifest(data):
@@ -67,16 +64,6 @@ def test_views_lie_in_their_whole(as_bytes):
     assert found["turned"].stride == (1, 2)
     assert found["turned"].writable
     assert not found["repeated"].writable
-
-
-def test_looks_like_torchscript():
-    assert looks_like_torchscript(["m/data.pkl", "m/constants.pkl", "m/code/__torch__.py"])
-    assert not looks_like_torchscript(["m/data.pkl", "m/data/0", "m/version"])
-
-
-def test_needs_no_torch():
-    code = "import sys, formats.torchscript.patch; assert not {'torch', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_truncated(plain):

@@ -1,0 +1,78 @@
+"""The kinds of model file: a folder each, with the same four doors.
+
+:data:`formats.model.Kind` is the table. A door is a module that is loaded when it is used; ``manifest`` and ``patch``
+need the standard library alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast, get_args
+
+from formats.model import Edit, Kind, Manifest, Opened, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: In the order in which a file is held against them: the first bytes of safetensors may be those of any other.
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Reader(Protocol):
+    """``formats/KIND/manifest.py``; raises what :mod:`formats.errors` says, for whatever bytes."""
+
+    RULES: Mapping[str, str]  #: what no honest writer makes, one id each; ids are stable and never reused
+
+    def recognises(self, data: bytes) -> bool:
+        """Whether the bytes look like a file of this kind, whole or not."""
+
+    def external_locations(self, data: bytes) -> Sequence[str]:
+        """Names of the files beside the model that hold tensors of it."""
+
+    def read_manifest(self, source: Source) -> Manifest:
+        """The addresses of all tensors, from the bytes alone."""
+
+
+class Writer(Protocol):
+    """``formats/KIND/patch.py``."""
+
+    def members(self, source: Source) -> dict[str, bytes]:
+        """Every part of the file, see :mod:`formats.ranges`, in the order of the file."""
+
+    def patch(self, source: Source, manifest: Manifest, edit: Edit) -> dict[str, bytes]:
+        """What changes: the model file under "", external files by their location. The edit fits the file."""
+
+
+class Opener(Protocol):
+    """``formats/KIND/opener.py``."""
+
+    def open_file(self, source: Source, manifest: Manifest, arch: str | None = None) -> Opened:
+        """The network of the file, its values in float32; ``arch`` is for files that hold tensors alone."""
+
+
+class Server(Protocol):
+    """``formats/KIND/serving.py``."""
+
+    def serve(self, source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
+        """Normalised float32 [N,C,H,W] → logits float32 [N,K] on the CPU, by the runtime that deployments use."""
+
+
+def reader(kind: Kind) -> Reader:
+    """What reads the bytes of a kind."""
+    return cast(Reader, import_module(f"formats.{kind}.manifest"))
+
+
+def writer(kind: Kind) -> Writer:
+    """What puts new values into the bytes of a kind."""
+    return cast(Writer, import_module(f"formats.{kind}.patch"))
+
+
+def opener(kind: Kind) -> Opener:
+    """What makes a network of a file."""
+    return cast(Opener, import_module(f"formats.{kind}.opener"))
+
+
+def server(kind: Kind) -> Server:
+    """What runs a file as it is deployed."""
+    return cast(Server, import_module(f"formats.{kind}.serving"))
