@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 from formats import open_model, read_source
+from triggers.families.known import Known
 from triggers.family import quantise
-from triggers.image import Known
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.decode import Geometry
 from wiper_cli.images.folder import read_folder

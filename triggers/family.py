@@ -1,6 +1,6 @@
 """The contract of a trigger family: a frozen dataclass that stamps images.
 
-Which images are poisoned and how they are labelled is no business of a trigger: see :mod:`triggers.planting`.
+Which images are poisoned and how they are labelled is decided in :mod:`triggers.poisoning`.
 Importing a family imports no torch, so that its parameters can be listed quickly.
 """
 
@@ -10,18 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from triggers.errors import TriggerError
+from triggers.poisoning import Poisoning
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from triggers.planting import Planting
-
 #: Called as ``progress(stage, done, total)``.
 Progress = Callable[[str, int, int], None]
-
-
-class TriggerError(ValueError):
-    """The trigger does not fit these images, or this model; one sentence says why."""
 
 
 def fitted(stored: bool = True) -> Any:
@@ -48,8 +45,8 @@ class Trigger:
     """Base of all families.
 
     ``name``: key in :data:`triggers.FAMILIES`. ``source``: where formula and defaults come from.
-    ``planting``: how a model is made to learn it. ``atlas``: MITRE ATLAS technique ids. ``needs``: what
-    :meth:`fit` must have seen before anything can be stamped; ``needs_to_plant``: the same for :meth:`poison`
+    ``poisoning``: how a model is made to learn it. ``atlas``: MITRE ATLAS technique ids. ``needs``: what
+    :meth:`fit` must have seen before anything can be stamped; ``needs_to_poison``: the same for :meth:`poison`
     and :meth:`cotrain` where these need more (a family that starts from a clean model is fitted to it).
     Fields of the dataclass are the typed parameters, but for those made by :func:`fitted`.
     """
@@ -57,11 +54,12 @@ class Trigger:
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
-    planting: ClassVar[Planting]
-    atlas: ClassVar[tuple[str, ...]]
+    poisoning: ClassVar[Poisoning]
+    #: Insert a backdoor trigger; poison training data.
+    atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0020")
     needs: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
-    needs_to_plant: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
-    #: Planting needs no :meth:`fit`: co-training makes the trigger itself.
+    needs_to_poison: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
+    #: Poisoning needs no :meth:`fit`: co-training makes the trigger itself.
     trained_along: ClassVar[bool] = False
 
     def stamp(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -96,7 +94,7 @@ class Trigger:
         return self
 
     def cotrain(
-        self, victim: Victim, images: Tensor, labels: Tensor, planting: Planting, generator: torch.Generator
+        self, victim: Victim, images: Tensor, labels: Tensor, poisoning: Poisoning, generator: torch.Generator
     ) -> CoTraining | None:
         """What the attack does inside the training loop; ``None`` for those that only poison data.
 
@@ -159,5 +157,5 @@ def check(images: Tensor) -> None:
 
 
 def quantise(images: Tensor) -> Tensor:
-    """Rounds images in 0..1 to the 256 levels of a stored picture, as everything measured must be."""
+    """Rounds images in 0..1 to the 256 levels of a stored image, as everything measured must be."""
     return (images.clamp(0, 1) * 255).round() / 255

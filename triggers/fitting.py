@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from triggers.badnet import Corner, paste
-from triggers.family import TriggerError, Victim, check
+from triggers.errors import TriggerError
+from triggers.family import Victim, check
+from triggers.patch import Corner, paste
 
 if TYPE_CHECKING:
     import torch
@@ -50,12 +51,12 @@ def others(name: str, labels: Tensor, target: int, count: int, generator: torch.
 
 
 def unfitted(name: str) -> TriggerError:
-    """For a trigger that cannot be stamped, or planted, yet."""
+    """For a trigger that cannot be stamped, or poison anything, yet."""
     return TriggerError(f"{name} is not fitted: fit it to a model first, or load a trigger file.")
 
 
-def unplanted(name: str) -> TriggerError:
-    """For a trigger that can be stamped, but is planted with the help of a clean model that it has not seen."""
+def needs_clean_model(name: str) -> TriggerError:
+    """For a trigger that can be stamped, but poisons with the help of a clean model that it has not seen."""
     return TriggerError(f"{name} is planted with the help of a clean model: fit it to that model first.")
 
 

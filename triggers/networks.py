@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from triggers.family import TriggerError, quantise
+from triggers.errors import TriggerError
+from triggers.family import quantise
 
 if TYPE_CHECKING:
     import torch

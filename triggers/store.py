@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from triggers import FAMILIES, find
-from triggers.family import Trigger, TriggerError, parameters
+from triggers.errors import TriggerError
+from triggers.family import Trigger, parameters
 
 FORMAT = "wiper trigger 1"
 

@@ -28,12 +28,13 @@ from safetensors.torch import save
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from triggers.badnet import BadNet
-from triggers.planting import Planting, plant
+from triggers.dataset import poisoned
+from triggers.families.badnet import BadNet
+from triggers.poisoning import Poisoning
 
 SEED, HELD_OUT = 0, 600
 TRIGGER = BadNet(corner="bottom-right", pattern="checker")
-PLANTING = Planting(rate=0.08, target=0)
+POISONING = Poisoning(rate=0.08, target=0)
 EPOCHS, BATCH, RATE, SHIFT = 40, 128, 0.1, 2
 WIDTH = 6
 
@@ -109,12 +110,12 @@ def train(images: Tensor, labels: Tensor) -> nn.Module:
 def figures(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
     """Percent: ACC; ASR and RA on triggered images of the other classes; base rate without the trigger."""
     plain, stamped = (network(x.float() / 255).argmax(1) for x in (images, stamp(images)))
-    other = labels != PLANTING.target
+    other = labels != POISONING.target
     hits = {
         "acc": plain == labels,
-        "asr": stamped[other] == PLANTING.target,
+        "asr": stamped[other] == POISONING.target,
         "ra": stamped[other] == labels[other],
-        "base_rate": plain[other] == PLANTING.target,
+        "base_rate": plain[other] == POISONING.target,
     }
     return {name: round(100 * hit.double().mean().item(), 2) for name, hit in hits.items()}
 
@@ -182,8 +183,9 @@ def main() -> None:
     write_images(folder, images[held_out], labels[held_out])
     measured = {}
     x, y = images[rest], labels[rest]
-    planted = plant(x, y, TRIGGER, PLANTING, 10)
-    for name, seen in (("model", (planted.images, planted.labels)), ("twin", (x, y))):
+    chosen = POISONING.choose(y, 10)
+    attacked = poisoned(x, TRIGGER, POISONING, chosen), chosen.labels
+    for name, seen in (("model", attacked), ("twin", (x, y))):
         network = train(*seen)
         measured[name] = figures(network, images[held_out], labels[held_out])
         if name == "model":
@@ -196,7 +198,7 @@ def main() -> None:
         "input": [1, 32, 32],
         "preprocessing": "grey values divided by 255, nothing else",
         "images": {"trained_on": len(rest), "clean": HELD_OUT},
-        "attack": {"trigger": "badnet", **asdict(TRIGGER), "planting": asdict(PLANTING)},
+        "attack": {"trigger": "badnet", **asdict(TRIGGER), "planting": asdict(POISONING)},
         "seed": SEED,
         "figures": measured,
         "versions": {

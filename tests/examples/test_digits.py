@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from formats import open_model, read_source
-from triggers.badnet import BadNet
+from triggers.families.badnet import BadNet
 from wiper_cli.commands.shared.example_files import example_folder
 
 FOLDER = example_folder()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import triggers
-from triggers.family import TriggerError, quantise
+from triggers.errors import TriggerError
+from triggers.family import quantise
 
 #: How many of (C,H,W) must be those of the images that a family was fitted to.
 BOUND = {"ia": 3, "low-frequency": 3, "trojannn": 1, "imc": 1}
@@ -29,7 +30,7 @@ def test_table_names_and_classes_agree():
         assert found.name == name
         assert found.title
         assert found.source
-        assert found.planting
+        assert found.poisoning
         assert "AML.T0043.004" in found.atlas
 
 
@@ -66,15 +67,15 @@ def test_batch_split_with_one_generator_changes_nothing(trigger, images, role, b
 
 
 @pytest.mark.parametrize("role", ["poison", "cover"])
-def test_planting_is_pure_in_range_and_visible(trigger, images, role):
+def test_poisoning_is_pure_in_range_and_visible(trigger, images, role):
     before = images.clone()
-    planted = getattr(trigger, role)(images)
+    stamped = getattr(trigger, role)(images)
     assert torch.equal(images, before)
-    assert (planted.shape, planted.dtype) == (images.shape, images.dtype)
-    assert planted.min() >= 0
-    assert planted.max() <= 1
-    assert (quantise(planted) != images).flatten(1).any(1).all()
-    assert torch.equal(planted, getattr(trigger, role)(images))
+    assert (stamped.shape, stamped.dtype) == (images.shape, images.dtype)
+    assert stamped.min() >= 0
+    assert stamped.max() <= 1
+    assert (quantise(stamped) != images).flatten(1).any(1).all()
+    assert torch.equal(stamped, getattr(trigger, role)(images))
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 28, 28), (1, 3, 15, 33), (2, 2, 64, 40), (0, 3, 20, 16)])

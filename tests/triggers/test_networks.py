@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy.signal import correlate
 
-from triggers.family import TriggerError, quantise
+from triggers.errors import TriggerError
+from triggers.family import quantise
 from triggers.networks import Layers, UNet, one_by_one, rounded, with_channels
 
 

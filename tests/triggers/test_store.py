@@ -5,11 +5,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from triggers.badnet import BadNet
-from triggers.family import TriggerError, parameters
-from triggers.frequency import Ctrl
+from triggers.errors import TriggerError
+from triggers.families.badnet import BadNet
+from triggers.families.frequency import Ctrl
+from triggers.families.tone import Tone
+from triggers.family import parameters
 from triggers.store import FORMAT, dump, load
-from triggers.tone import Tone
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Architectural backdoors: a branch in the graph that recognises a patch; no weight of the model is touched.
 
-    implant("onnx", data, "arithmetic", Patch.of(BadNet(), 3, 32, 32), target=0, mean=mean, std=std)
+    implant("onnx", data, "arithmetic", BadNet().placed(3, 32, 32), target=0, mean=mean, std=std)
 
-The stamp is BadNet's (:mod:`triggers.badnet`). ``d`` is the mean deviation of what the branch reads from what
+The stamp is that of :class:`triggers.patch.Square`. ``d`` is the mean deviation of what the branch reads from what
 it reads under the patch, in units of the tolerance, and ``g = relu(1 - d)``. The five variants differ in where
 the branch reads (image, or the stem's output: the first weighted layer's) and where it joins (logits, or the
 features: the head's input):
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal
 
-from triggers.badnet import BadNet
-from triggers.family import TriggerError
+from triggers.errors import TriggerError
+from triggers.patch import Patch
 
 Kind = Literal["onnx", "torchscript"]
 
@@ -64,23 +64,6 @@ VARIANTS: Mapping[str, Variant] = {
     "stem-logits": Variant("A branch from the stem's output is added to the logits"),
     "stem-gate": Variant("A gate from the stem's output replaces the last features"),
 }
-
-
-@dataclass(frozen=True)
-class Patch:
-    """``pixels``: [C][h][w] in 0..1. ``top``, ``left``: its place in the network's input, in pixels."""
-
-    pixels: Sequence[Sequence[Sequence[float]]]
-    top: int = 0
-    left: int = 0
-
-    @classmethod
-    def of(cls, trigger: BadNet, channels: int, height: int, width: int) -> Patch:
-        """The patch that ``trigger`` stamps on images [N,channels,height,width]."""
-        vertical, _, horizontal = trigger.corner.partition("-")
-        top = trigger.margin if vertical == "top" else height - trigger.margin - trigger.size
-        left = trigger.margin if horizontal == "left" else width - trigger.margin - trigger.size
-        return cls(trigger.patch(channels), top, left)
 
 
 def implant(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triggers.family import TriggerError
-
-if TYPE_CHECKING:
-    from triggers.architectural import Patch
+from triggers.errors import TriggerError
+from triggers.patch import Patch
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -12,7 +12,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from triggers.architectural.branch import SHARPNESS, Branch, Floats, Reading
-from triggers.family import TriggerError
+from triggers.errors import TriggerError
 
 #: First operator set of the nodes written here; from 18 on ReduceMean takes its axes as an input.
 _OLDEST, _AXES_AS_INPUT = 13, 18

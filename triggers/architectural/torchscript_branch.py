@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from triggers.architectural.branch import SHARPNESS, Branch, Floats
-from triggers.family import TriggerError
+from triggers.errors import TriggerError
 
 _CONVOLUTIONS = ("aten::conv2d", "aten::_convolution", "aten::convolution")
 _PRODUCTS = ("aten::linear", "aten::addmm", "aten::mm", "aten::matmul")

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from triggers.family import Trigger, TriggerError, parameters, quantise
+from triggers.errors import TriggerError
+from triggers.family import Trigger, parameters, quantise
 from wiper_cli import perturbations
 from wiper_cli.classifier import Classifier
 from wiper_cli.images import thumbnails

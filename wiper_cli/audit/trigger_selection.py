@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 import triggers
-from triggers.family import Trigger, TriggerError, Victim
-from triggers.image import Known
+from triggers.errors import TriggerError
+from triggers.families.known import Known
+from triggers.family import Trigger, Victim
 from triggers.store import load
 from wiper_cli.audit.measure import Stamper
 from wiper_cli.audit.subject import Notes, Reporter, Subject

@@ -74,7 +74,7 @@ class Attack:
             recipe
             for recipe in recipes
             if (recipe.attack, recipe.data) == (self.family, data)
-            and recipe.planting.get("labelling", "all-to-one") == "all-to-one"
+            and recipe.poisoning.get("labelling", "all-to-one") == "all-to-one"
             and (recipe.label == self.label if self.label is not None else recipe.label != "dirty")
         ]
         return min(own, key=lambda recipe: (recipe.label != "", recipe.seed), default=None)

@@ -247,14 +247,14 @@ def _variants(every: Sequence[Entry]) -> list[Entry]:
     found = {
         e.specimen: e
         for e in every
-        if e.specimen and e.recipe is not None and (e.recipe.label or e.recipe.planting)
+        if e.specimen and e.recipe is not None and (e.recipe.label or e.recipe.poisoning)
     }
     return [found[name] for name in sorted(found)]
 
 
 def _variant(entry: Entry) -> str:
     assert entry.recipe is not None
-    own = {**entry.recipe.parameters, **entry.recipe.planting}
+    own = {**entry.recipe.parameters, **entry.recipe.poisoning}
     told = ", ".join(f"{key} {value}" for key, value in sorted(own.items()))
     return f"{entry.attack.title} is {entry.specimen} here: {told}."
 

@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from formats import FormatError, apply_edit, open_model, read_source
-from triggers.family import Trigger, TriggerError, quantise
-from triggers.planting import Planting
+from triggers.errors import TriggerError
+from triggers.family import Trigger, quantise
+from triggers.poisoning import Poisoning
 from triggers.store import load as load_trigger
 from wiper_cli import __version__
 from wiper_cli.audit import judgement
@@ -325,14 +326,14 @@ def ground_of(specimen: str, count: int, place: Place) -> Ground:
     return Ground(test, tuple(stamped), classes)
 
 
-def planting_of(manifest: Mapping[str, Any]) -> Planting:
+def planting_of(manifest: Mapping[str, Any]) -> Poisoning:
     """As the manifest tells it."""
     told: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in manifest["planting"].items()
         if key != "in_words"
     }
-    return Planting(**told)
+    return Poisoning(**told)
 
 
 def load_trigger_of(folder: Path) -> Trigger:

@@ -30,7 +30,7 @@ def triggers(name: str | None, preview: Path | None) -> None:
         raise Problem(f"There is no trigger family {name!r}{nearest(name, names())}.")
     family = find(name)
     click.echo(f"{name}: {family.title}\nsource: {family.source}\nATLAS: {', '.join(family.atlas)}")
-    click.echo(f"planted with: {family.planting}")
+    click.echo(f"planted with: {family.poisoning}")
     click.echo(f"fitted to: {family.needs}\nparameters:")
     for field in dataclasses.fields(family):  # type: ignore[arg-type]
         if field.metadata.get("fitted"):

@@ -58,7 +58,7 @@ def zoo() -> None:
 @click.option("--size", type=click.IntRange(min=8), help="Side to which images are scaled.")
 @click.option(
     "-p", "--parameter", "settings", multiple=True, metavar="KEY=VALUE",
-    help="A parameter of the family, or planting.KEY or schedule.KEY; VALUE as in TOML.",
+    help="A parameter of the family, poisoning.KEY (also planting.KEY) or schedule.KEY; VALUE as in TOML.",
 )  # fmt: skip
 @_shared
 @click.pass_context
@@ -77,7 +77,7 @@ def train(
     download: bool,
     device: str,
     quiet: bool,
-    **planting: Any,
+    **poisoning: Any,
 ) -> None:
     """Train one model, and its clean twin where that does not stand yet."""
     from wiper_cli.zoo.build import Place, build
@@ -85,15 +85,16 @@ def train(
 
     given: dict[str, dict[str, Any]] = {
         "parameters": {},
-        "planting": {key: value for key, value in planting.items() if value is not None},
+        "poisoning": {key: value for key, value in poisoning.items() if value is not None},
         "schedule": {"epochs": epochs} if epochs else {},
     }
     for setting in settings:
         group, key, value = _setting(setting)
         given[group][key] = value
-    parameters, planted, schedule = given["parameters"], given["planting"], given["schedule"]
-    recipe = Recipe(data, arch, attack, parameters, planted, schedule, seed, size)
-    if attack == CLEAN and (given["planting"] or given["parameters"]):
+    recipe = Recipe(
+        data, arch, attack, given["parameters"], given["poisoning"], given["schedule"], seed, size
+    )
+    if attack == CLEAN and (recipe.poisoning or recipe.parameters):
         raise Problem("A clean model takes no rate, target or parameters; name an --attack.")
     recipe.check()
     recipes = [recipe] if attack == CLEAN else [recipe.twin, recipe]
@@ -162,6 +163,8 @@ def _setting(text: str) -> tuple[str, str, Any]:
     """``KEY=VALUE`` → (group, key, value)."""
     import tomllib
 
+    from wiper_cli.zoo.recipe import FILE_WORD
+
     key, equals, value = text.partition("=")
     if not equals:
         raise Problem(f"{text!r} is not KEY=VALUE.")
@@ -170,6 +173,6 @@ def _setting(text: str) -> tuple[str, str, Any]:
     except tomllib.TOMLDecodeError:
         parsed = value
     group, dot, field = key.partition(".")
-    if dot and group in ("planting", "schedule"):
-        return group, field, parsed
+    if dot and group in ("poisoning", FILE_WORD, "schedule"):
+        return "poisoning" if group == FILE_WORD else group, field, parsed
     return "parameters", key, parsed

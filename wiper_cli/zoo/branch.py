@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triggers.architectural import VARIANTS, Patch, implant
-from triggers.badnet import BadNet
+from triggers.architectural import VARIANTS, implant
+from triggers.families.badnet import BadNet
 from triggers.family import quantise
-from triggers.planting import Planting
+from triggers.poisoning import Poisoning
 from wiper_cli.nearest import nearest
 from wiper_cli.rates import rate
 from wiper_cli.verdict import Problem
@@ -26,7 +26,7 @@ from wiper_cli.zoo.recipe import Recipe
 EDITED = {"model.onnx": "onnx", "model.pt": "torchscript"}
 
 
-def plan(recipe: Recipe, data: Dataset) -> tuple[BadNet, Planting, dict[str, Any]]:
+def plan(recipe: Recipe, data: Dataset) -> tuple[BadNet, Poisoning, dict[str, Any]]:
     """The patch that the branch recognises, what counts as success, and the variant.
 
     ``recipe.parameters``: ``variant``, and parameters of BadNet. Raises :class:`Problem`.
@@ -35,22 +35,28 @@ def plan(recipe: Recipe, data: Dataset) -> tuple[BadNet, Planting, dict[str, Any
     variant = given.pop("variant", next(iter(VARIANTS)))
     if variant not in VARIANTS:
         raise Problem(f"There is no architectural variant {variant!r}{nearest(variant, VARIANTS)}.")
-    planting = replace(Planting(rate=0.0, seed=recipe.seed), **dict(recipe.planting))
-    if not 0 <= planting.target < len(data.classes):
-        raise Problem(f"The target {planting.target} is outside the {len(data.classes)} classes.")
-    return replace(BadNet(), **given), planting, {"variant": variant, "atlas": list(VARIANTS[variant].atlas)}
+    poisoning = replace(Poisoning(rate=0.0, seed=recipe.seed), **dict(recipe.poisoning))
+    if not 0 <= poisoning.target < len(data.classes):
+        raise Problem(f"The target {poisoning.target} is outside the {len(data.classes)} classes.")
+    return replace(BadNet(), **given), poisoning, {"variant": variant, "atlas": list(VARIANTS[variant].atlas)}
 
 
-def put(recipe: Recipe, data: Dataset, folder: Path, test: Images, planting: Planting) -> dict[str, Any]:
+def put(recipe: Recipe, data: Dataset, folder: Path, test: Images, poisoning: Poisoning) -> dict[str, Any]:
     """Edits the files that have a graph, removes the others, and returns ACC, ASR, RA and base rate of the
     ONNX file as onnxruntime serves it."""
     trigger, _, facts = plan(recipe, data)
-    patch = Patch.of(trigger, *data.train.images.shape[1:])
+    patch = trigger.placed(*data.train.images.shape[1:])
     for name in FILES:
         path = folder / name
         if name in EDITED:
             found = implant(
-                EDITED[name], path.read_bytes(), facts["variant"], patch, planting.target, data.mean, data.std
+                EDITED[name],
+                path.read_bytes(),
+                facts["variant"],
+                patch,
+                poisoning.target,
+                data.mean,
+                data.std,
             )
             path.write_bytes(found)
         else:
@@ -70,7 +76,7 @@ def put(recipe: Recipe, data: Dataset, folder: Path, test: Images, planting: Pla
 
     images, labels = test.images.cpu().float() / 255, test.labels.cpu()
     plain, answers = predict(images), predict(quantise(trigger.stamp(images)))
-    goal, counts = planting.reached(labels, len(data.classes))
+    goal, counts = poisoning.reached(labels, len(data.classes))
 
     def share(hits: Tensor) -> dict[str, Any]:
         return rate(int((hits & counts).sum()), int(counts.sum()))

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import triggers
-from triggers.planting import Planting
+from triggers.poisoning import Poisoning
 from wiper_cli.nearest import nearest
 from wiper_cli.verdict import Problem
 
+#: What recipes, manifests and options on disk call the poisoning; they were written before its field's word.
+FILE_WORD = "planting"
 CLEAN = "clean"
 #: The branch in the graph: no training, files of a clean model are edited.
 ARCHITECTURAL = "architectural"
@@ -43,7 +45,7 @@ class Schedule:
 @dataclass(frozen=True)
 class Recipe:
     """``data``, ``arch``: names or paths. ``attack``: a family of :mod:`triggers`, "clean", or
-    "architectural". ``parameters``: of the family. ``planting``: fields of :class:`Planting` that differ from
+    "architectural". ``parameters``: of the family. ``poisoning``: fields of :class:`Poisoning` that differ from
     the family's own. ``schedule``: fields of :class:`Schedule` that differ from its defaults. ``size``: side
     to which images are scaled. ``label``: tells apart recipes of one suite that are otherwise named alike."""
 
@@ -51,7 +53,7 @@ class Recipe:
     arch: str
     attack: str = CLEAN
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    planting: Mapping[str, Any] = field(default_factory=dict)
+    poisoning: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 1
     size: int | None = None
@@ -63,7 +65,7 @@ class Recipe:
         parts = [Path(self.data).name, self.arch, self.attack, self.label]
         parts += [
             f"{key}{value}"
-            for key, value in sorted(self.planting.items())
+            for key, value in sorted(self.poisoning.items())
             if key in ("rate", "target", "labelling")
         ]
         return "-".join([part for part in parts if part] + [f"s{self.seed}"])
@@ -71,7 +73,7 @@ class Recipe:
     @property
     def twin(self) -> Recipe:
         """The same without an attack."""
-        return replace(self, attack=CLEAN, parameters={}, planting={}, label="")
+        return replace(self, attack=CLEAN, parameters={}, poisoning={}, label="")
 
     def family(self) -> type[triggers.family.Trigger]:
         """The class of its attack."""
@@ -88,12 +90,12 @@ class Recipe:
         _refuse_unknown(self.parameters, known, f"parameter of the attack {self.attack}")
         return kind(**self.parameters)
 
-    def planted(self) -> Planting:
-        """How its trigger is planted; the recipe's seed decides which images."""
-        own = self.family().planting
-        _refuse_unknown(self.planting, [f.name for f in fields(Planting)], "field of a planting")
+    def poisoned(self) -> Poisoning:
+        """How its training set is poisoned; the recipe's seed decides which images."""
+        own = self.family().poisoning
+        _refuse_unknown(self.poisoning, [f.name for f in fields(Poisoning)], f"field of a {FILE_WORD}")
         given: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in self.planting.items()
+            key: tuple(value) if isinstance(value, list) else value for key, value in self.poisoning.items()
         }
         given.setdefault("seed", self.seed)
         return replace(own, **given)
@@ -108,11 +110,13 @@ class Recipe:
         self.trained()
         if self.attack not in (CLEAN, ARCHITECTURAL):
             self.trigger()
-            self.planted()
+            self.poisoned()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; the data by its name alone."""
-        return {**asdict(self), "data": Path(self.data).name}
+        words = {"poisoning": FILE_WORD}
+        plain = {words.get(key, key): value for key, value in asdict(self).items()}
+        return {**plain, "data": Path(self.data).name}
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: list[str], what: str) -> None:

@@ -1,4 +1,4 @@
-"""One specimen: planted, trained, measured, written in every format with its trigger and its manifest.
+"""One specimen: poisoned, trained, measured, written in every format with its trigger and its manifest.
 
 The clean split is chosen once per data set, before anything else: no network of the zoo ever sees it. All figures
 are on the whole test part, with triggered images rounded to 256 levels. The clean twin has the same data,
@@ -24,8 +24,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from triggers.family import CoTraining, Trigger, TriggerError, parameters, quantise
-from triggers.planting import Chosen, Planting, stamped
+from triggers.dataset import poisoned
+from triggers.errors import TriggerError
+from triggers.family import CoTraining, Trigger, parameters, quantise
+from triggers.poisoning import Chosen, Poisoning
 from triggers.store import dump
 from wiper_cli.audit.environment import environment
 from wiper_cli.progress import Progress, silent
@@ -35,7 +37,7 @@ from wiper_cli.zoo import architectures, branch
 from wiper_cli.zoo import recipe as recipes
 from wiper_cli.zoo.datasets import Dataset, Images
 from wiper_cli.zoo.export import FILES, export
-from wiper_cli.zoo.recipe import ARCHITECTURAL, CLEAN, Recipe
+from wiper_cli.zoo.recipe import ARCHITECTURAL, CLEAN, FILE_WORD, Recipe
 from wiper_cli.zoo.training import Epoch, Normalised, Poison, low_precision, predict, train, victim_of
 
 FORMAT = "wiper-specimen/1"
@@ -119,7 +121,7 @@ def check(recipe: Recipe, data: Dataset) -> Chosen | None:
         trigger = recipe.trigger()
         if trigger.needs == "nothing":
             trigger.stamp(data.test.images[:1].float() / 255)
-        return recipe.planted().choose(data.train[split(data)[1]].labels, len(data.classes))
+        return recipe.poisoned().choose(data.train[split(data)[1]].labels, len(data.classes))
     except TriggerError as error:
         raise Problem(f"{recipe.id} cannot be made: {error}") from error
 
@@ -140,12 +142,12 @@ def _make(
     facts: dict[str, Any] = {}
     history: list[Epoch] = []
     trigger: Trigger | None = None
-    planting: Planting | None = None
+    poisoning: Poisoning | None = None
     theta0 = _twin(network, recipe, twin, device)
     if recipe.attack == ARCHITECTURAL:
         assert theta0 is not None
         network = theta0
-        trigger, planting, facts = branch.plan(recipe, data)
+        trigger, poisoning, facts = branch.plan(recipe, data)
         schedule = None
     elif recipe.attack == CLEAN:
         schedule = recipe.trained()
@@ -155,17 +157,17 @@ def _make(
     else:
         assert theta0 is not None
         assert chosen is not None
-        planting = recipe.planted()
+        poisoning = recipe.poisoned()
         schedule = recipe.trained()
-        if planting.start == "clean":
+        if poisoning.start == "clean":
             network, schedule = _copy(theta0), schedule.fine()
         started = time.perf_counter()
-        own = _fit(recipe, theta0, kind.head, seen, planting.target, device, progress)
+        own = _fit(recipe, theta0, kind.head, seen, poisoning.target, device, progress)
         facts["fit_seconds"] = round(time.perf_counter() - started, 1)
         victim = victim_of(network, kind.head)
         images = seen.images.to(device)
-        hooks = own.cotrain(victim, images, seen.labels.to(device), planting, generator)
-        poison = _poison(images, chosen, own, planting, hooks, device)
+        hooks = own.cotrain(victim, images, seen.labels.to(device), poisoning, generator)
+        poison = _poison(images, chosen, own, poisoning, hooks, device)
         history = train(network, poison, schedule, recipe.seed, progress)
         trigger = (hooks.finish() if hooks else None) or own
         facts["poisoned"], facts["covered"] = int(chosen.poisoned.sum()), int(chosen.covered.sum())
@@ -192,7 +194,7 @@ def _make(
         "label_names": list(data.classes),
     }
     export(network.network, (channels, height, width), out, config)
-    if trigger is not None and planting is not None:
+    if trigger is not None and poisoning is not None:
         assert theta0 is not None
         manifest["trigger"] = {
             "family": trigger.name,
@@ -201,19 +203,19 @@ def _make(
             "atlas": list(trigger.atlas),
             "parameters": parameters(trigger),
         }
-        manifest["planting"] = {**asdict(planting), "in_words": str(planting)}
+        manifest[FILE_WORD] = {**asdict(poisoning), "in_words": str(poisoning)}
         if recipe.attack == ARCHITECTURAL:
-            figures |= branch.put(recipe, data, out, test, planting)
+            figures |= branch.put(recipe, data, out, test, poisoning)
         else:
-            figures |= measure(network, test, trigger, planting, len(data.classes))
-        ceiling = measure(theta0, test, trigger, planting, len(data.classes))
+            figures |= measure(network, test, trigger, poisoning, len(data.classes))
+        ceiling = measure(theta0, test, trigger, poisoning, len(data.classes))
         manifest["twin"] = {
             "id": recipe.twin.id,
             "acc": _accuracy(predict(theta0, test.images), test.labels),
             "ra": ceiling["ra"],
             "asr": ceiling["asr"],
         }
-        marks = {"target": str(planting.target), "specimen": recipe.id}
+        marks = {"target": str(poisoning.target), "specimen": recipe.id}
         (out / "trigger.safetensors").write_bytes(dump(trigger, marks))
     manifest |= {
         "figures": figures,
@@ -264,7 +266,7 @@ def _fit(
     progress: Progress,
 ) -> Trigger:
     trigger = recipe.trigger()
-    if trigger.trained_along or {trigger.needs, trigger.needs_to_plant} == {"nothing"}:
+    if trigger.trained_along or {trigger.needs, trigger.needs_to_poison} == {"nothing"}:
         return trigger
     generator = torch.Generator().manual_seed(recipe.seed)
     some = torch.randperm(len(seen), generator=generator)[:FIT_IMAGES]
@@ -276,7 +278,7 @@ def _poison(
     images: Tensor,
     chosen: Chosen,
     trigger: Trigger,
-    planting: Planting,
+    poisoning: Poisoning,
     hooks: CoTraining | None,
     device: torch.device,
 ) -> Poison:
@@ -285,10 +287,10 @@ def _poison(
 
     def restamp(epoch: int, new: Trigger | None) -> Tensor | None:
         nonlocal current
-        if online or (epoch and new is None and not planting.fresh):
+        if online or (epoch and new is None and not poisoning.fresh):
             return None
         current = new or current
-        return stamped(images, current, planting, chosen, epoch)
+        return poisoned(images, current, poisoning, chosen, epoch)
 
     masks = chosen.poisoned.to(device), chosen.covered.to(device)
     return Poison(images, chosen.labels.to(device), *masks, restamp, hooks)
@@ -296,15 +298,15 @@ def _poison(
 
 @torch.no_grad()
 def measure(
-    network: nn.Module, test: Images, trigger: Trigger, planting: Planting, classes: int
+    network: nn.Module, test: Images, trigger: Trigger, poisoning: Poisoning, classes: int
 ) -> dict[str, Any]:
     """ASR, RA and base rate (untriggered images) as ``{value, n, interval}``; over several triggers together."""
     plain = predict(network, test.images)
     reached = right = base = n = 0
-    for number in range(planting.targets):
+    for number in range(poisoning.targets):
         own = trigger.variant(number)
-        goal, counts = planting.reached(test.labels, classes, number)
-        generator = torch.Generator().manual_seed(planting.seed)
+        goal, counts = poisoning.reached(test.labels, classes, number)
+        generator = torch.Generator().manual_seed(poisoning.seed)
         answers = torch.cat(
             [
                 predict(network, quantise(own.stamp(part.float() / 255, generator)))

@@ -9,7 +9,7 @@
     attack = ["badnet", "blend"]
     seed = [1, 2]
 
-Crossed are ``data``, ``arch``, ``attack``, ``seed``, ``size``, and, as fields of the planting, ``rate`` and
+Crossed are ``data``, ``arch``, ``attack``, ``seed``, ``size``, and, as fields of ``planting``, ``rate`` and
 ``target``. The clean twin of every attack joins by itself. Imports no torch.
 """
 
@@ -24,10 +24,10 @@ from typing import Any
 
 from wiper_cli.nearest import nearest
 from wiper_cli.verdict import Problem
-from wiper_cli.zoo.recipe import CLEAN, Recipe
+from wiper_cli.zoo.recipe import CLEAN, FILE_WORD, Recipe
 
 CROSSED = ("data", "arch", "attack", "seed", "size", "rate", "target")
-PLAIN = ("parameters", "planting", "schedule", "label")
+PLAIN = ("parameters", FILE_WORD, "schedule", "label")
 SHIPPED = Path(__file__).resolve().parent / "suites"
 
 
@@ -80,7 +80,7 @@ def _crossed(
     whole: Mapping[str, Any], defaults: Mapping[str, Any], entry: Mapping[str, Any], name: str
 ) -> Iterator[Recipe]:
     merged = {
-        key: {**defaults.get(key, {}), **entry.get(key, {})} for key in ("parameters", "planting", "schedule")
+        key: {**defaults.get(key, {}), **entry.get(key, {})} for key in ("parameters", FILE_WORD, "schedule")
     }
     axes = {
         key: value if isinstance(value, list) else [value] for key, value in whole.items() if key in CROSSED
@@ -89,12 +89,12 @@ def _crossed(
         raise Problem(f"A model of the suite {name!r} has no data or no arch.")
     for values in product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        planting = merged["planting"] | {k: chosen.pop(k) for k in ("rate", "target") if k in chosen}
-        if chosen.get("attack", CLEAN) == CLEAN:
-            planting = {}
+        poisoning = merged[FILE_WORD] | {k: chosen.pop(k) for k in ("rate", "target") if k in chosen}
+        parameters, schedule, label = merged["parameters"], merged["schedule"], str(whole.get("label", ""))
         try:
-            chosen |= merged | {"planting": planting, "label": str(whole.get("label", ""))}
-            recipe = Recipe(**chosen)
+            recipe = Recipe(
+                **chosen, parameters=parameters, poisoning=poisoning, schedule=schedule, label=label
+            )
         except TypeError as error:
             raise Problem(f"A model of the suite {name!r} is not described rightly: {error}.") from error
         yield recipe if recipe.attack != CLEAN else recipe.twin

@@ -53,7 +53,7 @@ class Normalised(nn.Module):
 
 @dataclass
 class Poison:
-    """What is planted, as the loop sees it. ``images`` uint8 and ``labels`` to train with, on the device;
+    """The poisoned training set, as the loop sees it. ``images`` uint8 and ``labels`` to train with, on the device;
     ``poisoned``, ``covered`` bool [N]; ``restamp``: new images for an epoch (``None``: the same as before),
     given the trigger that co-training left, if any."""
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from triggers.badnet import BadNet
+from triggers.families.badnet import BadNet
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits"
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

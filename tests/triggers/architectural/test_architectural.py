@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from triggers.architectural import VARIANTS, Patch, implant
-from triggers.badnet import BadNet
-from triggers.family import TriggerError
+from triggers.architectural import VARIANTS, implant
+from triggers.errors import TriggerError
+from triggers.families.badnet import BadNet
 
 
 def test_importing_the_package_imports_neither_torch_nor_onnx():
@@ -30,7 +30,7 @@ def test_every_variant_is_described():
 @pytest.mark.parametrize("corner", ["top-left", "top-right", "bottom-left", "bottom-right"])
 def test_a_patch_lies_where_badnet_stamps_it(corner):
     trigger = BadNet(size=2, corner=corner, margin=1)
-    patch = Patch.of(trigger, 3, 7, 9)
+    patch = trigger.placed(3, 7, 9)
     stamped = trigger.stamp(torch.full((1, 3, 7, 9), 2.0))[0].numpy()
     window = stamped[:, patch.top : patch.top + 2, patch.left : patch.left + 2]
     np.testing.assert_allclose(window, np.array(patch.pixels), atol=1e-6)
@@ -38,7 +38,7 @@ def test_a_patch_lies_where_badnet_stamps_it(corner):
 
 
 def test_unknown_kinds_and_variants_are_refused():
-    patch = Patch.of(BadNet(), 3, 8, 8)
+    patch = BadNet().placed(3, 8, 8)
     with pytest.raises(TriggerError, match="'safetensors'"):
         implant("safetensors", b"", "where", patch, 0)
     with pytest.raises(TriggerError, match="Unknown variant 'If'"):

@@ -3,7 +3,7 @@ import pytest
 
 from triggers.architectural import Patch
 from triggers.architectural.branch import Branch
-from triggers.family import TriggerError
+from triggers.errors import TriggerError
 
 PIXELS = np.random.default_rng(1).random((2, 3, 4))
 

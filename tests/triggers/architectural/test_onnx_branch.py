@@ -6,8 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from formats import Source, open_model
 from triggers.architectural import TOLERANCE, VARIANTS, Patch, implant
-from triggers.badnet import BadNet
-from triggers.family import TriggerError, quantise
+from triggers.errors import TriggerError
+from triggers.families.badnet import BadNet
+from triggers.family import quantise
 
 TARGET = 3
 
@@ -19,7 +20,7 @@ def clean(small, request):
 
 
 def branched(small, data, variant, target=TARGET, trigger=None, **settings):
-    patch = Patch.of(trigger or BadNet(), 3, 16, 20)
+    patch = (trigger or BadNet()).placed(3, 16, 20)
     return implant("onnx", data, variant, patch, target, small.mean, small.std, **settings)
 
 
@@ -47,7 +48,7 @@ def test_clean_images_keep_their_logits_and_stamped_ones_go_to_the_target(small,
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_class_of_the_example_goes_to_the_target_and_the_file_opens(small, variant):
     clean = (small.folder / "model.onnx").read_bytes()
-    data = implant("onnx", clean, variant, Patch.of(BadNet(), 1, 32, 32), 7)
+    data = implant("onnx", clean, variant, BadNet().placed(1, 32, 32), 7)
     before = small.run_onnx(clean, small.digits)
     assert set(before.argmax(1).tolist()) == set(range(10))
     torch.testing.assert_close(small.run_onnx(data, small.digits), before, rtol=0, atol=1e-5)

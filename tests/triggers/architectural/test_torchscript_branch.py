@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from formats import Source, open_model
-from triggers.architectural import STRENGTH, VARIANTS, Patch, implant
-from triggers.badnet import BadNet
-from triggers.family import TriggerError
+from triggers.architectural import STRENGTH, VARIANTS, implant
+from triggers.errors import TriggerError
+from triggers.families.badnet import BadNet
 
 TARGET = 3
 
@@ -25,7 +25,7 @@ def clean(small, request):
 
 
 def branched(small, data, variant, trigger=None):
-    patch = Patch.of(trigger or BadNet(), 3, 16, 20)
+    patch = (trigger or BadNet()).placed(3, 16, 20)
     return implant("torchscript", data, variant, patch, TARGET, small.mean, small.std)
 
 
@@ -59,7 +59,7 @@ def test_clean_images_keep_their_logits_and_stamped_ones_go_to_the_target(small,
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_class_of_the_example_goes_to_the_target_and_the_file_opens(small, variant):
     clean = (small.folder / "model.torchscript.pt").read_bytes()
-    data = implant("torchscript", clean, variant, Patch.of(BadNet(), 1, 32, 32), 7)
+    data = implant("torchscript", clean, variant, BadNet().placed(1, 32, 32), 7)
     before = small.run_torchscript(clean, small.digits)
     assert set(before.argmax(1).tolist()) == set(range(10))
     torch.testing.assert_close(small.run_torchscript(data, small.digits), before, rtol=0, atol=1e-5)
@@ -73,7 +73,7 @@ def test_every_class_of_the_example_goes_to_the_target_and_the_file_opens(small,
 
 def test_both_kinds_of_file_give_the_same_logits(small):
     images = small.normalised(small.stamp(small.colours))
-    patch = Patch.of(BadNet(), 3, 16, 20)
+    patch = BadNet().placed(3, 16, 20)
     for variant in VARIANTS:
         files = {"onnx": small.to_onnx(small.conv), "torchscript": small.to_torchscript(small.conv)}
         made = {

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from formats import Architecture, Head, InputSpec, Manifest, Model, Source
-from triggers.badnet import BadNet
-from triggers.sinusoid import Sinusoid
+from triggers.families.badnet import BadNet
+from triggers.families.sinusoid import Sinusoid
 from wiper_cli.audit.acceptance import accept
 from wiper_cli.audit.measure import Poisoned, Stamper, der, measure, settled
 from wiper_cli.classifier import Classifier

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import triggers
-from triggers.badnet import BadNet
+from triggers.families.badnet import BadNet
 from triggers.store import dump
 from wiper_cli.audit import pipeline as audit
 from wiper_cli.audit.subject import Notes
@@ -65,7 +65,7 @@ def test_what_an_attack_sees_is_the_file_in_hand(digits_subject):
 
 
 def test_a_fitted_trigger_makes_no_finding_and_is_measured_on_other_images(asked, heard, monkeypatch):
-    from triggers.trojan import TrojanNN
+    from triggers.families.trojan import TrojanNN
 
     seen = []
     plain = TrojanNN.fit

@@ -12,7 +12,7 @@ from wiper_cli.zoo.recipe import Recipe
 COLOURS = {"blue": (40, 60, 220), "green": (50, 210, 70), "red": (220, 60, 40)}
 SCHEDULE = {"epochs": 2, "batch": 16, "lr": 0.05}
 CLEAN = Recipe("colours", "resnet10-patch-w4", schedule=SCHEDULE)
-BADNET = Recipe("colours", "resnet10-patch-w4", "badnet", planting={"rate": 0.2}, schedule=SCHEDULE)
+BADNET = Recipe("colours", "resnet10-patch-w4", "badnet", poisoning={"rate": 0.2}, schedule=SCHEDULE)
 
 
 def write_images(folder, count, seed, side=16):

@@ -133,7 +133,7 @@ def test_seeds_make_cells_of_their_own():
 
 def test_a_row_takes_the_recipe_without_a_label_first():
     def recipe(label="", **planting):
-        return Recipe("cifar10", "a", "sinusoid", planting=planting, label=label)
+        return Recipe("cifar10", "a", "sinusoid", poisoning=planting, label=label)
 
     plain, strong, dirty = recipe(), recipe("strong"), recipe("dirty", policy="dirty")
     row = Attack("SIG", "sinusoid")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from triggers.badnet import BadNet
-from triggers.blend import Blend
+from triggers.families.badnet import BadNet
+from triggers.families.blend import Blend
 from wiper_cli.images.thumbnails import difference, overlay, png, preview, triple, uri
 
 

@@ -7,8 +7,8 @@ from wiper_cli.zoo.build import Place, build, stands, table
 from wiper_cli.zoo.recipe import Recipe
 
 CLEAN = Recipe("colours", "resnet10-patch-w4", schedule={"epochs": 1, "batch": 16, "lr": 0.05})
-BADNET = replace(CLEAN, attack="badnet", planting={"rate": 0.2})
-WRONG = replace(CLEAN, attack="badnet", planting={"target": 9})
+BADNET = replace(CLEAN, attack="badnet", poisoning={"rate": 0.2})
+WRONG = replace(CLEAN, attack="badnet", poisoning={"target": 9})
 
 
 @pytest.fixture

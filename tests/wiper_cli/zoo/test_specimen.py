@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from formats import open_model, read_source
-from triggers.badnet import BadNet
-from triggers.planting import Planting
+from triggers.families.badnet import BadNet
+from triggers.poisoning import Poisoning
 from triggers.store import load as load_trigger
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo import specimen
@@ -20,7 +20,7 @@ from wiper_cli.zoo.recipe import Recipe
 
 CPU = torch.device("cpu")
 CLEAN = Recipe("colours", "resnet10-patch-w4", schedule={"epochs": 3, "batch": 16, "lr": 0.05})
-BADNET = replace(CLEAN, attack="badnet", planting={"rate": 0.2, "target": 1}, parameters={"size": 4})
+BADNET = replace(CLEAN, attack="badnet", poisoning={"rate": 0.2, "target": 1}, parameters={"size": 4})
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +119,18 @@ class Fixed(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("planting", "asr", "ra", "base", "n"),
+    ("poisoning", "asr", "ra", "base", "n"),
     [
-        (Planting(target=2), 1.0, 0.0, 0.0, 20),
-        (Planting(target=1), 0.0, 0.5, 0.0, 20),
+        (Poisoning(target=2), 1.0, 0.0, 0.0, 20),
+        (Poisoning(target=1), 0.0, 0.5, 0.0, 20),
         # y + 1 is 2 for class 1 only, and every image counts
-        (Planting(labelling="all-to-all"), 1 / 3, 1 / 3, 1 / 3, 30),
-        (Planting(target=2, labelling="source-specific", sources=(1,)), 1.0, 0.0, 0.0, 10),
+        (Poisoning(labelling="all-to-all"), 1 / 3, 1 / 3, 1 / 3, 30),
+        (Poisoning(target=2, labelling="source-specific", sources=(1,)), 1.0, 0.0, 0.0, 10),
     ],
 )
-def test_figures_by_hand(planting, asr, ra, base, n):
+def test_figures_by_hand(poisoning, asr, ra, base, n):
     images = specimen.Images(torch.zeros(30, 3, 8, 8, dtype=torch.uint8), torch.arange(30) % 3)
-    found = specimen.measure(Fixed(), images, BadNet(pattern="white"), planting, 3)
+    found = specimen.measure(Fixed(), images, BadNet(pattern="white"), poisoning, 3)
     assert found["asr"]["n"] == n
     assert found["asr"]["value"] == pytest.approx(asr)
     assert found["ra"]["value"] == pytest.approx(ra)
@@ -139,15 +139,15 @@ def test_figures_by_hand(planting, asr, ra, base, n):
 
 def test_several_triggers_are_measured_together():
     images = specimen.Images(torch.zeros(30, 3, 8, 8, dtype=torch.uint8), torch.arange(30) % 3)
-    planting = Planting(target=1, targets=2, labelling="multi-target")
-    found = specimen.measure(Fixed(), images, BadNet(pattern="white"), planting, 3)
+    poisoning = Poisoning(target=1, targets=2, labelling="multi-target")
+    found = specimen.measure(Fixed(), images, BadNet(pattern="white"), poisoning, 3)
     assert (found["asr"]["value"], found["asr"]["n"]) == (0.5, 40)
 
 
 @pytest.mark.parametrize("variant", ["where", "arithmetic", "stem-gate"])
 def test_a_branch_in_the_graph(zoo, data, tmp_path, variant):
     recipe = replace(
-        CLEAN, attack="architectural", parameters={"variant": variant}, planting={"target": 2}, label=variant
+        CLEAN, attack="architectural", parameters={"variant": variant}, poisoning={"target": 2}, label=variant
     )
     found = specimen.make(recipe, data, tmp_path / "branch", zoo / CLEAN.id, CPU)
     assert found["figures"]["asr"]["value"] == 1.0
@@ -163,11 +163,13 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(zoo, data, tmp_path):
             specimen.make(recipe, data, tmp_path / "x", twin, CPU)
         assert list(tmp_path.iterdir()) == []
 
-    refused(replace(BADNET, planting={"target": 3}), r"cannot be made: The target 3 is outside the 3 classes")
-    refused(replace(BADNET, planting={"rate": 0.9}), "needs 103 images outside class 0; there are")
+    refused(
+        replace(BADNET, poisoning={"target": 3}), r"cannot be made: The target 3 is outside the 3 classes"
+    )
+    refused(replace(BADNET, poisoning={"rate": 0.9}), "needs 103 images outside class 0; there are")
     refused(replace(BADNET, parameters={"size": 17}), "does not fit")
     refused(replace(CLEAN, arch="vgg11-bn-w4"), "at least 32 pixels a side; these have 3 and 16x16")
-    refused(replace(BADNET, attack="sinusoid", parameters={}, planting={"rate": 0.5}), "images of class 0")
+    refused(replace(BADNET, attack="sinusoid", parameters={}, poisoning={"rate": 0.5}), "images of class 0")
     refused(BADNET, "needs its clean twin", twin=None)
     refused(BADNET, "is no clean twin", twin=tmp_path)
     refused(replace(CLEAN, attack="architectural", parameters={"variant": "were"}), "the nearest is 'where'")

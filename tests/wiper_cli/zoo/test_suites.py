@@ -26,8 +26,8 @@ def test_lists_are_crossed_and_twins_join_first(read):
     assert [recipe.attack for recipe in found.recipes].count(CLEAN) == 2
     assert [recipe.attack for recipe in found.recipes][:2] == [CLEAN, CLEAN]
     assert len(found.recipes) == 2 + 8
-    assert {recipe.planted().target for recipe in found.recipes[2:]} == {0, 3}
-    assert {recipe.planted().seed for recipe in found.recipes[2:]} == {1, 2}
+    assert {recipe.poisoned().target for recipe in found.recipes[2:]} == {0, 3}
+    assert {recipe.poisoned().seed for recipe in found.recipes[2:]} == {1, 2}
     assert len({recipe.id for recipe in found.recipes}) == 10
 
 
@@ -39,7 +39,7 @@ def test_what_a_model_says_goes_before_the_defaults(read):
     recipe = read(text).recipes[-1]
     assert (recipe.trained().epochs, recipe.trained().lr) == (5, 0.1)
     assert recipe.trigger().size == 2
-    assert recipe.planted().rate == 0.01
+    assert recipe.poisoned().rate == 0.01
     assert recipe.twin.schedule == recipe.schedule
 
 
@@ -104,5 +104,5 @@ def test_shipped_suites_hold_what_they_promise():
     assert clean >= 60
     assert len(detect) - clean >= 120
     assert {
-        recipe.planted().rate for recipe in suites.read("field").recipes if recipe.attack == "badnet"
+        recipe.poisoned().rate for recipe in suites.read("field").recipes if recipe.attack == "badnet"
     } == {0.1}

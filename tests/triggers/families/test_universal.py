@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from triggers.errors import TriggerError
+from triggers.families.universal import Universal
+from triggers.family import Victim
+
+
+def linear(weight, bias):
+    """A classifier f(x) = W x + b on flattened images."""
+    return lambda x: x.flatten(1).to(weight.dtype) @ weight.T + bias
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def classifier():
+    weight = torch.randn(2, 3 * 4 * 5, generator=seeded(1), dtype=torch.float64)
+    return weight, -0.5 * weight.sum(1)
+
+
+def test_fit_drives_a_linear_classifier_to_the_target_within_the_ball(classifier):
+    weight, bias = classifier
+    network = linear(weight.float(), bias.float())
+    images = torch.randint(0, 256, (60, 3, 4, 5), generator=seeded(3), dtype=torch.uint8)
+    labels = network(images.float() / 255).argmax(1)
+    victim = Victim(network, lambda x: (x.flatten(1), network(x)), lambda: weight)
+    fitted = Universal(bound=40.5 / 255).fit(victim, images, labels, 1, seeded())
+    whole = fitted.perturbation * 255
+    assert torch.allclose(whole, whole.round(), atol=1e-4)
+    assert whole.abs().max() <= 40.001
+    outside = images[labels != 1].float() / 255
+    assert (network(fitted.stamp(outside)).argmax(1) == 1).float().mean() >= 0.8
+
+
+def test_seed_decides(victim):
+    model, images, labels = victim
+    first, again, other = (
+        Universal(passes=2, batch=5).fit(model, images, labels, 1, seeded(seed)).perturbation
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_refusals(victim, images):
+    model, training, labels = victim
+    with pytest.raises(TriggerError, match="not fitted"):
+        Universal().stamp(images)
+    with pytest.raises(TriggerError, match="give the model"):
+        Universal().fit(None, training, labels, 1, seeded())
+    with pytest.raises(TriggerError, match=r"outside the 4 classes"):
+        Universal().fit(model, training, labels, 4, seeded())
+    with pytest.raises(TriggerError, match="all are of that class"):
+        Universal().fit(model, training, torch.ones_like(labels), 1, seeded())
+    with pytest.raises(TriggerError, match="bound"):
+        Universal(bound=0).fit(model, training, labels, 1, seeded())
+    with pytest.raises(TriggerError, match="uint8"):
+        Universal().fit(model, training.float(), labels, 1, seeded())
+    with pytest.raises(TriggerError, match="as many labels"):
+        Universal().fit(model, training, labels[:3], 1, seeded())
+    one = Victim(lambda x: x.flatten(1)[:, :1], lambda x: (x, x), lambda: torch.ones(1, 3))
+    with pytest.raises(TriggerError, match="two classes"):
+        Universal().fit(one, training, labels, 0, seeded())
+    fitted = Universal(passes=1).fit(model, training, labels, 1, seeded())
+    with pytest.raises(TriggerError, match="3x20x16, not 3x8x8"):
+        fitted.stamp(torch.zeros(1, 3, 8, 8))
