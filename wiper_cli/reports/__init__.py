@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from wiper_cli.nearest import nearest
+from wiper_cli.reports.json import LIST_SCHEMA, as_document
 from wiper_cli.reports.plain import Report, Style, finite
-from wiper_cli.verdict import Problem, combine
+from wiper_cli.verdict import Problem
 
 __all__ = ["FORMATS", "Output", "Style", "as_document", "outputs", "read", "render", "style_of"]
 
@@ -26,7 +27,6 @@ FORMATS: Mapping[str, str] = {
 }
 
 #: Of a document over several models.
-LIST_SCHEMA = "wiper-reports/1"
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,6 @@ def render(name: str, reports: Sequence[Report], style: Style | None = None) -> 
     module = import_module(FORMATS[name])
     text: str = module.render([finite(report) for report in reports], style or Style())
     return text.rstrip("\n") + "\n"
-
-
-def as_document(reports: Sequence[Report]) -> Report:
-    """The JSON document: the report itself, or a list document when there are several (or none)."""
-    if len(reports) == 1:
-        return reports[0]
-    code = int(combine(int(report["exit_code"]) for report in reports))
-    return {"schema": LIST_SCHEMA, "reports": list(reports), "exit_code": code}
 
 
 def read(text: str | bytes) -> list[dict[str, Any]]:

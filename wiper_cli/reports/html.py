@@ -16,7 +16,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from wiper_cli import rules
-from wiper_cli.reports import as_document, plain, story, svg
+from wiper_cli.reports import plain, story, svg
+from wiper_cli.reports.json import as_document
 from wiper_cli.reports.plain import Report, Style
 from wiper_cli.reports.schema import complete
 

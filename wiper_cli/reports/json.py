@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from wiper_cli.reports import as_document
 from wiper_cli.reports.plain import Report, Style
+from wiper_cli.verdict import combine
+
+LIST_SCHEMA = "wiper-reports/1"
+
+
+def as_document(reports: Sequence[Report]) -> Report:
+    """The JSON document: the report itself, or a list document when there are several (or none)."""
+    if len(reports) == 1:
+        return reports[0]
+    code = int(combine(int(report["exit_code"]) for report in reports))
+    return {"schema": LIST_SCHEMA, "reports": list(reports), "exit_code": code}
 
 
 def render(reports: Sequence[Report], style: Style) -> str:
