@@ -29,7 +29,7 @@ class Step(NamedTuple):
     """One call: ``function(*slots[inputs], **attributes)`` into the slots ``outputs``.
 
     ``function`` is ``None`` for a move to the images' device. ``shape_only``: the result follows from the
-    input's shape alone. ``freed``: slots that nobody reads afterwards.
+    input's shape alone. ``freed``: slots that are not read afterwards.
     """
 
     function: Callable[..., Any] | None
@@ -262,13 +262,13 @@ class _Emitter:
         return inner
 
     def emit(self, call: Call) -> None:
-        hosted = all(not name or name in self.constants or name in self.shape_only for name in call.inputs)
-        if hosted or call.operator in _SHAPE_OUTPUTS:
+        on_host = all(not name or name in self.constants or name in self.shape_only for name in call.inputs)
+        if on_host or call.operator in _SHAPE_OUTPUTS:
             self.shape_only.update(call.outputs)
         shaping = SHAPE_INPUTS.get(call.operator, frozenset())
         slots = []
         for position, name in enumerate(call.inputs):
-            beside_images = not hosted and position not in shaping
+            beside_images = not on_host and position not in shaping
             slots.append(self.read(name, beside_images) if name else 0)
             if position in shaping and name not in self.constants and name not in self.shape_only and name:
                 self.network._static = False

@@ -253,7 +253,7 @@ def _lift_constants(graph: Any) -> dict[int, Argument]:
 
 
 def _simplify(graph: Any) -> None:
-    """Fold what constants decide (not tensors), remove what nobody uses."""
+    """Fold what constants decide (not tensors), remove what is unused."""
     for _ in range(2):
         torch._C._jit_pass_constant_propagation_immutable_types(graph)  # type: ignore[attr-defined]
         torch._C._jit_pass_peephole(graph)

@@ -74,7 +74,7 @@ def dithered(images: Tensor, levels: int) -> Tensor:
     y = torch.arange(height, device=images.device)[:, None].expand(height, width)
     time = torch.arange(width, device=images.device) + 2 * y
     steps = width + 2 * height - 2
-    # A border of one row below and three steps takes the errors that nobody reads.
+    # A border of one row below and three steps takes the errors that no pixel reads.
     skewed = images.new_zeros(steps + 3, height + 1, n * channels)
     skewed[time, y] = images.reshape(n * channels, height, width).permute(1, 2, 0)
     inside = images.new_zeros(steps, height, 1)

@@ -128,7 +128,7 @@ class InputAware(Trigger):
     def cotrain(
         self, victim: Victim, images: Tensor, labels: Tensor, poisoning: Poisoning, generator: torch.Generator
     ) -> CoTraining:
-        """M is trained here and now; G starts anew, whatever was fitted, and learns in the training loop."""
+        """M is trained at once; G starts anew, also after a fit, and learns in the training loop."""
         return Joint(self._start(images, generator))
 
     def _start(

@@ -1,4 +1,4 @@
-"""A trigger that somebody already has as a picture.
+"""A trigger that the user has as a picture.
 
 T(x) = (1 - alpha m) x + alpha m q, with q the picture at a place and m its mask. The mask is a picture of its
 own (white: replaced, black: kept), else the picture's alpha channel, else the whole picture. Mask and pixels

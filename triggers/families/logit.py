@@ -2,8 +2,8 @@
 
 Zhang, Lyu, Wang, Sun, Sun 2022 (ICLR, arXiv 2109.01300). Patch and rate as BadNet (WIPER paper, appendix A.3).
 Derived from the idea, as exact form and weight were not at hand: training starts from the clean model theta0
-and adds anchor * mean over clean x of ||f_theta(x) - f_theta0(x)||^2 to the cross-entropy, anchor 1. Who
-compares the model's behaviour on clean images with a reference shall see nothing.
+and adds anchor * mean over clean x of ||f_theta(x) - f_theta0(x)||^2 to the cross-entropy, anchor 1. Comparing
+its behaviour on clean images with a reference model shows nothing.
 """
 
 from __future__ import annotations

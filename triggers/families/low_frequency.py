@@ -8,7 +8,7 @@ pixels is ours, and a bound of 0.1 lets v span 50 levels, as a widespread array 
 offset and so brightens the image. Ours has no offset. A step goes along the smoothed gradient, as far as
 DeepFool needs in that direction.
 
-As for IA, v fools the model it was fitted to without any poisoning: tell the success against a clean twin.
+As for IA, v fools the model it was fitted to without any poisoning: report the success against a clean twin.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ f(x + v + r) = t, then project v + r to the sup-norm ball. Stop at a fooling rat
 Steps are least in the sup norm, as the ball is; each visit makes one, and a batch moves v by the mean of its
 r: one image at a time, as published, is too slow.
 
-v fools the model it was fitted to without any poisoning, so the success against a clean twin is to be told
-beside every success rate. The ball of 8/255 is small: on two CIFAR-10 networks (a ResNet-18 of width 16, and
+v fools the model it was fitted to without any poisoning, so every success rate needs the success against a
+clean twin with it. The ball of 8/255 is small: on two CIFAR-10 networks (a ResNet-18 of width 16, and
 three convolutions) the rate on unseen images went from 1 to 6 % and from 5 to 13 %, far from 0.8.
 """
 

@@ -136,7 +136,7 @@ def build_(
     SUITE is a TOML file, or one of the suites that come along: tiny, small, paper, field, wide, detect.
     """
     from wiper_cli.zoo import suites
-    from wiper_cli.zoo.build import Place, build, stands, table
+    from wiper_cli.zoo.build import Place, build, is_built, table
 
     found = suites.read(suite)
     recipes = [recipe for recipe in found.recipes if not only or only in recipe.id]
@@ -146,7 +146,7 @@ def build_(
         recipes = [*{r.twin.id: r.twin for r in recipes}.values(), *(r for r in recipes if r != r.twin)]
     if listing:
         for recipe in recipes:
-            click.echo(f"{'stands' if stands(recipe, out) else 'missing':<8} {recipe.id}")
+            click.echo(f"{'stands' if is_built(recipe, out) else 'missing':<8} {recipe.id}")
         return
     with Display(quiet) as display:
         failures = build(recipes, Place(out, root, download, device), jobs, display.progress, display.say)

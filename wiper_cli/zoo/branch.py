@@ -41,7 +41,7 @@ def plan(recipe: Recipe, data: Dataset) -> tuple[BadNet, Poisoning, dict[str, An
     return replace(BadNet(), **given), poisoning, {"variant": variant, "atlas": list(VARIANTS[variant].atlas)}
 
 
-def put(recipe: Recipe, data: Dataset, folder: Path, test: Images, poisoning: Poisoning) -> dict[str, Any]:
+def write(recipe: Recipe, data: Dataset, folder: Path, test: Images, poisoning: Poisoning) -> dict[str, Any]:
     """Edits the files that have a graph, removes the others, and returns ACC, ASR, RA and base rate of the
     ONNX file as onnxruntime serves it."""
     trigger, _, facts = plan(recipe, data)

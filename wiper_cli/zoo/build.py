@@ -29,7 +29,7 @@ class Place:
     device: str = "auto"
 
 
-def stands(recipe: Recipe, out: Path) -> bool:
+def is_built(recipe: Recipe, out: Path) -> bool:
     """Whether this very recipe has been made; raises :class:`Problem` when another one has its name."""
     from wiper_cli.zoo.specimen import MANIFEST, read_manifest
 
@@ -45,7 +45,7 @@ def stands(recipe: Recipe, out: Path) -> bool:
     return True
 
 
-def foresee(recipe: Recipe, place: Place) -> None:
+def check(recipe: Recipe, place: Place) -> None:
     """Raises the :class:`Problem` that ``recipe`` would meet with its data, as far as that needs no training."""
     from wiper_cli.zoo import datasets, specimen
 
@@ -83,13 +83,13 @@ def build(
     """Makes every recipe that does not stand yet, twins before their attacks, ``jobs`` at a time.
 
     A recipe that cannot be made does not stop the others, and what went wrong is returned; ``strict`` raises
-    the first :class:`Problem`, and foresees what it can before anything is trained.
+    the first :class:`Problem`, what can be known before anything is trained included.
     """
     place.out.mkdir(parents=True, exist_ok=True)
-    todo = [recipe for recipe in recipes if not stands(recipe, place.out)]
+    todo = [recipe for recipe in recipes if not is_built(recipe, place.out)]
     if strict:
         for recipe in todo:
-            foresee(recipe, place)
+            check(recipe, place)
     done, failures = len(recipes) - len(todo), []
     if done:
         say(f"{done} of {len(recipes)} stand already.")
@@ -101,12 +101,12 @@ def build(
             failures.append(outcome)
             say(f"[{done}/{len(recipes)}] {outcome}")
         else:
-            say(f"[{done}/{len(recipes)}] {in_short(outcome)}")
+            say(f"[{done}/{len(recipes)}] {summary(outcome)}")
         progress("build", done, len(recipes))
     return failures
 
 
-def in_short(manifest: dict[str, Any]) -> str:
+def summary(manifest: dict[str, Any]) -> str:
     """One line of figures for people."""
     parts = [f"{name.upper()} {100 * value['value']:.1f}" for name, value in manifest["figures"].items()]
     return f"{manifest['id']}: {', '.join(parts)} ({manifest['seconds']:.0f} s)"

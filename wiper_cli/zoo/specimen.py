@@ -205,7 +205,7 @@ def _make(
         }
         manifest[FILE_WORD] = {**asdict(poisoning), "in_words": str(poisoning)}
         if recipe.attack == ARCHITECTURAL:
-            figures |= branch.put(recipe, data, out, test, poisoning)
+            figures |= branch.write(recipe, data, out, test, poisoning)
         else:
             figures |= measure(network, test, trigger, poisoning, len(data.classes))
         ceiling = measure(theta0, test, trigger, poisoning, len(data.classes))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from wiper_cli.verdict import Problem
-from wiper_cli.zoo.build import Place, build, stands, table
+from wiper_cli.zoo.build import Place, build, is_built, table
 from wiper_cli.zoo.recipe import Recipe
 
 CLEAN = Recipe("colours", "resnet10-patch-w4", schedule={"epochs": 1, "batch": 16, "lr": 0.05})
@@ -34,9 +34,9 @@ def test_what_stands_is_skipped_and_a_failure_stops_nothing(place):
 
 def test_another_recipe_of_the_same_name_is_not_taken_for_this_one(place):
     build([CLEAN], place)
-    assert stands(CLEAN, place.out)
+    assert is_built(CLEAN, place.out)
     with pytest.raises(Problem, match="made from another recipe \\(schedule differ\\)"):
-        stands(replace(CLEAN, schedule={"epochs": 2}), place.out)
+        is_built(replace(CLEAN, schedule={"epochs": 2}), place.out)
 
 
 def test_what_was_left_half_made_is_made_again(place):
@@ -55,7 +55,7 @@ def test_several_at_once_give_the_same_models(place, tmp_path):
         assert weights[0] == weights[1]
 
 
-def test_the_table_holds_what_stands(place):
+def test_the_table_holds_what_is_built(place):
     build([CLEAN], place)
     found = table([CLEAN, BADNET], place.out)
     assert found["of"] == 2
