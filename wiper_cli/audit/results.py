@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from formats import Edit, Model, NewTensor, pack_edit, stored_bytes
+from formats.tensors import from_bytes
 from wiper_cli import perturbations
 from wiper_cli.audit.subject import Subject
 from wiper_cli.classifier import Classifier
@@ -20,11 +21,6 @@ from wiper_cli.perturbations import Recovered
 
 #: Images whose logits are compared after saving.
 CHECKED = 16
-
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I8": torch.int8, "U8": torch.uint8, "I32": torch.int32,
-}  # fmt: skip
 
 
 def described(model: Model) -> dict[str, Any]:
@@ -125,9 +121,7 @@ def changed(model: Model, edit: Edit) -> list[dict[str, Any]]:
     the head also which units, where not all of them did."""
     found: list[dict[str, Any]] = []
     for name, new in edit.tensors.items():
-        before = torch.frombuffer(
-            bytearray(stored_bytes(model.source, model.manifest.tensors[name])), dtype=DTYPES[new.dtype]
-        )
+        before = from_bytes(stored_bytes(model.source, model.manifest.tensors[name]), new.dtype)
         change = (tensor(new).flatten().double() - before.double()).reshape(new.shape)
         row: dict[str, Any] = {
             "address": name,
@@ -165,7 +159,7 @@ def expectation(subject: Subject, classifier: Classifier) -> bytes:
 
 def tensor(new: NewTensor) -> Tensor:
     """The values of an edit as a torch tensor in their own dtype."""
-    return torch.frombuffer(bytearray(new.data), dtype=DTYPES[new.dtype]).reshape(new.shape)
+    return from_bytes(new.data, new.dtype, new.shape)
 
 
 def finite(value: float | None) -> float | None:

@@ -53,20 +53,15 @@ def test_the_manifest_says_it_all(zoo, data):
     assert str(Path.cwd()) not in text
 
 
-def test_every_file_opens_without_options_and_computes_the_same(zoo, data):
-    x = data.test.images.float() / 255
+def test_the_files_have_the_accuracy_of_the_manifest(zoo, data):
+    model = open_model(read_source(zoo / BADNET.id / "model.onnx"))
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (data.mean, data.std))
-    answers = []
-    for name in FILES:
-        model = open_model(read_source(zoo / BADNET.id / name))
-        assert model.preprocessing.mean == pytest.approx(data.mean)
-        assert model.class_names == data.classes
-        with torch.no_grad():
-            answers.append(model.network((x - mean) / std))
-    for other in answers[1:]:
-        assert torch.allclose(other, answers[0], atol=1e-4)
-    asr = specimen.read_manifest(zoo / BADNET.id)["figures"]["acc"]["value"]
-    assert (answers[0].argmax(1) == data.test.labels).float().mean().item() == pytest.approx(asr)
+    assert model.preprocessing.mean == pytest.approx(data.mean)
+    assert model.class_names == data.classes
+    with torch.no_grad():
+        answers = model.network((data.test.images.float() / 255 - mean) / std).argmax(1)
+    accuracy = specimen.read_manifest(zoo / BADNET.id)["figures"]["acc"]["value"]
+    assert (answers == data.test.labels).float().mean().item() == pytest.approx(accuracy)
 
 
 def test_the_stored_trigger_is_the_planted_one(zoo):
