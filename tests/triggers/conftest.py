@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,14 @@ def victim():
 
     images = torch.randint(0, 256, (48, 3, 20, 16), generator=draw, dtype=torch.uint8)
     return Victim(lambda x: features(x)[1], features, lambda: head), images, torch.arange(48) % 4
+
+
+@pytest.fixture(
+    params=[n for n in triggers.names() if any("fitted" in f.metadata for f in fields(triggers.find(n)))]
+)
+def unfitted(request):
+    """One of every family that is fitted, in a short form."""
+    return triggers.find(request.param)(**SHORT.get(request.param, {}))
 
 
 @pytest.fixture(params=triggers.names())

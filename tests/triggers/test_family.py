@@ -9,7 +9,8 @@ import torch
 
 import triggers
 from triggers.errors import TriggerError
-from triggers.family import quantise
+from triggers.family import Trigger, quantise
+from triggers.poisoning import Poisoning
 
 #: How many of (C,H,W) must be those of the images that a family was fitted to.
 BOUND = {"ia": 3, "low-frequency": 3, "trojannn": 1, "imc": 1}
@@ -108,6 +109,46 @@ def test_other_tensors_are_refused(trigger, wrong):
 def test_parameters_are_frozen(trigger):
     with pytest.raises(FrozenInstanceError):
         setattr(trigger, fields(trigger)[0].name, 1)
+
+
+def test_fitting_is_pure_and_its_seed_decides(unfitted, victim):
+    model, images, labels = victim
+    before, state = images.clone(), torch.get_rng_state()
+    first, again, other = (
+        unfitted.fit(model, images, labels, 1, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(images, before)
+    assert torch.equal(torch.get_rng_state(), state)
+    stored = [item.name for item in fields(unfitted) if item.metadata.get("stored")]
+    one, two, three = ([getattr(t, name) for name in stored] for t in (first, again, other))
+    assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(one, two, strict=True))
+    if unfitted.needs != "nothing":
+        assert not all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+def test_what_is_not_fitted_or_cannot_be_is_refused(unfitted, victim, images):
+    model, training, labels = victim
+    seed = torch.Generator()
+    needs = {unfitted.needs, unfitted.needs_to_poison}
+    if unfitted.needs != "nothing":
+        for act in (unfitted.stamp, unfitted.poison, unfitted.cover):
+            with pytest.raises(TriggerError, match="not fitted"):
+                act(images)
+    if unfitted.needs_to_poison == "model":
+        act, given = unfitted.cotrain, (model, training, labels, Poisoning(), seed)
+        if type(unfitted).cotrain is Trigger.cotrain:
+            act, given = unfitted.poison, (images,)
+        with pytest.raises(TriggerError, match="fit it to that model first"):
+            act(*given)
+    if "model" in needs:
+        with pytest.raises(TriggerError, match=r"give the model|there is none"):
+            unfitted.fit(None, training, labels, 1, seed)
+    if "model" in needs and not unfitted.trained_along:
+        for target in (-1, 4):
+            with pytest.raises(TriggerError, match="outside the 4 classes"):
+                unfitted.fit(model, training, labels, target, seed)
+    with pytest.raises(TriggerError, match="uint8"):
+        unfitted.fit(model, training.float(), labels, 1, seed)
 
 
 def test_quantise_gives_the_levels_of_a_stored_picture():

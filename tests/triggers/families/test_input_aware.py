@@ -5,9 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from triggers import store
 from triggers.errors import TriggerError
-from triggers.families.input_aware import InputAware, masks, patterns, sameness
+from triggers.families.input_aware import InputAware, masks, sameness
 from triggers.family import Victim
 from triggers.networks import UNet
 
@@ -141,31 +140,6 @@ def test_a_step_lowers_the_loss_of_the_generator_alone(images, labels, weights):
     last = joint.finish()
     assert not torch.equal(first.pattern, last.pattern)
     assert torch.equal(first.mask, last.mask)
-
-
-def test_fitting_is_deterministic_and_pure(weights, images, labels):
-    before = images.clone()
-    state = torch.get_rng_state()
-    short = {"mask_steps": 4, "steps": 4}
-    one, two = (fit(network(weights), images, labels, **short) for _ in range(2))
-    assert torch.equal(images, before)
-    assert torch.equal(state, torch.get_rng_state())
-    for name in ("mask", "pattern", "shape"):
-        assert torch.equal(getattr(one, name), getattr(two, name))
-        assert not getattr(one, name).requires_grad
-    assert not torch.equal(one.mask, fit(network(weights), images, labels, seed=1, **short).mask)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_file_holds_the_whole_trigger(tmp_path, weights, images, labels, channels):
-    kernel, head = weights
-    own = images[:, :channels].contiguous()
-    trigger = fit(network((kernel[:, :channels], head)), own, labels, mask_steps=3, steps=3)
-    (tmp_path / "t").write_bytes(store.dump(trigger))
-    loaded, _ = store.load(tmp_path / "t")
-    x = own[:5].float() / 255
-    assert torch.equal(loaded.stamp(x), trigger.stamp(x))
-    assert patterns(loaded.pattern, x, 4).shape == x.shape
 
 
 def test_refusals(weights, images, labels):

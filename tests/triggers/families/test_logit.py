@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from triggers.errors import TriggerError
 from triggers.families.logit import LogitAttack
 from triggers.family import Victim
 from triggers.patch import Square
@@ -64,13 +63,3 @@ def test_the_clean_model_stays_out_of_the_file(fit, tmp_path, images):
     path.write_bytes(dump(fit(seed=3)))
     loaded, _ = load(path)
     assert loaded == LogitAttack(seed=3)
-
-
-def test_refusals(victim):
-    model, images, labels = victim
-    with pytest.raises(TriggerError, match="fit it to that model first"):
-        LogitAttack().cotrain(model, images, labels, Poisoning(), torch.Generator())
-    with pytest.raises(TriggerError, match="give the model"):
-        LogitAttack().fit(None, images, labels, 1, torch.Generator())
-    with pytest.raises(TriggerError, match="outside the 4 classes"):
-        LogitAttack().fit(model, images, labels, 4, torch.Generator())

@@ -58,21 +58,8 @@ def test_stamp_is_a_badnet_with_the_fitted_pixels(images, corner):
     assert torch.equal(fitted.stamp(images), Square(seed=7, corner=corner, margin=1).stamp(images))
 
 
-def test_seed_decides(victim):
-    model, images, labels = victim
-    first, again, other = (
-        TrojanNN(steps=5).fit(model, images, labels, 1, seeded(seed)).patch for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
 def test_refusals(victim, images):
     model, training, labels = victim
-    with pytest.raises(TriggerError, match="not fitted"):
-        TrojanNN().stamp(images)
-    with pytest.raises(TriggerError, match="give the model"):
-        TrojanNN().fit(None, training, labels, 1, seeded())
     with pytest.raises(TriggerError, match="does not fit"):
         TrojanNN(size=17).fit(model, training, labels, 1, seeded())
     fitted = TrojanNN(steps=1).fit(model, training, labels, 1, seeded())

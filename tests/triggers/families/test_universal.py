@@ -35,30 +35,12 @@ def test_fit_drives_a_linear_classifier_to_the_target_within_the_ball(classifier
     assert (network(fitted.stamp(outside)).argmax(1) == 1).float().mean() >= 0.8
 
 
-def test_seed_decides(victim):
-    model, images, labels = victim
-    first, again, other = (
-        Universal(passes=2, batch=5).fit(model, images, labels, 1, seeded(seed)).perturbation
-        for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
 def test_refusals(victim, images):
     model, training, labels = victim
-    with pytest.raises(TriggerError, match="not fitted"):
-        Universal().stamp(images)
-    with pytest.raises(TriggerError, match="give the model"):
-        Universal().fit(None, training, labels, 1, seeded())
-    with pytest.raises(TriggerError, match=r"outside the 4 classes"):
-        Universal().fit(model, training, labels, 4, seeded())
     with pytest.raises(TriggerError, match="all are of that class"):
         Universal().fit(model, training, torch.ones_like(labels), 1, seeded())
     with pytest.raises(TriggerError, match="bound"):
         Universal(bound=0).fit(model, training, labels, 1, seeded())
-    with pytest.raises(TriggerError, match="uint8"):
-        Universal().fit(model, training.float(), labels, 1, seeded())
     with pytest.raises(TriggerError, match="as many labels"):
         Universal().fit(model, training, labels[:3], 1, seeded())
     one = Victim(lambda x: x.flatten(1)[:, :1], lambda x: (x, x), lambda: torch.ones(1, 3))
