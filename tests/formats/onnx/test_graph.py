@@ -40,15 +40,6 @@ def test_every_float_tensor_is_a_trained_parameter(tiny, opset):
     assert not result.network.training
 
 
-def test_parameters_hold_the_files_values(tiny):
-    model = tiny.classifier()
-    result = tiny.opened(model)
-    parameters = dict(result.network.named_parameters())
-    for tensor in model.graph.initializer:
-        stored = torch.from_numpy(numpy_helper.to_array(tensor).copy())
-        assert torch.equal(parameters[result.tensors[tensor.name]].detach(), stored)
-
-
 def test_a_deepcopy_is_independent(tiny):
     result = tiny.opened(tiny.classifier())
     x = tiny.images(2, 3, 8, 8)
@@ -59,13 +50,6 @@ def test_a_deepcopy_is_independent(tiny):
         other.get_parameter(result.tensors["fc.bias"]).add_(1)
     torch.testing.assert_close(other(x), before + 1)
     torch.testing.assert_close(result.network(x), before)
-
-
-def test_external_data(tiny):
-    model, files = tiny.externalised(tiny.classifier())
-    x = tiny.images(3, 3, 8, 8)
-    result = agrees(tiny, model, x, files)
-    torch.testing.assert_close(result.network(x), tiny.opened(tiny.classifier()).network(x))
 
 
 def test_two_consumers_share_one_parameter(tiny):

@@ -35,25 +35,19 @@ def refused(data, files=None):
     return caught.value.rule
 
 
-def test_addresses_hold_the_values(tiny):
-    model = tiny.classifier()
-    source = tiny.source_of(model)
-    manifest = read_manifest(source)
-    assert set(manifest.tensors) == {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
-    for tensor in model.graph.initializer:
-        address = manifest.tensors[tensor.name]
-        assert (address.dtype, address.shape, address.writable) == ("F32", tuple(tensor.dims), True)
-        assert held(source, address) == tensor.raw_data
-    assert manifest.metadata["opset"] == "17"
-    assert manifest.metadata["producer"] == "tests"
-    assert manifest.metadata["ir_version"] == "8"
-
-
 def test_properties_do_not_hide_the_facts(tiny):
     model = tiny.classifier()
     helper.set_model_props(model, {"opset": "99", "mean": "0.5"})
-    metadata = read_manifest(tiny.source_of(model)).metadata
-    assert (metadata["opset"], metadata["mean"]) == ("17", "0.5")
+    found = read_manifest(tiny.source_of(model)).metadata
+    told = {
+        "opset": "17",
+        "mean": "0.5",
+        "producer": "tests",
+        "ir_version": "8",
+        "graph": "tiny",
+        "nodes": "5",
+    }
+    assert found == told
 
 
 def test_constant_nodes_are_addressed_by_their_output(tiny):

@@ -22,12 +22,6 @@ def test_is_what_onnxruntime_computes(tiny):
     assert got.dtype == torch.float32
 
 
-def test_external_data_is_inlined(tiny):
-    model, files = tiny.externalised(tiny.classifier())
-    x = tiny.images(5, 3, 8, 8)
-    torch.testing.assert_close(serve(tiny.source_of(model, files))(x), plain(tiny.classifier(), x.numpy()))
-
-
 def test_fixed_batch(tiny):
     x = tiny.images(5, 3, 8, 8)
     model = tiny.classifier(shape=(2, 3, 8, 8))
