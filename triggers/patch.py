@@ -1,4 +1,4 @@
-"""Square patches in a corner of the image: what BadNet and the attacks on its ground stamp."""
+"""Square patches in a corner of the image: what BadNet and the attacks built on it stamp."""
 
 from __future__ import annotations
 

@@ -20,41 +20,31 @@ def colours(tmp_path):
 
 
 def options(colours, out):
-    return (
-        "--arch",
-        "resnet10-patch-w4",
-        "--epochs",
-        1,
-        "-p",
-        "schedule.batch=16",
-        "--data",
-        colours,
-        "-o",
-        out,
-    )
+    shared = ("--arch", "resnet10-patch-w4", "--epochs", 1, "-p", "schedule.batch=16")
+    return *shared, "--data", colours, "-o", out
 
 
 def test_train_makes_the_model_and_its_twin(wiper, colours, tmp_path):
-    arguments = (
-        *options(colours, tmp_path / "zoo"),
-        "--attack",
-        "badnet",
-        "--rate",
-        0.2,
+    arguments = (*options(colours, tmp_path / "zoo"), "--attack", "badnet", "--rate", 0.2, "-q")
+    settings = (
         "-p",
         "size=2",
-        "-q",
+        "-p",
+        'pattern="white"',
+        "-p",
+        "planting.target=1",
+        "-p",
+        "poisoning.cover=0.1",
     )
-    code, out, _ = wiper("zoo", "train", *arguments, "-p", 'pattern="white"')
+    code, out, _ = wiper("zoo", "train", *arguments, *settings)
     assert code == 0
-    name = "colours-resnet10-patch-w4-badnet-rate0.2-s1"
+    name = "colours-resnet10-patch-w4-badnet-rate0.2-target1-s1"
     assert out.strip().endswith(name)
     manifest = json.loads((tmp_path / "zoo" / name / "manifest.json").read_text())
-    assert manifest["trigger"]["parameters"] == {
-        **manifest["trigger"]["parameters"],
-        "size": 2,
-        "pattern": "white",
-    }
+    assert manifest["trigger"]["parameters"].items() >= {"size": 2, "pattern": "white"}.items()
+    # Either word on the command line, the file's word in files.
+    assert manifest["recipe"]["planting"] == {"rate": 0.2, "target": 1, "cover": 0.1}
+    assert manifest["planting"]["in_words"].endswith("10 % cover images")
     assert manifest["schedule"]["batch"] == 16
     assert (tmp_path / "zoo" / "colours-resnet10-patch-w4-clean-s1" / "model.onnx").exists()
 
