@@ -42,17 +42,14 @@ def test_commands_that_compute_nothing_load_nothing_heavy(arguments):
 PACKAGES = ("formats", "triggers", "wiper_cli")
 
 
-def modules() -> dict[str, tuple[Path, bool]]:
-    """Name → (file, whether it is a package's ``__init__``) of every module of ours."""
-    found = {}
-    for path in (one for package in PACKAGES for one in sorted((ROOT / package).rglob("*.py"))):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        package = parts[-1] == "__init__"
-        found[".".join(parts[: len(parts) - package])] = path, package
-    return found
+def modules() -> dict[str, str]:
+    """Name → source text of every module of ours."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    dotted = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    return {name.removesuffix(".__init__"): path.read_text("utf-8") for name, path in dotted.items()}
 
 
-def named(tree: ast.Module) -> Iterator[str]:
+def strings(tree: ast.Module) -> Iterator[str]:
     """Patterns of the modules that strings name: in tables of a module, and as what ``import_module`` is given."""
     tables = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -64,18 +61,18 @@ def named(tree: ast.Module) -> Iterator[str]:
         yield "".join(re.escape(p.value) if isinstance(p, ast.Constant) else r"\w+" for p in node.values)
 
 
-def edges(name: str, path: Path, package: bool, known: Collection[str]) -> set[str]:
-    """What a module names of ours, anywhere in it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = {one for pattern in named(tree) for one in known if re.fullmatch(pattern, one)}
+def named(text: str, known: Collection[str]) -> set[str]:
+    """Which of the modules ``known`` a source text names, anywhere in it."""
+    tree = ast.parse(text)
+    found = {one for pattern in strings(tree) for one in known if re.fullmatch(pattern, one)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = name.split(".")[: len(name.split(".")) - node.level + package] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            found |= {f"{base}.{a.name}" if f"{base}.{a.name}" in known else base for a in node.names}
-    return (found & set(known)) - {name}
+            assert node.module, "imports are absolute"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {one if one in known else node.module for one in whole}
+    return found & set(known)
 
 
 def circle(graph: Mapping[str, Collection[str]]) -> list[str]:
@@ -98,21 +95,18 @@ def test_no_module_leads_back_to_itself():
     """Imports inside functions and for types alone count as well, and so do modules that a literal table or
     ``import_module`` names. That a module's packages are executed before it does not: then no table of a package
     could name what lies in it. A package that is imported by its name counts."""
-    known = modules()
-    graph = {name: edges(name, *found, known) for name, found in known.items()}
+    texts = modules()
+    graph = {name: named(text, texts) - {name} for name, text in texts.items()}
     assert "formats.onnx.opener" in graph["formats.kinds"]
     assert "triggers.families.badnet" in graph["triggers"]
     assert " → ".join(circle(graph)) == ""
 
 
-def test_a_circle_is_found_wherever_it_closes(tmp_path):
-    def leads(text):
-        (tmp_path / "m.py").write_text(text)
-        return edges("a.m", tmp_path / "m.py", False, {"a", "a.m", "a.b", "a.c", "a.d"})
-
-    assert leads("def f():\n    from a import b, other") == {"a", "a.b"}
-    assert leads("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .b import x") == {"a.b"}
-    assert leads("TABLE = {'x': ('a.c', 'Class')}\nload(f'a.{x}')") == {"a.c"}
-    assert leads("def f(x):\n    return import_module(f'a.{x}')") == {"a.b", "a.c", "a.d"}
+def test_circles_are_found_wherever_they_close():
+    known = {"a", "a.b", "a.c", "a.d"}
+    assert named("def f():\n    from a import b, other", known) == {"a", "a.b"}
+    assert named("if TYPE_CHECKING:\n    import a.b", known) == {"a.b"}
+    assert named("TABLE = {'x': ('a.c', 'Class')}\nload(f'a.{x}')", known) == {"a.c"}
+    assert named("def f(x):\n    return import_module(f'a.{x}')", known) == {"a.b", "a.c", "a.d"}
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
