@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 from formats.errors import FormatError, Hostile, Unreadable, Unsupported
-from formats.kinds import KINDS, reader
+from formats.kinds import reader, recognised
 from formats.model import Kind, Manifest, Source
 
 #: What external data of an honest ONNX file never is, one id each; ids are stable and never reused.
@@ -84,10 +84,10 @@ def identify(data: bytes, name: str) -> Kind:
     """
     if not data:
         raise Unreadable(f"{name} is empty; get the file again.")
-    for kind in KINDS:
-        if reader(kind).recognises(data):
-            return kind
-    raise _refusal(data, name)
+    kind = recognised(data)
+    if kind is None:
+        raise _refusal(data, name)
+    return kind
 
 
 def inspect(source: Source) -> Manifest:

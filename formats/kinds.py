@@ -1,7 +1,7 @@
-"""The kinds of model file: a folder each, with the same four doors.
+"""The kinds of model file: a folder each, with the same doors.
 
-:data:`formats.model.Kind` is the table. A door is a module that is loaded when it is used; ``manifest`` and ``patch``
-need the standard library alone.
+:data:`formats.model.Kind` is the table. A door is a module that is loaded when it is used; ``magic``,
+``manifest`` and ``patch`` need the standard library alone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+class Recogniser(Protocol):
+    """``formats/KIND/magic.py``, which loads little: every file is held against all kinds."""
+
+    def recognises(self, data: bytes) -> bool:
+        """Whether the bytes look like a file of this kind, whole or not."""
+
+
 class Reader(Protocol):
     """``formats/KIND/manifest.py``; raises what :mod:`formats.errors` says, for whatever bytes."""
 
     RULES: Mapping[str, str]  #: what no honest writer makes, one id each; ids are stable and never reused
-
-    def recognises(self, data: bytes) -> bool:
-        """Whether the bytes look like a file of this kind, whole or not."""
 
     def external_locations(self, data: bytes) -> Sequence[str]:
         """Names of the files beside the model that hold tensors of it."""
@@ -56,6 +60,16 @@ class Server(Protocol):
 
     def serve(self, source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
         """Normalised float32 [N,C,H,W] → logits float32 [N,K] on the CPU, by the runtime that deployments use."""
+
+
+def recognised(data: bytes) -> Kind | None:
+    """The first kind that the bytes look like."""
+    return next((kind for kind in KINDS if recogniser(kind).recognises(data)), None)
+
+
+def recogniser(kind: Kind) -> Recogniser:
+    """What knows the files of a kind by their first bytes and outline."""
+    return cast(Recogniser, import_module(f"formats.{kind}.magic"))
 
 
 def reader(kind: Kind) -> Reader:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from formats.dtypes import DTYPES
 from formats.errors import Hostile, Unreadable, Unsupported
 from formats.model import Address, Manifest, Source
-from formats.onnx.wire import BYTES, MODEL, VARINT, expect, fields, signed, text, varint
+from formats.onnx.wire import BYTES, MODEL, MODEL_FIELDS, VARINT, expect, fields, signed, text, varint
 
 #: What no honest exporter does, one id each; ids are stable and never reused.
 RULES: Mapping[str, str] = {
@@ -28,13 +28,6 @@ RULES: Mapping[str, str] = {
 
 _MAX_DEPTH = 64
 _MAX_BYTES = 2**31 - 1  # protobuf's own limit of one message
-_VERSION, _GRAPH = 1, 7
-
-#: Field number → wire type of ModelProto (onnx 1.23).
-_MODEL_FIELDS: Mapping[int, int] = {
-    1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES,
-    14: BYTES, 20: BYTES, 25: BYTES, 26: BYTES,
-}  # fmt: skip
 
 #: TensorProto.DataType → (name, bits). The last ones are measured and get no address; strings are not even that.
 _TYPES: Mapping[int, tuple[str, int]] = {one.onnx: (name, 8 * one.size) for name, one in DTYPES.items()} | {
@@ -49,21 +42,6 @@ _PAYLOADS: Mapping[int, str] = {
 }  # fmt: skip
 _FIXED_ITEM: Mapping[int, int] = {4: 4, 10: 8}
 _EXTERNAL_KEYS = ("location", "offset", "length", "checksum")
-
-
-def recognises(data: bytes) -> bool:
-    """Whether the fields are those of a ModelProto with a version and a graph, as far as the file goes."""
-    seen = set()
-    try:
-        for number, wire, _, _ in fields(data, 0, len(data), MODEL):
-            if _MODEL_FIELDS.get(number) != wire:
-                return False
-            seen.add(number)
-    except Unreadable:
-        return _VERSION in seen
-    except Hostile:
-        return False
-    return {_VERSION, _GRAPH} <= seen
 
 
 @dataclass
@@ -87,8 +65,8 @@ class _Walk:
     def model(self) -> None:
         graph: tuple[int, int] | None = None
         for number, wire, a, b in fields(self.data, 0, len(self.data), MODEL):
-            if number in _MODEL_FIELDS:
-                expect(wire, _MODEL_FIELDS[number], MODEL)
+            if number in MODEL_FIELDS:
+                expect(wire, MODEL_FIELDS[number], MODEL)
             if number == 1:
                 self.ir_version = a
             elif number in (2, 3):

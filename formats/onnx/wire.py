@@ -6,7 +6,7 @@ parser treats a malformed file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from formats.errors import Hostile, Unreadable
@@ -15,6 +15,11 @@ VARINT, BYTES = 0, 2
 _FIXED64, _FIXED32 = 1, 5
 #: The place that messages call the whole file by.
 MODEL = "the model"
+#: Field number → wire type of ModelProto (onnx 1.23).
+MODEL_FIELDS: Mapping[int, int] = {
+    1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES,
+    14: BYTES, 20: BYTES, 25: BYTES, 26: BYTES,
+}  # fmt: skip
 
 
 def _malformed(place: str, what: str) -> NoReturn:

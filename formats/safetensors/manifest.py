@@ -47,14 +47,6 @@ def read_manifest(source: Source) -> Manifest:
     return Manifest("safetensors", {a.name: a for a in tensors}, metadata, notes)
 
 
-def recognises(data: bytes) -> bool:
-    """True when the first bytes are a plausible header length followed by a JSON object."""
-    if len(data) < 10 or data[8:].lstrip(b" \t\r\n")[:1] != b"{":
-        return False
-    (length,) = struct.unpack_from("<Q", data)
-    return 2 <= int(length) < 1 << 40
-
-
 def external_locations(data: bytes) -> tuple[str, ...]:
     """None: the file holds all its tensors."""
     return ()

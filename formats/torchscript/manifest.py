@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 from formats.dtypes import DTYPES
@@ -67,17 +65,6 @@ class Layout:
     root_class: str
     example: tuple[int, ...] | None
     notes: tuple[str, ...]
-
-
-def recognises(data: bytes) -> bool:
-    """Whether this is a ZIP file with a member that only TorchScript has; the rest is judged on reading."""
-    if not data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return False
-    try:
-        with zipfile.ZipFile(BytesIO(data)) as archive:
-            return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
-        return False
 
 
 def external_locations(data: bytes) -> tuple[str, ...]:

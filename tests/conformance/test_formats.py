@@ -37,7 +37,19 @@ from formats import (
     inspect as manifest_of,
 )
 from formats.dtypes import DTYPES
-from formats.kinds import KINDS, Opener, Reader, Server, Writer, opener, reader, server, writer
+from formats.kinds import (
+    KINDS,
+    Opener,
+    Reader,
+    Recogniser,
+    Server,
+    Writer,
+    opener,
+    reader,
+    recogniser,
+    server,
+    writer,
+)
 from formats.tensors import to_bytes
 from wiper_cli.zoo.export import export_frozen, export_onnx, export_traced
 
@@ -154,9 +166,10 @@ def after(source, written):
     return replace(source, data=written[""], files=files)
 
 
-def test_every_kind_has_a_case_and_the_four_doors():
+def test_every_kind_has_a_case_and_the_same_doors():
     assert {kind for kind, _ in CASES.values()} == set(KINDS)
-    for door, contract in ((reader, Reader), (writer, Writer), (opener, Opener), (server, Server)):
+    doors = ((recogniser, Recogniser), (reader, Reader), (writer, Writer), (opener, Opener), (server, Server))
+    for door, contract in doors:
         for kind in KINDS:
             for name, wanted in inspect.getmembers(contract, inspect.isfunction):
                 if not name.startswith("_"):
@@ -170,7 +183,7 @@ def test_every_kind_has_a_case_and_the_four_doors():
 def test_recognised_by_its_own_reader_alone_and_read_as_the_library_reads_it(case):
     kind, source, _ = case
     agrees(kind, source, manifest_of(source))
-    assert [one for one in KINDS if reader(one).recognises(source.data)] == [kind]
+    assert [one for one in KINDS if recogniser(one).recognises(source.data)] == [kind]
     assert identify(source.data, "model") == manifest_of(source).kind == kind
     assert list(reader(kind).external_locations(source.data)) == list(source.files)
 
