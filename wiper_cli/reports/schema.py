@@ -129,15 +129,20 @@ def _kind(rule: Schema) -> str:
     return " or ".join(names)
 
 
-def _rows(rule: Schema, prefix: str) -> list[str]:
+def _rows(rule: Schema, prefix: str, shown: dict[str, str]) -> list[str]:
+    """``shown``: definition → the path under which its fields stand already; a second place refers to that."""
     rows = []
     for name, entry in rule.get("properties", {}).items():
-        target = _named(entry["$ref"]) if "$ref" in entry else entry
-        item = target.get("items", {})
-        inner = _named(item["$ref"]) if "$ref" in item else item
+        target, place = (_named(entry["$ref"]) if "$ref" in entry else entry), f"{prefix}{name}"
         about = entry.get("description", target.get("description", ""))
-        rows.append(f"| `{prefix}{name}` | {_kind(entry)} | {about} |")
-        rows += _rows(target, f"{prefix}{name}.") + _rows(inner, f"{prefix}{name}[].")
+        inner, path = (target["items"], f"{place}[]") if "items" in target else (entry, place)
+        definition = inner.get("$ref", "")
+        if first := shown.get(definition):
+            about, below = f"{about} Fields: as in `{first}`.".lstrip(), []
+        else:
+            below = _rows(_named(definition) if definition else inner, f"{path}.", shown)
+            shown |= {definition: path} if definition and below else {}
+        rows += [f"| `{place}` | {_kind(entry)} | {about} |", *below]
     return rows
 
 
@@ -162,7 +167,7 @@ _INTRODUCTION = """# Report format
 
 def markdown() -> str:
     """The page ``docs/report-format.md``."""
-    rows = _rows(_named("#/$defs/report"), "")
+    rows = _rows(_named("#/$defs/report"), "", {})
     return _INTRODUCTION + "\n".join(["| field | type | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
