@@ -1,4 +1,4 @@
-"""The README says what the program does: its exit codes, its commands, its test command."""
+"""The README says what the program does: its exit codes and its commands."""
 
 from __future__ import annotations
 
@@ -38,8 +38,3 @@ def test_every_command_shown_exists_with_its_options(page):
         known = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest):
             assert option in known, f"wiper {name} has no {option}"
-
-
-def test_continuous_integration_runs_the_test_command():
-    command = next(line.strip() for line in README.splitlines() if "-m pytest" in line)
-    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
