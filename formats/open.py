@@ -25,7 +25,7 @@ _STEP = 32
 
 
 def open_model(source: Source, arch: str | None = None, manifest: Manifest | None = None) -> Model:
-    """Open a file; ``arch`` names the architecture of a safetensors file (see DESIGN section 5).
+    """Open a file; ``arch`` names the architecture of a safetensors file.
 
     Raises the errors of the file's kind, and :class:`Unsupported` for weights that are not finite or a
     network that is no image classifier.

@@ -1,4 +1,4 @@
-"""What must not be imported where (DESIGN section 4) beyond the import contracts, and how fast help answers."""
+"""What importing a module loads, which import contracts cannot tell."""
 
 from __future__ import annotations
 

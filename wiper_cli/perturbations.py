@@ -1,6 +1,6 @@
 """Universal image transforms with free parameters: what a detector recovers and a purifier unlearns.
 
-They are our own guesses at an unknown trigger. Nothing here knows an attack (see the walls in DESIGN).
+They are our own guesses at an unknown trigger. Nothing here knows an attack (CONTRIBUTING has the walls).
 Images are float32 [N,C,H,W] in 0..1, before the model's own normalisation. Lengths in pixels and counts of
 pixels are given for 32x32 images where a default has to serve every size, and scale with the shorter side.
 """
