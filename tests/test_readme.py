@@ -1,4 +1,4 @@
-"""The README says what the program does: its exit codes and its commands."""
+"""README and docs say what is there: exit codes, commands, options, links, paths."""
 
 from __future__ import annotations
 
@@ -38,3 +38,14 @@ def test_every_command_shown_exists_with_its_options(page):
         known = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest):
             assert option in known, f"wiper {name} has no {option}"
+
+
+def test_every_link_and_path_leads_somewhere():
+    lost = []
+    for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]):
+        text = page.read_text(encoding="utf-8")
+        linked = [(page.parent, link) for link in re.findall(r"\]\(([^)#:]+)\)", text)]
+        inside = r"`((?:formats|triggers|wiper_cli|tests|tools|docs|benchmarks|examples|\.github)/[\w./-]*)`"
+        named = [(ROOT, path.rstrip("/").replace("NAME", "[!_]*")) for path in re.findall(inside, text)]
+        lost += [(page.name, path) for base, path in linked + named if not any(base.glob(path))]
+    assert not lost
