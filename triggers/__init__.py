@@ -9,15 +9,14 @@ Importing this package, or a family, imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from triggers.family import Trigger
 
 #: Name → module and class.
-FAMILIES: Mapping[str, tuple[str, str]] = {
+FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "badnet": ("triggers.families.badnet", "BadNet"),
     "blend": ("triggers.families.blend", "Blend"),
     "sinusoid": ("triggers.families.sinusoid", "Sinusoid"),
@@ -53,3 +52,10 @@ def find(name: str) -> type[Trigger]:
     module, attribute = FAMILIES[name]
     found: type[Trigger] = getattr(import_module(module), attribute)
     return found
+
+
+def join(name: str, module: str, attribute: str) -> None:
+    """One more family, for as long as the process lives. Raises ``ValueError`` where the name is taken."""
+    if name in FAMILIES:
+        raise ValueError(f"the name {name} is taken")
+    FAMILIES[name] = (module, attribute)

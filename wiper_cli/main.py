@@ -26,11 +26,13 @@ def cli() -> click.Group:
     import click
 
     from wiper_cli import __version__
+    from wiper_cli.commands.shared.options import PLUGIN
 
     @click.group(
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         commands=[getattr(import_module(f"wiper_cli.commands.{name}"), name) for name in COMMANDS],
     )
+    @PLUGIN
     @click.version_option(__version__, prog_name="wiper")
     def wiper() -> None:
         """Audit, purify and verify a deployed image classifier against backdoors.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.verdict import ATLAS_VERSION, PLANTED, Rule, Severity
@@ -72,7 +73,8 @@ _TABLE = (
     ),
 )
 
-RULES: Mapping[str, Rule] = {rule.id: rule for rule in _TABLE}
+#: Plug-ins add those of their detectors.
+RULES: Final[dict[str, Rule]] = {rule.id: rule for rule in _TABLE}
 
 _HOSTILE = (
     Rule(
@@ -144,8 +146,8 @@ def known(identifier: str) -> Rule:
         return Rule(
             id=identifier,
             title="A rule that this version does not know",
-            means="The report was made by another version of wiper; its sentence stands, this explanation "
-            "does not.",
+            means="The report was made by another version of wiper, or with a plug-in; its sentence stands, this "
+            "explanation does not.",
             do="Read the finding's own sentence, or render the report with the version that made it.",
             severity=Severity.MEDIUM,
         )

@@ -6,10 +6,12 @@ The settings of a detector, its rule and the wording of its finding stand in ``N
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wiper_cli.progress import Progress
@@ -132,3 +134,19 @@ class Detector:
             )
         if len(clean.fit.labels.unique()) < 2:
             raise CannotLookError("all clean images to search on belong to one class")
+
+
+def check(name: str, kind: Any) -> type[Detector]:
+    """``kind``, if it can stand under ``name`` in the table of detectors; else raises ``TypeError`` or ``ValueError``,
+    which says why not."""
+    if not (isinstance(kind, type) and issubclass(kind, Detector) and "__dataclass_fields__" in vars(kind)):
+        raise TypeError("it is no dataclass that derives from Detector")
+    if kind.name != name or not (kind.title and kind.says):
+        raise ValueError(f"it is called {kind.name} there, or has no title or no words for a finding")
+    if not isinstance(kind.rule, Rule) or not re.fullmatch("WIPER(-[0-9A-Z]+)+", kind.rule.id):
+        raise ValueError("it has no rule, or its id is not of the form WIPER-NAME")
+    if kind.run is Detector.run and find_spec(f"{kind.__module__}.method") is None:
+        raise ValueError(f"there is no {kind.__module__}.method to run")
+    if not all(item.metadata.get("help") for item in fields(kind())):
+        raise TypeError("a field has no help")
+    return kind

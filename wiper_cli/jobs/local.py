@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from wiper_cli.tables.plugins import inherit
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import launcher
 
@@ -44,7 +45,7 @@ def fan_out(todo: Sequence[T], work: Callable[[T], R], jobs: int = 1) -> Iterato
 def _one_pool(waiting: deque[T], work: Callable[[T], R], jobs: int) -> Iterator[tuple[T, R | Problem]]:
     """Empties ``waiting`` until it is empty or a process died. No more pieces are handed over than are at work."""
     with launcher.exported():
-        pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=inherit)
     running: dict[Future[R], T] = {}
     died = False
     try:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from wiper_cli import __version__
+from wiper_cli.tables.plugins import VARIABLE, activate
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import launcher
 
@@ -55,7 +56,7 @@ class Fleet:
             while waiting or running:
                 while waiting and (self.at_once is None or len(running) < self.at_once):
                     piece = waiting.popleft()
-                    running[attempt.remote(work, piece)] = piece
+                    running[attempt.remote(work, piece, os.environ.get(VARIABLE, ""))] = piece
                 finished, _ = ray.wait(list(running), timeout=1)
                 for reference in finished:
                     outcome = _outcome(reference)
@@ -67,8 +68,9 @@ class Fleet:
                     ray.cancel(reference, force=True)
 
 
-def _attempt(work: Callable[[T], R], piece: T) -> R | Problem:
+def _attempt(work: Callable[[T], R], piece: T, plugins: str) -> R | Problem:
     try:
+        activate(plugins.split())
         return work(piece)
     except Problem as problem:
         return problem

@@ -7,14 +7,7 @@ from dataclasses import MISSING, fields
 
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purifier
-
-#: What a method asks for, in words.
-NEEDS = {
-    "labels": "labels",
-    "body": "gradients through the network",
-    "head": "a linear head",
-    "triggered": "images that carry the trigger",
-}
+from wiper_cli.purifiers.options import NEEDS
 
 
 #: In so many methods an option with one default is told once.

@@ -11,20 +11,28 @@ purified on whatever machine is at hand.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_origin, get_type_hints
 
 from wiper_cli.salience import METRICS
 from wiper_cli.verdict import Problem
 
 if TYPE_CHECKING:
-    from wiper_cli.purifiers.contract import Purified, Task
+    from wiper_cli.purifiers.contract import Purified, Purifier, Task
 
 Fields = Mapping[str, Any]
 Presets = Mapping[str, Fields]
 
+#: What a method can ask for, in words.
+NEEDS: Mapping[str, str] = {
+    "labels": "labels",
+    "body": "gradients through the network",
+    "head": "a linear head",
+    "triggered": "images that carry the trigger",
+}
 BODY, HEAD = frozenset({"labels", "body"}), frozenset({"labels", "head"})
 
 
@@ -49,6 +57,8 @@ class Settings:
     """What all settings share: a value outside its range is refused."""
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    presets: ClassVar[Presets] = {}
     #: Whether the method can train batch norm live; by default it stays frozen.
     trains_live: ClassVar[bool] = False
     #: Whether it reads the task's suspects or recovered transforms; any other gives the same without them.
@@ -83,6 +93,35 @@ class Settings:
         module = import_module(f"{type(self).__module__}.method")
         purified: Purified = module.purify(self, task)
         return purified
+
+
+def check(
+    name: str, kind: Any, others: Iterable[type[Purifier]] = (), flags: Collection[str] = ()
+) -> type[Settings]:
+    """``kind``, if it can stand under ``name`` in the table of methods beside ``others``, where ``flags`` are taken.
+    Else raises an error that says why not: :class:`Problem`, ``TypeError`` or ``ValueError``."""
+    if not (isinstance(kind, type) and issubclass(kind, Settings) and "__dataclass_fields__" in vars(kind)):
+        raise TypeError("it is no dataclass that derives from Settings")
+    if (kind.name, bool(kind.title)) != (name, True):
+        raise ValueError(f"it is called {kind.name} there, or has no title")
+    if kind.run is Settings.run and find_spec(f"{kind.__module__}.method") is None:
+        raise ValueError(f"there is no {kind.__module__}.method to run")
+    for given in ({}, kind.quick, *kind.presets.values()):
+        settings: Any = kind(**given)
+        if unknown := settings.needs - NEEDS.keys():
+            raise ValueError(f"nothing gives it {', '.join(unknown)}")
+    hints, known = get_type_hints(kind), [get_type_hints(other) for other in others]
+    for item in fields(kind):  # type: ignore[arg-type]
+        hint, flag = hints[item.name], f"--{item.name.replace('_', '-')}"
+        if item.default is MISSING or not {"help", "low", "high", "choices"} <= item.metadata.keys():
+            raise TypeError(f"{item.name} is not made by option()")
+        if not (hint in (bool, int, float) or get_origin(hint) is Literal or item.metadata["choices"]):
+            raise TypeError(f"{flag} would be of a type that no option has")
+        if any(other.get(item.name, hint) != hint for other in known):
+            raise TypeError(f"{flag} is of another type where other methods have it")
+        if flag in flags:
+            raise ValueError(f"{flag} is an option of the command")
+    return kind
 
 
 @dataclass(frozen=True)

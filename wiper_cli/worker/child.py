@@ -27,7 +27,9 @@ def main() -> int:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         from wiper_cli.audit import pipeline
+        from wiper_cli.tables.plugins import inherit
 
+        inherit()
         result, tensors = pipeline.JOBS[job[1]["job"]](job[1], payload[1], _Reporter(channel))
         for container in tensors:
             send_tensors(channel, container)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import click
 
-from wiper_cli.commands.shared.options import Number, with_variable
+from wiper_cli.commands.shared.options import Number, plugins_in, use_plugins, with_variable
 from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import Problem
 
@@ -18,6 +19,13 @@ _PREFIX = "method_"
 class MethodCommand(click.Command):
     """A command with ``--preset`` and one option for every field that any method has, plug-ins' included: they are
     made when the command runs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        config = click.Option(["--config"], envvar="WIPER_CONFIG", type=click.Path(path_type=Path))
+        early = click.Command("early", params=[config], add_help_option=False)
+        lenient = early.make_context("early", [*args], ignore_unknown_options=True, allow_extra_args=True)
+        use_plugins(ctx, plugins_in(lenient.params["config"], self.name))
+        return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         found, own = super().get_params(ctx), len(self.params)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,12 +19,17 @@ import click
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.nearest import nearest
 from wiper_cli.reports import FORMATS
+from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Problem, Severity
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Model file names are taken as text: whether they can be read is the gate's to say.
 MODEL = click.Path(path_type=Path)
+_MERELY_FOUND = (
+    "{where}: a file that is merely found in the working directory may not name a program to run; "
+    "give --{name} itself, or this file with --config."
+)
 SEVERITIES = [severity.word for severity in Severity if severity > Severity.INFO]
 
 
@@ -170,6 +175,38 @@ def with_variable(names: Sequence[str], details: dict[str, Any]) -> dict[str, An
     return details
 
 
+def use_plugins(context: click.Context, names: Iterable[str]) -> None:
+    """Plug-ins join the tables; what cannot join is one line on stderr."""
+    if not names or context.resilient_parsing:
+        return
+    from wiper_cli.tables.plugins import activate
+
+    commands = getattr(context.find_root().command, "commands", {})
+    flags = {flag for command in commands.values() for parameter in command.params for flag in parameter.opts}
+    for sentence in activate(names, flags):
+        click.echo(f"wiper: {plain(sentence)}", err=True)
+
+
+def plugins_in(path: Path | None, command: str | None) -> list[str]:
+    """The plug-ins that the configuration file names for ``command``; only a file that is given may name any."""
+    table, where = _table(path)
+    own = table.get(command or "", {})
+    named = {**table, **(own if isinstance(own, dict) else {})}.get("plugin", [])
+    if named and path is None:
+        raise Problem(_MERELY_FOUND.format(where=where, name="plugin"))
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Problem(f"{where}: plugin must be a name or a list of names.")
+    return names
+
+
+#: Of the group, so that plug-ins have joined before the options of a command are made.
+PLUGIN = click.option(
+    "--plugin", multiple=True, expose_value=False, metavar="NAME", envvar="WIPER_PLUGIN",
+    callback=lambda context, parameter, value: use_plugins(context, value),
+    help="Run an installed distribution that adds methods, detectors or triggers; repeatable.",
+)  # fmt: skip
+
 CLEAN = option("--clean", type=click.Path(path_type=Path), metavar="DIR", help="Folder of clean images.")
 
 #: In the order in which ``--help`` shows them.
@@ -228,6 +265,7 @@ def load(context: click.Context, path: Path | None) -> None:
     Top-level keys hold for every command, a table named for a command for that one. Unknown keys are an error
     that shows the nearest name.
     """
+    use_plugins(context, plugins_in(path, context.command.name))
     table, where = _table(path)
     command = context.command
     names = {
@@ -244,16 +282,15 @@ def load(context: click.Context, path: Path | None) -> None:
         if key in commands:
             continue
         name = key.replace("-", "_")
+        if name == "plugin":
+            continue
+        if name == "arch" and path is None and ".py:" in str(value):
+            raise Problem(_MERELY_FOUND.format(where=where, name="arch"))
         if name not in names:
             if key in own or not _known_elsewhere(context, name):
                 spelled = [known.replace("_", "-") for known in (*names, *commands)]
                 raise Problem(f"{where}: unknown key {key!r}{nearest(name.replace('_', '-'), spelled)}.")
             continue
-        if name == "arch" and path is None and ".py:" in str(value):
-            raise Problem(
-                f"{where}: a file that is merely found in the working directory may not name a program to run; "
-                "give --arch itself, or this file with --config."
-            )
         defaults[names[name]] = value
     context.default_map = {**(context.default_map or {}), **defaults}
 
