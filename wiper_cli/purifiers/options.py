@@ -18,9 +18,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_origin, get_type_hints
 
 from wiper_cli.salience import METRICS
-from wiper_cli.verdict import Problem
+from wiper_cli.verdict import ExitCode, Problem
 
 if TYPE_CHECKING:
+    from formats import Model
     from wiper_cli.purifiers.contract import Purified, Purifier, Task
 
 Fields = Mapping[str, Any]
@@ -65,6 +66,8 @@ class Settings:
     uses_scan: ClassVar[bool] = False
     #: Fields for a trial that takes seconds on a small network and in which every part of the method runs.
     quick: ClassVar[Fields] = {}
+    #: Whether it claims that backdoors go; then its test shows the attack success rate that is left.
+    claims_removal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
@@ -82,6 +85,21 @@ class Settings:
                     f"--{item.name.replace('_', '-')} of {self.name} must be {limits}, not {value}."
                 )
 
+    def require(self: Any, model: Model, live: bool, triggered: bool) -> None:
+        """Raises :class:`Problem` where this ``model``, or the call, lacks what the method needs. ``triggered``: there
+        are images that carry the trigger."""
+        if "triggered" in self.needs and not triggered:
+            raise Problem(
+                f"The method {self.name} needs images that carry the trigger: give them with --triggered."
+            )
+        self.require_live(live)
+        if "body" in self.needs and model.head_only:
+            raise Problem(
+                f"The method {self.name} trains the whole network, and this file was opened head-only: try "
+                "--method wiper --train head.",
+                ExitCode.NO_VERDICT,
+            )
+
     def require_live(self, live: bool) -> None:
         """Raises :class:`Problem` for ``live`` batch norm where the method works with a frozen one."""
         if live and not self.trains_live:
@@ -89,7 +107,7 @@ class Settings:
 
     def run(self, task: Task) -> Purified:
         """Loads the module named like the method, and runs it. Raises :class:`Problem` where it cannot."""
-        self.require_live(task.live)
+        self.require(task.classifier.model, task.live, bool(task.triggered))
         module = import_module(f"{type(self).__module__}.method")
         purified: Purified = module.purify(self, task)
         return purified

@@ -157,7 +157,6 @@ def convolutions(classifier: Classifier, example: Tensor | None = None) -> tuple
     """The layers in forward order. A weight used twice stands here once, at its first use.
 
     ``example``: float32 [N,C,H,W] in 0..1; default one black image of the size the model declares, else 224.
-    Raises :class:`Problem` when the file was opened head-only.
     """
     network, model = _network(classifier), classifier.model
     if example is None:
@@ -254,12 +253,7 @@ def ones(classifier: Classifier, layers: Sequence[Layer]) -> list[Tensor]:
 
 
 def _network(classifier: Classifier) -> PixelNetwork:
-    if classifier.network is None:
-        raise Problem(
-            "This model was opened head-only, so its convolutions cannot be reached; try --method wiper "
-            "--train head.",
-            ExitCode.NO_VERDICT,
-        )
+    assert classifier.network is not None
     return classifier.network
 
 

@@ -52,12 +52,6 @@ class NetworkStudent:
     """
 
     def __init__(self, classifier: Classifier, live: bool = False) -> None:
-        if classifier.network is None:
-            raise Problem(
-                "This model was opened head-only, so its body cannot be trained; "
-                "try --method wiper --train head.",
-                ExitCode.NO_VERDICT,
-            )
         self.classifier = classifier.copy()
         assert self.classifier.network is not None
         self.network = self.classifier.network

@@ -1,9 +1,6 @@
-import dataclasses
-
 import pytest
 import torch
 
-from wiper_cli.classifier import Classifier
 from wiper_cli.images.augmentation import augment
 from wiper_cli.images.splits import Part
 from wiper_cli.progress import silent
@@ -110,10 +107,3 @@ def test_an_empty_select_part_has_no_accuracy(classifier, clean):
     empty = Part(clean.fit.images[:0], clean.fit.labels[:0])
     (epoch,) = train(student, batches, 1, lambda i, x, y: {"loss": x.sum() * 0}, empty, silent)
     assert epoch.select_accuracy != epoch.select_accuracy
-
-
-def test_head_only_models_have_no_body_to_train(classifier):
-    model = dataclasses.replace(classifier.model, network=None, runtime=object())
-    with pytest.raises(Problem, match="--method wiper --train head") as refused:
-        NetworkStudent(Classifier(model, (0.5,), (0.25,)))
-    assert refused.value.exit_code == ExitCode.NO_VERDICT

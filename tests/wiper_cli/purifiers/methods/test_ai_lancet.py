@@ -1,12 +1,8 @@
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from formats import apply_edit, open_model, read_source
-from wiper_cli.classifier import Classifier
-from wiper_cli.commands.shared.example_files import example_folder
-from wiper_cli.images.splits import Clean, Part
+from formats import apply_edit
+from wiper_cli.images.splits import Part
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.methods.ai_lancet import AILancet
 from wiper_cli.purifiers.methods.ai_lancet.method import differences, filler, largest, region
@@ -19,12 +15,6 @@ def triggered(clean):
     images = clean.select.images[clean.select.labels != 0].clone()
     images[..., 6:, 6:] = 255
     return Part(images, clean.select.labels[clean.select.labels != 0])
-
-
-def test_without_triggered_images_it_is_refused(classifier, clean):
-    assert "triggered" in AILancet().needs
-    with pytest.raises(Problem, match="--triggered"):
-        AILancet().run(Task(classifier, clean))
 
 
 def test_the_region_covers_the_trigger(classifier, clean, triggered):
@@ -60,7 +50,7 @@ def test_units_are_ranked_by_their_shift():
 
 
 @pytest.mark.parametrize("repair", ["fine-tune", "flip"])
-def test_only_located_units_change(classifier, clean, triggered, rates, repair):
+def test_only_located_units_change(classifier, clean, triggered, repair):
     settings = AILancet(repair=repair, last_layers=2, share=0.25, epochs=5, flip=False, crop=0.0, batch=32)
     purified = settings.run(Task(classifier, clean, triggered=triggered))
     assert set(purified.edit.tensors) == {"fc.weight", "conv2.weight", "conv2.bias"}
@@ -71,29 +61,7 @@ def test_only_located_units_change(classifier, clean, triggered, rates, repair):
     if repair == "flip":
         changed = after.fc.weight != before.fc.weight
         assert torch.equal(after.fc.weight[changed], -before.fc.weight[changed])
-    else:
-        accuracy, success = rates(classifier, clean, purified.edit)
-        assert success < 0.5 * rates(classifier, clean)[1]
-        assert accuracy > 0.8
 
 
-def test_two_runs_agree_to_the_digit(classifier, clean, triggered):
-    settings = AILancet(epochs=1, last_layers=2)
-    first, second = (settings.run(Task(classifier, clean, seed=3, triggered=triggered)) for _ in range(2))
-    assert first.edit == second.edit
-    assert isinstance(Classifier(apply_edit(classifier.model, first.edit), (0.5,), (0.25,)), Classifier)
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "torchscript.pt", "onnx"])
-def test_all_three_formats(suffix):
-    folder = example_folder()
-    classifier = Classifier(open_model(read_source(folder / f"model.{suffix}")), (0.0,), (1.0,))
-    paths = sorted((folder / "clean").glob("*/00?.png"))
-    images = torch.stack([torch.from_numpy(np.array(Image.open(path)))[None] for path in paths])
-    part = Part(images, torch.tensor([int(path.parent.name) for path in paths]))
-    trigger, mask = (torch.from_numpy(np.array(Image.open(folder / f"{n}.png"))) for n in ("trigger", "mask"))
-    triggered = Part(torch.where(mask > 0, trigger, images[-8:]), part.labels[-8:])
-    settings = AILancet(epochs=1, last_layers=2, batch=50)
-    purified = settings.run(Task(classifier, Clean(part, part, part), triggered=triggered))
-    assert len(purified.edit.tensors) == 3
-    assert purified.notes[0].startswith("8 of 8")
+def test_removes_the_backdoor(removes, triggered):
+    removes(AILancet(flip=False, crop=0.0), 0.1, 0.8, triggered=triggered)

@@ -80,15 +80,12 @@ def test_steps_stay_within_the_size():
     torch.testing.assert_close(moved, torch.tensor([0.3, -0.25, 0.0]))
 
 
-def test_hardens_against_noise_and_is_deterministic(classifier, clean, rates):
-    settings = BAN(epochs=4, flip=False, mask_epochs=2)
-    first, second = (settings.run(Task(classifier, clean, seed=0)) for _ in range(2))
-    assert first.edit == second.edit
-    assert rates(classifier, clean, first.edit)[0] > 0.85
-    losses = [epoch.loss["noisy"] for epoch in first.history]
+def test_hardens_against_noise_and_weakens_the_backdoor(removes):
+    purified = removes(BAN(flip=False, crop=0.0), 0.7, 0.93)
+    losses = [epoch.loss["noisy"] for epoch in purified.history]
     assert losses[-1] < losses[0]
-    assert "was borne" in first.notes[0]
-    assert "called class" in first.notes[1]
+    assert "was borne" in purified.notes[0]
+    assert "called class" in purified.notes[1]
 
 
 def test_noise_stands_on_the_statistics_of_the_batch_which_are_not_learned(classifier, clean, monkeypatch):

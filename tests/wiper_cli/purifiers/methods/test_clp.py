@@ -58,3 +58,7 @@ def test_fewer_deviations_remove_more(classifier, deviations):
     masks = [kept(lipschitz(classifier, layer), deviations) for layer in convolutions(classifier)]
     stricter = [kept(lipschitz(classifier, layer), deviations + 1) for layer in convolutions(classifier)]
     assert sum(m.sum() for m in masks) < sum(m.sum() for m in stricter)
+
+
+def test_removes_the_backdoor(removes):
+    removes(CLP(deviations=1.0), 0.3, 0.85)

@@ -18,11 +18,7 @@ def test_repairs_a_damaged_head(trained, opened, clean, rates):
     assert set(result.edit.tensors) == {"fc.weight", "fc.bias"}
 
 
-def test_whole_network_and_determinism(classifier, clean):
-    settings = FineTuning(epochs=1, flip=False)
-    first, second = (settings.run(Task(classifier, clean, seed=seed)) for seed in (0, 0))
-    other = settings.run(Task(classifier, clean, seed=1))
-    assert first.edit == second.edit
-    assert first.edit != other.edit
-    assert len(first.edit.tensors) == 8
-    assert set(first.history[0].loss) == {"cross_entropy"}
+def test_removes_the_backdoor_at_a_high_rate(removes):
+    purified = removes(FineTuning(epochs=20, batch=32, lr=0.05, flip=False, crop=0.0), 0.3, 0.93)
+    assert len(purified.edit.tensors) == 8
+    assert set(purified.history[0].loss) == {"cross_entropy"}

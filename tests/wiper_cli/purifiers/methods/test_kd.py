@@ -61,16 +61,5 @@ def test_a_network_with_other_weights_is_refused(opened, clean):
         KD().run(Task(classifier, clean))
 
 
-def test_learns_without_the_backdoor_and_leaves_the_teacher(classifier, clean, rates):
-    before = rates(classifier, clean)
-    purified = KD(epochs=15, batch=32, flip=False, crop=0.0).run(Task(classifier, clean))
-    accuracy, success = rates(classifier, clean, purified.edit)
-    assert before[1] > 0.9
-    assert accuracy > 0.8
-    assert success < 0.15
-    assert rates(classifier, clean) == before
-
-
-def test_two_runs_agree_to_the_digit(classifier, clean):
-    first, second, other = (KD(epochs=1).run(Task(classifier, clean, seed=s)).edit for s in (3, 3, 4))
-    assert first == second != other
+def test_learns_without_the_backdoor(removes):
+    removes(KD(epochs=15, batch=32, flip=False, crop=0.0), 0.15, 0.8)

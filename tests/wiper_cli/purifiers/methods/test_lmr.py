@@ -101,32 +101,16 @@ def test_largest_share_within_the_budget(classifier, clean):
     assert int(tight.notes[1].split()[0]) <= 48
 
 
-def test_trains_head_or_all_and_is_deterministic(classifier, clean, rates):
-    head = LMR(train="head", epochs=2, flip=False)
-    first, second = (head.run(Task(classifier, clean, seed=3)) for _ in range(2))
-    assert first.edit == second.edit
-    assert set(first.edit.tensors) == {"fc.weight", "fc.bias"}
-    whole = LMR(epochs=2, flip=False).run(Task(classifier, clean))
-    assert len(whole.edit.tensors) == 8
-    assert rates(classifier, clean, first.edit)[0] > 0.85
-
-
 def test_needs_images_to_choose_on(classifier, clean):
     empty = dataclasses.replace(clean, select=Part(clean.fit.images[:0], clean.fit.labels[:0]))
     with pytest.raises(Problem, match="no clean images"):
         LMR().run(Task(classifier, empty))
 
 
-def test_whole_network_weakens_the_backdoor_and_only_the_copy_is_live_unasked(classifier, clean, rates):
-    """The statistics of the file stay as they are unless the user asks, whatever the copy of step 1 did."""
-    _, head_asr = rates(classifier, clean, LMR(train="head", flip=False).run(Task(classifier, clean)).edit)
-    for live in (False, True):
-        result = LMR(flip=False).run(Task(classifier, clean, live=live))
-        assert "points at class 0" in result.notes[0]
-        assert ("norm.running_mean" in result.edit.tensors) == live
-        accuracy, asr = rates(classifier, clean, result.edit)
-        assert accuracy > 0.9
-        assert asr < head_asr
+@pytest.mark.parametrize("live", [False, True])
+def test_finds_the_target_and_removes_the_backdoor(removes, live):
+    result = removes(LMR(epochs=20, lr=0.015, flip=False), 0.35, 0.9, live=live)
+    assert "points at class 0" in result.notes[0]
 
 
 def test_a_live_student_forgets_on_the_batch(classifier, clean):

@@ -62,7 +62,5 @@ def test_places_are_the_last_at_each_size(classifier, clean):
     assert [layer.weight for layer in places(classifier, clean.fit.images[:2])] == ["conv2.weight"]
 
 
-def test_two_runs_agree_to_the_digit(classifier, clean):
-    first, second = (NAD(epochs=1, teacher_epochs=1).run(Task(classifier, clean, seed=3)) for _ in range(2))
-    assert first.edit == second.edit
-    assert set(first.edit.tensors) == set(classifier.model.tensors)
+def test_weakens_the_backdoor(removes):
+    removes(NAD(batch=32, lr=0.05, flip=False, crop=0.0), 0.65, 0.93)

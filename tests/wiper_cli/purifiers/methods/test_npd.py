@@ -84,16 +84,6 @@ def test_a_network_without_convolutions(opened, clean):
         NPD().run(Task(Classifier(opened(network, ("1.weight", "1.bias")), (0.5,), (0.25,)), clean))
 
 
-def test_deterministic_and_keeps_accuracy(classifier, clean, rates):
-    settings = NPD(epochs=2, batch=50, lr=0.01, place=1)
-    first, second_run = (settings.run(Task(classifier, clean)) for _ in range(2))
-    assert first.edit == second_run.edit
-    assert first.edit != settings.run(Task(classifier, clean, seed=1)).edit
-    assert rates(classifier, clean, first.edit)[0] > rates(classifier, clean)[0] - 0.1
-
-
-def test_takes_much_of_a_backdoor_at_its_own_rate(classifier, clean, rates):
+def test_takes_much_of_a_backdoor_at_its_own_rate(removes):
     """A tenth of that rate, ten times the decay and no batch norm in the layer leave 0.81 of 0.98 here."""
-    accuracy, reached = rates(classifier, clean, NPD(batch=50, place=1).run(Task(classifier, clean)).edit)
-    assert accuracy > 0.93
-    assert reached < 0.7
+    removes(NPD(batch=50, place=1), 0.7, 0.93)

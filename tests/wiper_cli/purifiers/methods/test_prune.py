@@ -62,11 +62,6 @@ def test_channels_take_two_metrics_only(classifier, clean):
         Prune(metric="gradient", last_layers=2).run(Task(classifier, clean))
 
 
-def test_needs_follow_the_layers():
-    assert Prune().needs == {"labels", "head"}
-    assert Prune(last_layers=2).needs == {"labels", "head", "body"}
-
-
 def test_a_quantised_file_loses_units_of_its_head(quantised_file):
     classifier = Classifier(open_model(read_source(quantised_file)), (0.5,), (0.25,))
     images = torch.randint(
@@ -77,3 +72,7 @@ def test_a_quantised_file_loses_units_of_its_head(quantised_file):
     assert (edited(classifier, purified).head()[0] == 0).all(0).sum() == 3
     with pytest.raises(Problem, match="opened head-only"):
         Prune(last_layers=2).run(Task(classifier, Clean(part, part, part)))
+
+
+def test_removes_the_backdoor(removes):
+    removes(Prune(share=0.3, metric="am"), 0.5, 0.9)

@@ -75,10 +75,9 @@ def test_masks_come_from_the_unlearned_network_and_prune_the_found_one(classifie
                 assert torch.equal(after[name][channel].detach(), kept.detach())
 
 
-def test_deterministic_and_within_the_budget(classifier, clean):
+def test_within_the_budget(classifier, clean):
     settings = RNP(epochs=2, lr=0.1, batch=64, flip=False, unlearn_lr=1e-3, unlearn_until=0.2, budget=0.05)
-    first, second = (settings.run(Task(classifier, clean)) for _ in range(2))
-    assert first.edit == second.edit
+    first = settings.run(Task(classifier, clean))
     whole = MaskStudent(classifier, clean.fit, "zero")
     before = accuracy(whole, [torch.ones(12), torch.ones(24)], clean.select)
     purified = Classifier(apply_edit(classifier.model, first.edit), classifier.mean, classifier.std)
@@ -130,3 +129,7 @@ def test_live_unlearning_stops_after_a_whole_epoch(classifier, clean):
     assert len(parts) == 13
     assert int(frozen.split()[2]) % 13 != 0
     assert int(whole.split()[2]) % 13 == 0
+
+
+def test_removes_the_backdoor(removes):
+    removes(RNP(lr=0.2, budget=0.1, flip=False, crop=0.0), 0.6, 0.9)

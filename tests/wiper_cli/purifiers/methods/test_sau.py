@@ -65,23 +65,6 @@ def test_the_networks_stay_as_they_are_while_the_adversary_works(classifier, cle
     assert all(weight.grad is None for weight in student.weights.values())
 
 
-def test_deterministic_and_unlearns(classifier, clean, rates):
-    settings = SAU(epochs=2, batch=50, lr=1e-3)
-    first, second = (settings.run(Task(classifier, clean)) for _ in range(2))
-    assert first.edit == second.edit
-    assert first.history[-1].loss["shared"] < first.history[0].loss["shared"]
-    assert rates(classifier, clean, first.edit)[0] > 0.6
-
-
-def test_the_defaults_reach_the_backdoor_and_keep_accuracy(classifier, clean, rates):
-    """At a tenth of the learning rate so few steps leave 97 of 100 attacks."""
-    before = rates(classifier, clean)
-    after = rates(classifier, clean, SAU().run(Task(classifier, clean)).edit)
-    assert before[1] > 0.95
-    assert after[1] < 0.9
-    assert after[0] > before[0] - 0.03
-
-
 def test_presets_hold_the_learning_rate_as_the_original_does(classifier, clean):
     assert {preset["schedule"] for preset in SAU.presets.values()} == {"constant"}
     falling, held = (
@@ -89,3 +72,13 @@ def test_presets_hold_the_learning_rate_as_the_original_does(classifier, clean):
         for schedule in ("cosine", "constant")
     )
     assert held > 1.3 * falling
+
+
+def test_the_defaults_reach_the_backdoor_and_keep_accuracy(removes):
+    """At a tenth of the learning rate so few steps leave 97 of 100 attacks."""
+    purified = removes(SAU(), 0.88, 0.93)
+    assert purified.history[-1].loss["shared"] < purified.history[0].loss["shared"]
+
+
+def test_removes_the_backdoor(removes):
+    removes(SAU(epochs=15, batch=32, lr=3e-3, reach=0.4, inner_steps=5), 0.55, 0.93)

@@ -66,9 +66,6 @@ def test_a_step_is_that_of_autograd_by_hand(classifier, clean):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
-def test_runs_keeps_accuracy_and_is_deterministic(classifier, clean, rates, share):
-    settings = TSBD(epochs=6, min_steps=30, share=share, flip=False)
-    first, second = (settings.run(Task(classifier, clean, seed=1)) for _ in range(2))
-    assert first.edit == second.edit
-    assert rates(classifier, clean, first.edit)[0] > 0.85
-    assert "Unlearning took" in first.notes[0]
+def test_weakens_the_backdoor(removes, share):
+    purified = removes(TSBD(share=share, flip=False, crop=0.0), 0.7, 0.93)
+    assert "Unlearning took" in purified.notes[0]

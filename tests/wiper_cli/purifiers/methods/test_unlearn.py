@@ -10,7 +10,6 @@ from wiper_cli.progress import silent
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.methods.unlearn import Unlearn
 from wiper_cli.purifiers.methods.unlearn.method import divergence, push
-from wiper_cli.verdict import ExitCode, Problem
 
 FEW = Unlearn(epochs=2, min_steps=4, warmup=2, flip=False)
 
@@ -21,21 +20,10 @@ def near(top=5, left=6):
     return Recovered("square", 0, {"canvas": canvas, "mask": mask}, {"success": 0.9})
 
 
-def test_removes_most_of_the_backdoor_and_keeps_accuracy(classifier, clean, rates):
-    accuracy, success = rates(classifier, clean)
-    assert success > 0.9
+def test_removes_most_of_the_backdoor_and_keeps_accuracy(removes, classifier):
     settings = Unlearn(flip=False, crop=0.0, min_steps=100)
-    result = settings.run(Task(classifier, clean, [0], [near()], silent, 0))
-    after, left = rates(classifier, clean, result.edit)
-    assert left < 0.4
-    assert after > accuracy - 0.03
+    result = removes(settings, 0.4, 0.93, suspects=[0], recovered=[near()])
     assert set(result.edit.tensors) == set(classifier.model.tensors)
-
-
-def test_deterministic_and_dependent_on_the_seed(classifier, clean):
-    runs = [FEW.run(Task(classifier, clean, [0], [near()], silent, seed)).edit for seed in (0, 0, 1)]
-    assert runs[0] == runs[1]
-    assert runs[0] != runs[2]
 
 
 def test_without_a_suspect_it_says_where_it_aimed(classifier, clean):
@@ -65,13 +53,6 @@ def test_works_without_a_known_head(classifier, clean):
     model = dataclasses.replace(classifier.model, head=None)
     result = FEW.run(Task(Classifier(model, (0.5,), (0.25,)), clean, [0], [], silent, 0))
     assert len(result.history) == 2
-
-
-def test_refuses_a_head_only_model(classifier, clean):
-    model = dataclasses.replace(classifier.model, network=None, runtime=object())
-    with pytest.raises(Problem, match="--method wiper --train head") as refused:
-        FEW.run(Task(Classifier(model, (0.5,), (0.25,)), clean, [0], [], silent, 0))
-    assert refused.value.exit_code == ExitCode.NO_VERDICT
 
 
 def test_divergence_is_the_scaled_kullback_leibler_of_softened_outputs():

@@ -177,3 +177,7 @@ def test_head_only_models_train_on_the_runtimes_features(classifier, clean):
             for data in (new.data, here.tensors[name].data)
         ]
         torch.testing.assert_close(*values, rtol=1e-4, atol=1e-6)
+
+
+def test_removes_the_backdoor(removes):
+    removes(Wiper(alpha=0.1, momentum=0.9, epochs=20, batch=32), 0.2, 0.93)

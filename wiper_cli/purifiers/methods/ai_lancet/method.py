@@ -39,8 +39,7 @@ SIZE_WEIGHT = 10.0
 
 def purify(settings: AILancet, task: Task) -> Purified:
     """Locates on ``triggered`` and ``clean.fit``, trains on both; ``clean.select`` is only measured."""
-    if task.triggered is None or not len(task.triggered):
-        raise Problem("The method ai-lancet needs images that carry the trigger: give them with --triggered.")
+    assert task.triggered is not None
     classifier, fit = task.classifier, task.clean.fit
     head = require_linear(classifier.model.head)
     generator = torch.Generator().manual_seed(task.seed)

@@ -43,7 +43,7 @@ from wiper_cli.purifiers.methods.anp import ANP
 
 def purify(settings: ANP, task: Task) -> Purified:
     """Searches on ``clean.fit``, chooses the threshold on ``clean.select``. The history's accuracy is that under
-    soft masks. Raises :class:`Problem` when head-only, without convolutions, or live without statistics."""
+    soft masks. Raises :class:`Problem` without convolutions, or live without statistics."""
     clean = task.clean
     student = MaskStudent(task.classifier, clean.fit, settings.ablation, task.live)
     whole = MaskStudent(task.classifier, clean.fit, settings.ablation) if task.live else student

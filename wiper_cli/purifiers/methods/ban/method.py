@@ -51,7 +51,7 @@ Noise = tuple[list[Tensor], list[Tensor]]
 
 
 def purify(settings: BAN, task: Task) -> Purified:
-    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only or without
+    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` without
     convolutions."""
     student = NetworkStudent(task.classifier, task.live)
     norms = norms_with_statistics(student.classifier)

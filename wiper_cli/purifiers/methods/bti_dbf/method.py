@@ -65,7 +65,7 @@ Look = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def purify(settings: BTIDBF, task: Task) -> Purified:
-    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only or without
+    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` without
     a linear head."""
     require_linear(task.classifier.model.head)
     student = NetworkStudent(task.classifier)

@@ -30,7 +30,7 @@ from wiper_cli.salience.bs import require_linear
 
 
 def purify(settings: FST, task: Task) -> Purified:
-    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only."""
+    """Trains on ``clean.fit``; ``clean.select`` is only measured."""
     student = NetworkStudent(task.classifier, task.live)
     head = require_linear(task.classifier.model.head)
     named = student.classifier.model.named(student.network.network)

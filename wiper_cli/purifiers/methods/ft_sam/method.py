@@ -36,7 +36,7 @@ from wiper_cli.purifiers.methods.ft_sam import FTSAM
 
 
 def purify(settings: FTSAM, task: Task) -> Purified:
-    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only."""
+    """Trains on ``clean.fit``; ``clean.select`` is only measured."""
     student = NetworkStudent(task.classifier, task.live)
 
     def smoothed(logits: Tensor, labels: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from wiper_cli.purifiers.methods.rnp import RNP
 
 def purify(settings: RNP, task: Task) -> Purified:
     """Works on ``clean.fit``, chooses the threshold on ``clean.select``. The history is that of the recovery.
-    Raises :class:`Problem` when head-only or without convolutions."""
+    Raises :class:`Problem` without convolutions."""
     clean = task.clean
     whole = MaskStudent(task.classifier, clean.fit, settings.ablation)
     batches = Batches(

@@ -43,7 +43,7 @@ from wiper_cli.purifiers.methods.sau import SAU
 
 
 def purify(settings: SAU, task: Task) -> Purified:
-    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only."""
+    """Trains on ``clean.fit``; ``clean.select`` is only measured."""
     clean = task.clean
     student = NetworkStudent(task.classifier)
     found = task.classifier.copy()

@@ -39,7 +39,7 @@ SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.02, 0.01)
 
 def purify(settings: TSBD, task: Task) -> Purified:
     """Trains on ``clean.fit``, stops unlearning and chooses the share on ``clean.select``. Raises :class:`Problem`
-    when head-only or without convolutions."""
+    without convolutions."""
     student = NetworkStudent(task.classifier)
     layers = require_convolutions(student.classifier, task.classifier.as_float(task.clean.fit.images[:1]))
     before = accuracy(task.classifier, task.clean.select)

@@ -59,8 +59,8 @@ class Weight:
 
 
 def purify(settings: UNIT, task: Task) -> Purified:
-    """Tightens and distils on ``clean.fit``, accepts bounds on ``clean.select``. Raises :class:`Problem` when
-    head-only or without activations."""
+    """Tightens and distils on ``clean.fit``, accepts bounds on ``clean.select``. Raises :class:`Problem`
+    without activations."""
     student = NetworkStudent(task.classifier)
     teacher = task.classifier.copy()
     assert teacher.network is not None

@@ -49,7 +49,7 @@ MOST_TARGETS = 16
 
 
 def purify(settings: Unlearn, task: Task) -> Purified:
-    """Trains on ``clean.fit``; ``clean.select`` is only measured. Raises :class:`Problem` when head-only."""
+    """Trains on ``clean.fit``; ``clean.select`` is only measured."""
     classifier, clean = task.classifier, task.clean
     student = NetworkStudent(classifier)
     teacher = classifier.copy()
