@@ -102,6 +102,8 @@ class Detector:
     in_percent: ClassVar[bool] = True
     needs_gradients: ClassVar[bool] = True
     needs_images: ClassVar[bool] = True
+    #: Fields for a trial of seconds.
+    quick: ClassVar[Mapping[str, Any]] = {}
 
     time_limit: float = setting(900.0, "seconds after which it gives up; 0: none")
 

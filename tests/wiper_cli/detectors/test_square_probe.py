@@ -24,13 +24,6 @@ def test_it_finds_the_square_and_names_the_class(classifier, clean, head_only):
     assert float((after == 2).float().mean()) == pytest.approx(found.facts["success"])
 
 
-def test_an_honest_network_is_left_alone(classifier, clean):
-    evidence = SquareProbe().run(classifier(), clean, silent, 0)
-    assert evidence.ran
-    assert not evidence.fired
-    assert evidence.target is None
-
-
 def test_a_place_off_the_grid_is_found_in_the_second_pass(classifier, clean):
     """The trigger counts at one place only, a pixel aside of the grid."""
 
@@ -77,23 +70,3 @@ def test_the_number_of_squares_does_not_grow_with_the_image(shape):
     assert int((table[:, TOP] + table[:, SIDE]).max()) == shape[1]
     assert int((table[:, LEFT] + table[:, SIDE]).max()) == shape[2]
     assert int(table[:, :2].min()) == 0
-
-
-def test_it_is_deterministic(classifier, clean):
-    probe = SquareProbe(step=8, images=16)
-    runs = [probe.run(classifier("square"), clean, silent, 3) for _ in range(2)]
-    assert runs[0].per_class == runs[1].per_class
-
-
-def test_where_it_cannot_look(classifier, clean, part):
-    few = type(clean)(part(12, 1), part(4, 2), part(4, 3))
-    model = classifier()
-    with torch.no_grad():
-        model.network.network.scale[0] = torch.nan
-    for subject, images, words in (
-        (classifier(), few, "there are 12 to search on and 4 to score on"),
-        (model, clean, "not finite"),
-    ):
-        evidence = SquareProbe().run(subject, images, silent, 0)
-        assert not evidence.ran
-        assert words in evidence.reason

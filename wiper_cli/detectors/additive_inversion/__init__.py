@@ -6,8 +6,9 @@ Honest networks give way to it as well (Moosavi-Dezfooli et al., "Universal Adve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from wiper_cli.detectors.evidence import Detector, setting
 
@@ -18,6 +19,7 @@ class AdditiveInversion(Detector):
 
     name: ClassVar[str] = "additive-inversion"
     title: ClassVar[str] = "universal additive pattern found by gradients, per class"
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 5}
     origin: ClassVar[str] = "above the 80% to 89% that four clean CIFAR-10 networks reached"
 
     threshold: float = setting(0.95, "share of held-out images sent to the class")

@@ -7,8 +7,9 @@ SGD, the median absolute deviation instead of an order-statistic p-value.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from wiper_cli.detectors.evidence import ORIGIN, Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
@@ -24,6 +25,7 @@ class MaxMargin(Detector):
     says: ClassVar[str] = "noise can be pushed into it far deeper than into the other classes"
     in_percent: ClassVar[bool] = False
     needs_images: ClassVar[bool] = False
+    quick: ClassVar[Mapping[str, Any]] = {"starts": 2, "steps": 10}
     origin: ClassVar[str] = ORIGIN
     rule: ClassVar[Rule] = Rule(
         id="WIPER-B01",

@@ -6,8 +6,9 @@ it runs on a file that was opened head-only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from wiper_cli.detectors.evidence import Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
@@ -22,6 +23,7 @@ class SquareProbe(Detector):
     title: ClassVar[str] = "small squares at many places, forward passes only"
     says: ClassVar[str] = "one small square sends clean images of other classes to it"
     needs_gradients: ClassVar[bool] = False
+    quick: ClassVar[Mapping[str, Any]] = {"step": 8, "images": 16}
     origin: ClassVar[str] = (
         "between the 49% of one honest network and the 91% or more of three with planted squares, all 32x32"
     )

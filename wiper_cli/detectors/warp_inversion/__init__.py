@@ -5,8 +5,9 @@ Elastic warps as triggers: Nguyen and Tran, "WaNet: Imperceptible Warping-based 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from wiper_cli.detectors.evidence import ORIGIN, Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
@@ -19,6 +20,7 @@ class WarpInversion(Detector):
     name: ClassVar[str] = "warp-inversion"
     title: ClassVar[str] = "universal small warp found by gradients, per class"
     says: ClassVar[str] = "one small warp sends clean images of other classes to it"
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 5}
     origin: ClassVar[str] = ORIGIN
     rule: ClassVar[Rule] = Rule(
         id="WIPER-B02",
