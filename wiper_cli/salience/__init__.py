@@ -31,7 +31,7 @@ class Metric:
 
     ``place``: "module:function" of this package. ``low``: what a low value says, in words. ``signed``: values
     below zero occur. ``settings``: their class, if it has any. ``by_batch``: the value depends on the order
-    of the images and on a batch size; all others do not, up to rounding.
+    of the images and on a batch size; all others do not, up to rounding. ``null``: an order that says nothing.
     """
 
     title: str
@@ -41,6 +41,7 @@ class Metric:
     signed: bool = False
     settings: type[Settings] | None = None
     by_batch: bool = False
+    null: bool = False
 
     def __call__(
         self,
@@ -135,5 +136,6 @@ METRICS: Mapping[str, Metric] = {
         "nothing: the order that every metric must beat",
         "",
         settings=Random,
+        null=True,
     ),
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from wiper_cli.verdict import Problem
 
@@ -11,7 +12,9 @@ Baseline = Literal["zero", "mean"]
 
 
 class Settings:
-    """What all settings share: a value outside its range is refused."""
+    """What all settings share: a value outside its range is refused. ``quick``: fields for a trial of seconds."""
+
+    quick: ClassVar[Mapping[str, Any]] = {}
 
     def require(self, name: str, low: float, high: float | None = None) -> None:
         """Raises :class:`Problem` unless the field lies in ``low``..``high``, ends included."""
@@ -24,6 +27,8 @@ class Settings:
 @dataclass(frozen=True)
 class MomentumSalience(Settings):
     """``eta``: share of the old value (Eq. 3). ``batch``: images of one update, in the order given."""
+
+    quick: ClassVar[Mapping[str, Any]] = {"batch": 16}
 
     eta: float = 0.9
     batch: int = 128
@@ -62,6 +67,8 @@ class Shapley(Settings):
     (1/K) more than ``patience`` times in a row; -1 never ends one. ``delta``: an interval fails with this
     probability. ``span``: range of a unit's contribution; 2 is always true, smaller ones are bold.
     """
+
+    quick: ClassVar[Mapping[str, Any]] = {"permutations": 20}
 
     baseline: Baseline = "mean"
     lowest: float = 0.5
