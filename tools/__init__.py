@@ -1,0 +1,1 @@
+"""For developers; no part of the distribution."""
