@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PURIFIER = '''\
-"""{Words}: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wiper_cli.purifiers.options import HEAD, Fields, Settings, option
+from wiper_cli.purifiers.options import HEAD, Settings, option
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class {Class}(Settings):
 
     name: ClassVar[str] = "{name}"
     title: ClassVar[str] = "{Words}: a skeleton that scales the head"
-    quick: ClassVar[Fields] = {{}}
     needs: ClassVar[frozenset[str]] = HEAD
     claims_removal: ClassVar[bool] = False
 

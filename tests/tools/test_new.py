@@ -103,6 +103,15 @@ def test_a_wall_stands_before_whatever_is_new(run, tree, place, line):
     assert "BROKEN" in said
 
 
+def test_the_page_names_every_kind_and_its_table():
+    page = (ROOT / "docs/extending.md").read_text("utf-8")
+    assert all(f"`{kind}`" in page for kind in KINDS)
+    assert all(
+        f"`{name}` in `{file}`" in page or f"a function in `{file}` | `{name}`" in page
+        for file, name in (kind.table for kind in KINDS.values())
+    )
+
+
 def test_an_operator_without_a_namesake_in_torch_refuses_until_it_is_written(run, tree):
     assert main(["operator", "AffineGrid"], tree) == 0
     code, said = run(

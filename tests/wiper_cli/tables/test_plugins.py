@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from tools import new
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.detectors.evidence import Detector, setting
 from wiper_cli.detectors.evidence import check as check_detector
@@ -22,6 +23,18 @@ from wiper_cli.verdict import Problem
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGITS = example_folder()
+
+
+def skeleton(template, name):
+    """What tools.new writes, as a module of the plug-in."""
+    text = template.format(
+        name=name, module=name, Class=name.capitalize(), Words=name.capitalize(), rule="WIPER-TINY-1"
+    )
+    for home in ("wiper_cli.purifiers.methods", "wiper_cli.detectors"):
+        text = text.replace(f"{home}.{name}", f"tiny_plugin.{name}")
+    return text.replace("setting(0.9", "setting(-1.0")  # the detector fires always
+
+
 FILES = {
     "tiny_plugin/__init__.py": """
 import sys
@@ -31,66 +44,11 @@ def methods(piece):
     from wiper_cli.purifiers import METHODS
     return list(METHODS)
 """,
-    "tiny_plugin/shrink/__init__.py": '''
-from dataclasses import dataclass
-from wiper_cli.purifiers.options import HEAD, Settings, option
-
-@dataclass(frozen=True)
-class Shrink(Settings):
-    """Scales the head."""
-
-    name = "shrink"
-    title = "A smaller head"
-    needs = HEAD
-
-    factor: float = option(0.5, "Share of the head's weights that is kept.", 0, 1)
-''',
-    "tiny_plugin/shrink/method.py": """
-from formats import head_edit
-from wiper_cli.purifiers.contract import Purified
-
-def purify(settings, task):
-    weight, bias = task.classifier.head()
-    return Purified(head_edit(task.classifier.model, settings.factor * weight, bias))
-""",
-    "tiny_plugin/loud/__init__.py": '''
-from dataclasses import dataclass
-from wiper_cli.detectors.evidence import Detector, setting
-from wiper_cli.verdict import Rule, Severity
-
-@dataclass(frozen=True)
-class Loud(Detector):
-    """Fires always."""
-
-    name = "loud"
-    title = "any class"
-    says = "the plug-in says so"
-    rule = Rule("WIPER-TINY-1", "A class was named", "Nothing.", "Nothing.", Severity.HIGH)
-
-    threshold: float = setting(0.5, "anything")
-''',
-    "tiny_plugin/loud/method.py": """
-from wiper_cli.detectors.evidence import Evidence
-
-def look(settings, classifier, clean, clock, seed):
-    return Evidence("loud", True, "", 1.0, settings.threshold, "made up", fired=True, target=3, per_class=[1.0] * 10)
-""",
-    "tiny_plugin/stripe.py": '''
-from dataclasses import dataclass
-from triggers.family import Trigger
-from triggers.planting import Planting
-
-@dataclass(frozen=True)
-class Stripe(Trigger):
-    """A white line."""
-
-    name, title, source, planting, atlas = "stripe", "A white line", "none", Planting(), ()
-
-    def stamp(self, images, generator=None):
-        images = images.clone()
-        images[..., 0, :] = 1
-        return images
-''',
+    "tiny_plugin/shrink/__init__.py": skeleton(new.PURIFIER, "shrink"),
+    "tiny_plugin/shrink/method.py": skeleton(new.PURIFIER_METHOD, "shrink"),
+    "tiny_plugin/loud/__init__.py": skeleton(new.DETECTOR, "loud"),
+    "tiny_plugin/loud/method.py": skeleton(new.DETECTOR_METHOD, "loud"),
+    "tiny_plugin/stripe.py": skeleton(new.TRIGGER, "stripe"),
     "tiny_plugin/leaves.py": "import sys; sys.exit()",
     "tiny_plugin-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny-plugin\nVersion: 1\n",
     "tiny_plugin-1.dist-info/entry_points.txt": """
@@ -155,7 +113,7 @@ def test_what_it_offers_joins_and_what_is_broken_is_one_warning(run, named):
     done = run(*arguments, "purify", "--help", **named)
     assert done.returncode == 0
     assert "lmr|shrink]" in done.stdout.replace("\n", "").replace(" ", "")
-    assert "[shrink: 0.5]" in " ".join(done.stdout.split())
+    assert "[shrink: 0.9]" in " ".join(done.stdout.split())
     said = done.stderr.splitlines()
     assert said.pop(0) == "tiny_plugin runs"
     assert len(said) == len(BROKEN)
@@ -187,7 +145,7 @@ def test_a_detector_is_judged_and_its_rule_explained(run, few_digits):
     assert done.returncode == 1, done.stderr
     sarif = json.loads(done.stdout)
     rules = sarif["runs"][0]["tool"]["driver"]["rules"]
-    assert "A class was named" in [rule["shortDescription"]["text"] for rule in rules]
+    assert "One class is answered too often" in [rule["shortDescription"]["text"] for rule in rules]
     assert run("report", "report.json").returncode == 0  # without the plug-in
 
 

@@ -1,5 +1,3 @@
-"""AI-Lancet: locate the neurons a known trigger moves, and repair them: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""BAN: fine-tuning against adversarial noise on neurons: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

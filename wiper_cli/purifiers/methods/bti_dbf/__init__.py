@@ -1,5 +1,3 @@
-"""BTI-DBF(U): unlearning of what a generator makes of features that are not benign: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

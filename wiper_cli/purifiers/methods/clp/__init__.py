@@ -1,5 +1,3 @@
-"""Channel Lipschitz pruning, without data: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

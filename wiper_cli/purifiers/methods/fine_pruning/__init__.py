@@ -1,5 +1,3 @@
-"""Fine-Pruning: prune dormant units, then fine-tune: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""Fine-tuning on clean images: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

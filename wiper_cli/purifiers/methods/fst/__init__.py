@@ -1,5 +1,3 @@
-"""FST: feature shift tuning under a new head: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""FT-SAM: fine-tuning with adaptive sharpness-aware minimisation: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

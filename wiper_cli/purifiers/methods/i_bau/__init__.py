@@ -1,5 +1,3 @@
-"""I-BAU: minimax unlearning by implicit hypergradients: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""Knowledge distillation into a network initialised anew: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""LMR: find the target by unlearning, push its logit down, cut the units that carry it. Settings; imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""Neural attention distillation: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

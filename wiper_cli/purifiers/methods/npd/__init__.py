@@ -1,5 +1,3 @@
-"""NPD: neural polarizer, merged into a convolution: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

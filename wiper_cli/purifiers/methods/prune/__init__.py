@@ -1,5 +1,3 @@
-"""Pruning of the least salient units, without training: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

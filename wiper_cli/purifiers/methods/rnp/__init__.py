@@ -1,5 +1,3 @@
-"""RNP: reconstructive neuron pruning: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""SAU: shared adversarial unlearning: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""TSBD: reinitialise what clean unlearning changes most, then fine-tune: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""UNIT: tight bounds on activations, distilled into the weights: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-"""Unlearning of universal perturbations, with feature distillation: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

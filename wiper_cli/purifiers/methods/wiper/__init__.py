@@ -1,5 +1,3 @@
-"""WIPER: benign salience and adaptive regularisation: its settings. Imports no torch."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass
