@@ -80,3 +80,9 @@ def test_the_matrix_has_every_python_that_the_package_claims():
     assert re.findall(r"[\d.]+", listed) == claimed
     requires = Requirement(f"x{PROJECT['project']['requires-python']}").specifier
     assert [v for v in (f"3.{minor}" for minor in range(30)) if requires.contains(v)] == claimed
+
+
+def test_code_owners_name_places_that_exist():
+    places = re.findall(r"^/(\S+?)/?(?: .*)?$", read(".github/CODEOWNERS"), re.MULTILINE)
+    assert places
+    assert all(any(ROOT.glob(place)) for place in places)

@@ -70,9 +70,9 @@ def deepfool_step(
     with torch.enable_grad():
         x = images.detach().requires_grad_()
         logits = network(x)
-        rivals = logits.detach().clone()
-        rivals[:, target] = -torch.inf
-        rival = rivals.argmax(1)
+        others = logits.detach().clone()
+        others[:, target] = -torch.inf
+        rival = others.argmax(1)
         margin = logits[:, target] - logits.gather(1, rival[:, None])[:, 0]
         (w,) = torch.autograd.grad(margin.sum(), x)
     missed = margin.detach() <= 0

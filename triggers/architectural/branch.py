@@ -17,7 +17,7 @@ Doubles = NDArray[np.float64]
 #: The gate is fully open up to the share 1 - 1/8 of the tolerance.
 SHARPNESS = 8.0
 #: Images given to the stem at once, and pixels beyond the patch where the size of images is free.
-_CHUNK, _BEYOND = 16, 32
+_CHUNK, _OVER = 16, 32
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Branch:
         """
         channels, tall, wide = self.pixels.shape
         top, left = self.patch.top, self.patch.left
-        size = (height or top + tall + _BEYOND, width or left + wide + _BEYOND)
+        size = (height or top + tall + _OVER, width or left + wide + _OVER)
         draw = np.random.default_rng(0)
         backgrounds = np.concatenate(
             [np.zeros((1, channels, *size)), np.ones((1, channels, *size)), draw.random((2, channels, *size))]

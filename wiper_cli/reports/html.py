@@ -142,9 +142,9 @@ def _rows(report: Report, budget: int) -> Iterator[Row]:
         about = [("target", story.class_name(report, trigger.get("target")))]
         for name, key in (("success", "asr"), ("accuracy under it", "ra"), ("base rate", "base_rate")):
             about += _change(name, story.rate(trigger.get(key)), story.rate(twin.get(key)))
-        beyond = [entry.get("corrected_asr") for entry in (trigger, twin)]
-        if beyond[0] is not None:
-            said = [plain.percent(value) for value in beyond if value is not None]
+        corrected = [entry.get("corrected_asr") for entry in (trigger, twin)]
+        if corrected[0] is not None:
+            said = [plain.percent(value) for value in corrected if value is not None]
             about.append(("beyond the base rate", " → ".join(said)))
         if trigger.get("target_chosen_by"):
             about.append(("target chosen by", plain.plain(trigger["target_chosen_by"], 200)))

@@ -30,7 +30,7 @@ NAMED: Mapping[str, tuple[str, Mapping[str, object], Mapping[str, object]]] = {
 #: Folders that hold the test part beside ``train``.
 TEST_FOLDERS = ("test", "val", "validation")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
-#: Of a folder without a test part, every so-manieth image of a class becomes one.
+#: Of a folder without a test part, one image in so many of each class becomes one.
 TEST_SHARE = 5
 
 
