@@ -9,7 +9,6 @@ from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.purifiers.options import NEEDS
 
-
 #: In so many methods an option with one default is told once.
 OFTEN = 5
 _HEAD = ("| option | default | what | presets |", "|---|---|---|---|")
