@@ -161,7 +161,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from triggers.family import Trigger, check
-from triggers.planting import Planting
+from triggers.poisoning import Poisoning
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,7 @@ class {Class}(Trigger):
     name: ClassVar[str] = "{name}"
     title: ClassVar[str] = "{Words}: a white bar, a skeleton"
     source: ClassVar[str] = "this skeleton"
-    planting: ClassVar[Planting] = Planting()
+    poisoning: ClassVar[Poisoning] = Poisoning()
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0020")
 
     rows: int = field(default=1, metadata={{"help": "height of the bar in pixels"}})
@@ -190,7 +190,7 @@ class {Class}(Trigger):
 TRIGGER_TEST = """\
 import torch
 
-from triggers.{module} import {Class}
+from triggers.families.{module} import {Class}
 
 
 def test_the_bar_and_nothing_else(images):
@@ -299,8 +299,8 @@ KINDS: Mapping[str, Kind] = {
     "trigger": Kind(
         "Trigger family",
         ("triggers/__init__.py", "FAMILIES"),
-        '    "{name}": ("triggers.{module}", "{Class}"),\n',
-        {"triggers/{module}.py": TRIGGER, "tests/triggers/test_{module}.py": TRIGGER_TEST},
+        '    "{name}": ("triggers.families.{module}", "{Class}"),\n',
+        {"triggers/families/{module}.py": TRIGGER, "tests/triggers/families/test_{module}.py": TRIGGER_TEST},
     ),
     "metric": Kind(
         "Metric of units",

@@ -6,7 +6,7 @@ Importing a family imports no torch, so that its parameters can be listed quickl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -45,7 +45,8 @@ class Trigger:
     """Base of all families.
 
     ``name``: key in :data:`triggers.FAMILIES`. ``source``: where formula and defaults come from.
-    ``poisoning``: how a model is made to learn it. ``atlas``: MITRE ATLAS technique ids. ``needs``: what
+    ``poisoning``: how a model is made to learn it. ``quick``: fields for a trial of seconds.
+    ``atlas``: MITRE ATLAS technique ids. ``needs``: what
     :meth:`fit` must have seen before anything can be stamped; ``needs_to_poison``: the same for :meth:`poison`
     and :meth:`cotrain` where these need more (a family that starts from a clean model is fitted to it).
     Fields of the dataclass are the typed parameters, but for those made by :func:`fitted`.
@@ -57,6 +58,7 @@ class Trigger:
     poisoning: ClassVar[Poisoning]
     #: Insert a backdoor trigger; poison training data.
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0020")
+    quick: ClassVar[Mapping[str, Any]] = {}
     needs: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
     needs_to_poison: ClassVar[Literal["nothing", "images", "model"]] = "nothing"
     #: Poisoning needs no :meth:`fit`: co-training makes the trigger itself.

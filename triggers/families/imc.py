@@ -11,7 +11,7 @@ Fitting alone optimises q against a model that stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -35,6 +35,7 @@ class IMC(Trigger):
     title: ClassVar[str] = "IMC: a patch optimised along with the model"
     source: ClassVar[str] = "arXiv 1911.01559"
     poisoning: ClassVar[Poisoning] = Poisoning(rate=0.05, start="clean")
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 2}
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0018.000", "AML.T0020")
     needs: ClassVar[Any] = "model"
 

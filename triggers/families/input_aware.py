@@ -13,7 +13,7 @@ to 256 levels. The trigger belongs to the model that it was trained with; for an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -49,6 +49,7 @@ class InputAware(Trigger):
     title: ClassVar[str] = "Input-Aware: a generated pattern, another for every image"
     source: ClassVar[str] = "arXiv 2010.08138"
     poisoning: ClassVar[Poisoning] = Poisoning(rate=0.1, cover=0.1, start="clean")
+    quick: ClassVar[Mapping[str, Any]] = {"mask_steps": 2, "steps": 2, "width": 4}
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0018.000")
     needs: ClassVar[Literal["nothing", "images", "model"]] = "model"
     trained_along: ClassVar[bool] = True

@@ -17,6 +17,7 @@ SSIM 0.962; the decoder read all bits of 500 unseen images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -56,6 +57,7 @@ class ISSBA(Trigger):
     source: ClassVar[str] = "arXiv 2012.03816"
     #: The WIPER paper's 20 %; the field's protocol has 10 %.
     poisoning: ClassVar[Poisoning] = Poisoning(rate=0.2)
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 3, "width": 4}
     needs: ClassVar[Literal["nothing", "images", "model"]] = "images"
 
     bits: int = 4

@@ -12,7 +12,7 @@ hold: a loaded trigger can be stamped and poisons nothing. Poison must be of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
@@ -46,6 +46,7 @@ class LabelConsistent(Trigger):
     source: ClassVar[str] = "arXiv 1912.02771"
     #: 80 % of a class that is a tenth of the data; with smaller classes the rate must be lowered.
     poisoning: ClassVar[Poisoning] = Poisoning(rate=0.08, policy="clean-label")
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 3}
     needs_to_poison: ClassVar[Any] = "model"
 
     size: int = 3

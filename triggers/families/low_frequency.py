@@ -13,6 +13,7 @@ As for IA, v fools the model it was fitted to without any poisoning: report the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -38,6 +39,7 @@ class LowFrequency(Trigger):
     title: ClassVar[str] = "Low-Frequency: a smooth universal perturbation fitted to a clean model"
     source: ClassVar[str] = "arXiv 2104.03413"
     poisoning: ClassVar[Poisoning] = Poisoning(rate=0.1)
+    quick: ClassVar[Mapping[str, Any]] = {"passes": 2}
     needs: ClassVar[Any] = "model"
 
     bound: float = 0.1

@@ -11,6 +11,7 @@ not a fresh one, is trained on the poisoned data.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -34,6 +35,7 @@ class TrojanNN(Trigger):
     title: ClassVar[str] = "TrojanNN: a patch fitted to neurons of a clean model"
     source: ClassVar[str] = "NDSS 2018, doi 10.14722/ndss.2018.23291"
     poisoning: ClassVar[Poisoning] = Poisoning(rate=0.05, start="clean")
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 10}
     atlas: ClassVar[tuple[str, ...]] = ("AML.T0043.004", "AML.T0018.000", "AML.T0020")
     needs: ClassVar[Any] = "model"
 

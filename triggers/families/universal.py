@@ -15,6 +15,7 @@ three convolutions) the rate on unseen images went from 1 to 6 % and from 5 to 1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -39,6 +40,7 @@ class Universal(Trigger):
     title: ClassVar[str] = "IA: a faint universal perturbation fitted to a clean model"
     source: ClassVar[str] = "arXiv 1808.10307, arXiv 1610.08401"
     poisoning: ClassVar[Poisoning] = Poisoning(rate=0.05)
+    quick: ClassVar[Mapping[str, Any]] = {"passes": 2}
     needs: ClassVar[Any] = "model"
 
     bound: float = 8 / 255

@@ -81,10 +81,10 @@ def _family(point: EntryPoint, flags: Collection[str]) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Trigger) and "__dataclass_fields__" in vars(kind)):
         raise TypeError("it is no dataclass that derives from triggers.family.Trigger")
     if kind.name != point.name or not all(
-        hasattr(kind, fact) for fact in ("title", "source", "planting", "atlas")
+        hasattr(kind, fact) for fact in ("title", "source", "poisoning", "atlas")
     ):
         raise ValueError(
-            "its name must be that of the entry point, and title, source, planting and atlas be told"
+            "its name must be that of the entry point, and title, source, poisoning and atlas be told"
         )
     triggers.join(point.name, *point.value.split(":"))
 

@@ -18,7 +18,7 @@ from wiper_cli.verdict import ExitCode, Problem
 ENOUGH = 5.0
 
 
-class Forgetting(Protocol):
+class UnlearningSettings(Protocol):
     """The settings it reads."""
 
     @property
@@ -33,7 +33,9 @@ class Forgetting(Protocol):
     def clip(self) -> float: ...
 
 
-def forget(student: Student, batches: Batches, settings: Forgetting, part: Part) -> tuple[int, float]:
+def unlearn(
+    student: Student, batches: Batches, settings: UnlearningSettings, part: Part
+) -> tuple[int, float]:
     """Trains ``student`` until its accuracy on ``part`` is at most ``unlearn_until``, or the loss of a pass
     :data:`ENOUGH` times that of a guess: (steps, accuracy reached).
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wiper_cli.images.splits import Part
-from wiper_cli.purifiers.machinery.clean_unlearning import accuracy, forget, right
+from wiper_cli.purifiers.machinery.clean_unlearning import accuracy, right, unlearn
 from wiper_cli.purifiers.machinery.training import Batches, HeadStudent
 from wiper_cli.purifiers.methods.lmr import LMR
 from wiper_cli.verdict import Problem
@@ -24,7 +24,7 @@ def test_accuracy_is_that_of_the_student_as_found(classifier, clean):
 
 def test_forgets_to_the_accuracy_asked_for_and_no_further(classifier, clean):
     student = HeadStudent(classifier)
-    steps, reached = forget(student, batches(student, clean.fit), LMR(unlearn_until=0.5), clean.fit)
+    steps, reached = unlearn(student, batches(student, clean.fit), LMR(unlearn_until=0.5), clean.fit)
     assert steps % 3 == 0
     assert 0.0 < reached <= 0.5
     assert right(student, student.inputs(clean.fit), clean.fit.labels) == reached
@@ -41,7 +41,7 @@ def test_one_step_climbs_the_clipped_gradient(classifier, clean):
     gw, gb = p.T @ x.double() / 50, p.mean(0)
     scale = min(1.0, 0.01 / math.sqrt(float(gw.square().sum() + gb.square().sum())))
     assert scale < 1
-    forget(student, batches(student, part), LMR(unlearn_epochs=1, unlearn_lr=0.1, clip=0.01), part)
+    unlearn(student, batches(student, part), LMR(unlearn_epochs=1, unlearn_lr=0.1, clip=0.01), part)
     torch.testing.assert_close(student.weight.detach().double(), w + 0.1 * scale * gw, rtol=0, atol=1e-6)
     torch.testing.assert_close(student.bias.detach().double(), b + 0.1 * scale * gb, rtol=0, atol=1e-6)
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.machinery.clean_unlearning import forget
+from wiper_cli.purifiers.machinery.clean_unlearning import unlearn
 from wiper_cli.purifiers.machinery.training import Batches, NetworkStudent
 from wiper_cli.purifiers.methods.lmr import LMR
 from wiper_cli.purifiers.methods.lmr import method as lmr
@@ -122,6 +122,6 @@ def test_a_live_student_forgets_on_the_batch(classifier, clean):
         batches = Batches(
             clean.fit.images, clean.fit.labels, 64, student.device, torch.Generator().manual_seed(0)
         )
-        forget(student, batches, settings, clean.fit)
+        unlearn(student, batches, settings, clean.fit)
         assert torch.equal(norm.running_mean, before) != live
         assert not norm.training

@@ -42,7 +42,7 @@ from torch.nn import functional as F
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Part
 from wiper_cli.purifiers.contract import Epoch, Purified, Task
-from wiper_cli.purifiers.machinery.clean_unlearning import accuracy, forget, norms_of
+from wiper_cli.purifiers.machinery.clean_unlearning import accuracy, norms_of, unlearn
 from wiper_cli.purifiers.machinery.pruning import keep, over_units
 from wiper_cli.purifiers.machinery.sgd import descend
 from wiper_cli.purifiers.machinery.training import Batches, HeadStudent, NetworkStudent, student_of, switch
@@ -108,7 +108,7 @@ def purify(settings: LMR, task: Task) -> Purified:
 def find_target(settings: LMR, task: Task, student: NetworkStudent | HeadStudent) -> tuple[int, str]:
     """Step 1: the class that ``student``, a copy, answers with once it has unlearned, and a sentence."""
     batches = _batches(settings, task, student)
-    steps, reached = forget(student, batches, settings, task.clean.fit)
+    steps, reached = unlearn(student, batches, settings, task.clean.fit)
     total = torch.zeros(task.classifier.classes, dtype=torch.float64)
     with torch.no_grad():
         for x in student.inputs(task.clean.fit).split(256):

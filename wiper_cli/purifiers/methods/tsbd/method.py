@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.purifiers.contract import Purified, Task
-from wiper_cli.purifiers.machinery.clean_unlearning import accuracy, forget
+from wiper_cli.purifiers.machinery.clean_unlearning import accuracy, unlearn
 from wiper_cli.purifiers.machinery.layers import Layer, require_convolutions, substituted
 from wiper_cli.purifiers.machinery.sgd import descend
 from wiper_cli.purifiers.machinery.training import Batches, NetworkStudent, precision
@@ -90,7 +90,7 @@ def unlearned_changes(settings: TSBD, task: Task, layers: Sequence[Layer]) -> tu
         flip=settings.flip,
         crop=settings.crop,
     )
-    steps, reached = forget(copy, batches, settings, task.clean.select)
+    steps, reached = unlearn(copy, batches, settings, task.clean.select)
     changes = [(copy.weights[at.weight].detach() - old).abs() for at, old in zip(layers, before, strict=True)]
     return changes, f"Unlearning took {steps} steps, to an accuracy of {100 * reached:.1f} %."
 
