@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from triggers.draws import integers, uniform
 from triggers.errors import TriggerError
 from triggers.family import Trigger, check
-from triggers.pictures import Mixture
+from triggers.overlay import Mixture
 from triggers.poisoning import Poisoning
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AdapBlend(Mixture):
     """``train_alpha``: share of the picture in training images. ``tiles``: tiles x tiles over the image;
-    ``masked``: how many of them a training image lacks. Others as :class:`triggers.pictures.Mixture`."""
+    ``masked``: how many of them a training image lacks. Others as :class:`triggers.overlay.Mixture`."""
 
     name: ClassVar[str] = "adap-blend"
     title: ClassVar[str] = "Adap-Blend: a picture mixed in, in training only parts of it"

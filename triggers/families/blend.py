@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from triggers.pictures import Mixture
+from triggers.overlay import Mixture
 from triggers.poisoning import Poisoning
 
 
 @dataclass(frozen=True)
 class Blend(Mixture):
-    """See :class:`triggers.pictures.Mixture`."""
+    """See :class:`triggers.overlay.Mixture`."""
 
     name: ClassVar[str] = "blend"
     title: ClassVar[str] = "Blend: a picture mixed into the whole image"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from triggers.errors import TriggerError
 from triggers.family import Trigger, check
-from triggers.pictures import as_tensor, read_picture
+from triggers.overlay import as_tensor, read_picture
 from triggers.poisoning import Poisoning
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import torch
 
 from triggers.errors import TriggerError
 from triggers.families.adap import AdapBlend, AdapPatch
-from triggers.pictures import Mixture
+from triggers.overlay import Mixture
 
 
 def test_blend_is_used_whole(images):

@@ -1,4 +1,4 @@
-"""Whole pictures as triggers: read from a file, or a mosaic of blocks; mixed into the image."""
+"""Pictures laid over the image: read from a file, or a mosaic of blocks."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from triggers.errors import TriggerError
-from triggers.pictures import Mixture
+from triggers.overlay import Mixture
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.2, 0.55, 1.0])
