@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 from formats import open_model, read_source
-from wiper_cli.audit.subject import Notes, prepare
+from wiper_cli.audit.requests import ScanRequest
+from wiper_cli.audit.subject import SILENT, Notes, prepare
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.decode import Geometry
 from wiper_cli.images.folder import read_folder
@@ -43,13 +43,6 @@ from wiper_cli.zoo.export import export_safetensors
 LIMIT = {"bare": 1.0, "streamed": 1.05, "scan": 1.15}
 GEOMETRY, BATCH = Geometry(3, 32, 32), 256
 KEPT = 500
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
-    def log(self, sentence: str) -> None: ...
 
 
 def make(folder: Path, images: int) -> Path:
@@ -65,20 +58,16 @@ def make(folder: Path, images: int) -> Path:
     return folder
 
 
-def job(folder: Path, max_images: int) -> dict[str, Any]:
+def request(folder: Path, max_images: int) -> ScanRequest:
     """The scan's request, with the preprocessing given."""
-    return {
-        "model": str(folder / "model.safetensors"),
-        "arch": None,
-        "clean": str(folder / "clean"),
-        "mean": (0.5,),
-        "std": (0.5,),
-        "input_size": None,
-        "resize": None,
-        "device": "cpu",
-        "seed": 0,
-        "max_images": max_images,
-    }
+    return ScanRequest(
+        model=folder / "model.safetensors",
+        clean=folder / "clean",
+        mean=(0.5,),
+        std=(0.5,),
+        device="cpu",
+        max_images=max_images,
+    )
 
 
 def passes(folder: Path, images: int) -> dict[str, Callable[[], object]]:
@@ -99,7 +88,7 @@ def passes(folder: Path, images: int) -> dict[str, Callable[[], object]]:
     return {
         "bare": bare,
         "streamed": streamed,
-        "scan": lambda: prepare(job(folder, images), Silent(), Notes()),
+        "scan": lambda: prepare(request(folder, images), SILENT, Notes()),
     }
 
 
@@ -117,7 +106,7 @@ def main() -> None:
     option = parser.parse_args()
     torch.set_num_threads(1)
     if option.child:
-        prepare(job(option.child, KEPT), Silent(), Notes())
+        prepare(request(option.child, KEPT), SILENT, Notes())
         # Not ru_maxrss: a started process takes over the peak of the one that started it.
         status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
         print(int(status.split()[0]) / 1024)

@@ -41,7 +41,7 @@ from formats.model import (
 )
 
 if TYPE_CHECKING:
-    from formats.edit import apply_edit, edit_of, head_edit, pack_edit, unpack_edit
+    from formats.edit import apply_edit, edit_of, head_edit, pack_tensors, unpack_tensors
     from formats.head import HeadTap, head_values
     from formats.open import open_model, serve
     from formats.ranges import stored_bytes
@@ -52,8 +52,8 @@ _LAZY = {
     "serve": "formats.open",
     "stored_bytes": "formats.ranges",
     "write_edit": "formats.write",
-    "unpack_edit": "formats.edit",
-    "pack_edit": "formats.edit",
+    "unpack_tensors": "formats.edit",
+    "pack_tensors": "formats.edit",
     "edit_of": "formats.edit",
     "head_edit": "formats.edit",
     "apply_edit": "formats.edit",
@@ -87,11 +87,11 @@ __all__ = [
     "identify",
     "inspect",
     "open_model",
-    "pack_edit",
+    "pack_tensors",
     "read_source",
     "serve",
     "stored_bytes",
-    "unpack_edit",
+    "unpack_tensors",
     "write_edit",
 ]
 

@@ -1,6 +1,6 @@
 """Edits: what a trained copy of a network changed, in the dtype and layout of the file; and back again.
 
-Packing and unpacking need no torch: an edit crosses from the process that computes to the one that writes.
+Packing and unpacking need no torch: tensors cross from the process that computes to the one that writes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import json
 import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from formats.errors import EditError
@@ -90,28 +91,26 @@ def apply_edit(model: Model, edit: Edit) -> Model:
     return dataclasses.replace(model, network=network)
 
 
-def pack_edit(edit: Edit) -> bytes:
-    """An edit as a safetensors file with entries ``t0``, ``t1``, …; their names stand in the metadata."""
-    header: dict[str, Any] = {"__metadata__": {f"t{i}": name for i, name in enumerate(edit.tensors)}}
+def pack_tensors(tensors: Mapping[str, NewTensor]) -> bytes:
+    """Tensors as a safetensors file with entries ``t0``, ``t1``, …; their names, of any form, stand in the metadata."""
+    header: dict[str, Any] = {"__metadata__": {f"t{i}": name for i, name in enumerate(tensors)}}
     position = 0
-    for i, new in enumerate(edit.tensors.values()):
+    for i, new in enumerate(tensors.values()):
         end = position + len(new.data)
         header[f"t{i}"] = {"dtype": new.dtype, "shape": list(new.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + b"".join(new.data for new in edit.tensors.values())
+    return struct.pack("<Q", len(text)) + text + b"".join(new.data for new in tensors.values())
 
 
-def unpack_edit(data: bytes) -> Edit:
-    """The edit that :func:`pack_edit` wrote. Raises :class:`FormatError` for anything else."""
+def unpack_tensors(data: bytes) -> dict[str, NewTensor]:
+    """The tensors that :func:`pack_tensors` wrote. Raises :class:`FormatError` for anything else."""
     addresses, names = read_header(data)
     if {a.name for a in addresses} != set(names) or len(set(names.values())) != len(names):
-        raise EditError("The packed edit does not name its tensors.")
-    order = sorted(addresses, key=lambda a: list(names).index(a.name))
-    return Edit(
-        {names[a.name]: NewTensor(a.dtype, a.shape, data[a.offset : a.offset + a.length]) for a in order}
-    )
+        raise EditError("The packed tensors are not all named.")
+    found = {a.name: NewTensor(a.dtype, a.shape, data[a.offset : a.offset + a.length]) for a in addresses}
+    return {name: found[entry] for entry, name in names.items()}
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

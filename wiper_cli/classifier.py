@@ -6,13 +6,13 @@ Detectors, purifiers and verification work in pixel space and see the model thro
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from formats import HeadTap, Model, head_values
+from formats import Edit, HeadTap, Model, apply_edit, head_values
 
 
 class PixelNetwork(nn.Module):
@@ -69,6 +69,14 @@ class Classifier:
             raise ValueError("a head-only model has no network to copy")
         return Classifier(self.model, self.mean, self.std, self.device, copy.deepcopy(self.network))
 
+    def with_model(self, model: Model) -> Classifier:
+        """Another model under the same preprocessing."""
+        return Classifier(model, self.mean, self.std, self.device)
+
+    def with_edit(self, edit: Edit) -> Classifier:
+        """The model with new weights under the same preprocessing; ours stays as it is."""
+        return self.with_model(apply_edit(self.model, edit))
+
     def as_float(self, images: Tensor) -> Tensor:
         """uint8 or float [N,C,H,W] → float32 in 0..1 on our device."""
         images = images.to(self.device, non_blocking=True)
@@ -85,6 +93,10 @@ class Classifier:
             else:
                 parts.append(self._runtime(x)[1])
         return torch.cat(parts)
+
+    def answers(self, images: Tensor, batch: int = 256) -> Tensor:
+        """Predicted classes int64 [N] on the CPU, of images as for :meth:`logits`."""
+        return self.logits(images, batch).argmax(1).cpu()
 
     def features(self, images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
         """As :meth:`logits`, but (features float32 [N,D], logits float32 [N,K]); needs a head."""
@@ -126,3 +138,12 @@ class Classifier:
         mean = torch.tensor(self.mean, device=x.device).reshape(1, -1, 1, 1)
         std = torch.tensor(self.std, device=x.device).reshape(1, -1, 1, 1)
         return self.model.runtime.features_and_logits(((x - mean) / std).cpu())
+
+
+@torch.no_grad()
+def correct(logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch: int = 256) -> int:
+    """How many of ``images`` [N,…] ``logits`` ([n,…] → [n,K]) gives their label, ``labels`` int64 [N]."""
+    return sum(
+        int((logits(x).argmax(1).cpu() == y.cpu()).sum())
+        for x, y in zip(images.split(batch), labels.split(batch), strict=True)
+    )

@@ -17,8 +17,8 @@ from formats import (
     head_edit,
     head_values,
     open_model,
-    pack_edit,
-    unpack_edit,
+    pack_tensors,
+    unpack_tensors,
     write_edit,
 )  # fmt: skip
 
@@ -138,19 +138,19 @@ def test_apply_refuses_names_that_the_network_lacks(opened):
 
 
 def test_packing_round_trip():
-    edit = Edit({
+    tensors = {
         "/model/fc.weight": NewTensor("F32", (2, 1), b"12345678"),
         "ünï\0code": NewTensor("F16", (), b"ab"),
         "empty": NewTensor("I64", (0, 3), b""),
-    })  # fmt: skip
-    again = unpack_edit(pack_edit(edit))
-    assert again == edit
-    assert list(again.tensors) == list(edit.tensors)
-    assert unpack_edit(pack_edit(Edit({}))) == Edit({})
+    }
+    again = unpack_tensors(pack_tensors(tensors))
+    assert again == tensors
+    assert list(again) == list(tensors)
+    assert unpack_tensors(pack_tensors({})) == {}
 
 
-def test_packed_edit_is_read_strictly():
-    data = pack_edit(Edit({"w": NewTensor("F32", (1,), b"1234")}))
+def test_packed_tensors_are_read_strictly():
+    data = pack_tensors({"w": NewTensor("F32", (1,), b"1234")})
     for broken in (data[:-1], data + b"x", data.replace(b'"t0":"w"', b'"t1":"w"'), b""):
         with pytest.raises(FormatError):
-            unpack_edit(broken)
+            unpack_tensors(broken)

@@ -12,11 +12,11 @@ CODE = """
 import sys
 import formats
 from formats import Unreadable, identify, inspect, read_source, write_edit
-from formats import Source, Edit, NewTensor, pack_edit, unpack_edit
+from formats import Source, Edit, NewTensor, pack_tensors, unpack_tensors
 import json, struct
 header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
 source = Source("m", struct.pack("<Q", len(header)) + header + b"1234")
-edit = unpack_edit(pack_edit(Edit({"w": NewTensor("F32", (1,), b"abcd")})))
+edit = Edit(unpack_tensors(pack_tensors({"w": NewTensor("F32", (1,), b"abcd")})))
 assert write_edit(source, inspect(source), edit)[""].endswith(b"abcd")
 try:
     identify(b"of no kind, so that all were asked", "m")

@@ -1,11 +1,14 @@
 """The bundled digits as a job of the child sees them: few images, settled preprocessing, no process."""
 
+import dataclasses
 import shutil
 
 import pytest
 import torch
 
+from wiper_cli.audit.requests import ScanRequest
 from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.purifiers import METHODS
 
 torch.set_num_threads(1)
 DIGITS = example_folder()
@@ -62,31 +65,22 @@ def few_digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def job(few_digits):
-    """``job(**changes)``: a request as the parent sends it, over the digits in safetensors."""
+    """``job(kind, **changes)``: a request over the digits in safetensors, without detectors; a purification trains the
+    head for one epoch."""
+    given = {
+        "model": DIGITS / "model.safetensors",
+        "clean": few_digits,
+        "mean": (0.0,),
+        "std": (1.0,),
+        "input_size": (32, 32),
+        "device": "cpu",
+        "detectors": (),
+        "method": METHODS["fine-tuning"](train="head", epochs=1),
+    }
 
-    def make(**changes):
-        return {
-            "model": str(DIGITS / "model.safetensors"),
-            "clean": str(few_digits),
-            "arch": None,
-            "mean": (0.0,),
-            "std": (1.0,),
-            "input_size": (32, 32),
-            "resize": None,
-            "max_images": 5000,
-            "device": "cpu",
-            "seed": 0,
-            "detectors": "none",
-            "targets": [],
-            "method": "fine-tuning",
-            "method_settings": {"train": "head", "epochs": 1},
-            "max_accuracy_drop": 0.02,
-            "accept_unverified": False,
-            "triggered": None,
-            "explain": None,
-            "live": False,
-            **changes,
-        }
+    def make(kind=ScanRequest, **changes):
+        names = [field.name for field in dataclasses.fields(kind)]
+        return kind(**{name: value for name, value in given.items() if name in names} | changes)
 
     return make
 

@@ -1,8 +1,9 @@
 import math
 
 import pytest
+import torch
 
-from wiper_cli.rates import corrected, effectiveness, rate, wilson
+from wiper_cli.rates import AttackRates, Rate, corrected, count, effectiveness, wilson
 
 
 @pytest.mark.parametrize(
@@ -22,8 +23,20 @@ def test_ends_solve_the_score_equation(hits, n):
 
 def test_nothing_counted():
     assert wilson(0, 0) == (0.0, 1.0)
-    assert rate(0, 0) == {"value": None, "n": 0, "interval": [0.0, 1.0]}
-    assert rate(3, 4)["value"] == 0.75
+    assert Rate().as_dict() == {"value": None, "n": 0, "interval": [0.0, 1.0]}
+    assert (Rate().share, Rate(3, 4).share, Rate(3, 4).value) == (0.0, 0.75, 0.75)
+
+
+def test_the_one_count_by_hand():
+    answers, untriggered = torch.tensor([0, 0, 0, 2, 1]), torch.tensor([0, 1, 0, 2, 1])
+    labels = torch.tensor([0, 1, 1, 2, 2])
+    assert count(untriggered, labels) == Rate(3, 5)
+    found = AttackRates.of(answers, untriggered, labels, 0, labels != 0)
+    assert found == AttackRates(asr=Rate(2, 4), ra=Rate(1, 4), base_rate=Rate(1, 4))
+    # A goal for every image, as when each class is sent to the next one.
+    assert count(answers, (labels - 1) % 3, labels >= 0) == Rate(3, 5)
+    assert (found + found).as_dict()["asr"] == Rate(4, 8).as_dict()
+    assert AttackRates() + found == found
 
 
 def test_corrected():

@@ -1,43 +1,55 @@
-"""Whether a purification stands: accuracy, the recovered triggers, and probes it was not trained against.
+"""Whether a purification is accepted: accuracy, the recovered triggers, and probes it was not trained against.
 
 Reads measurements and evidence; imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from wiper_cli.audit.judgement import Evidence
+from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.rates import Rate
+
+if TYPE_CHECKING:
+    from wiper_cli.audit.measure import Measurement, TriggerRates
 
 #: After purification the ASR's lower end may exceed the base rate's upper end by this much: a trigger that
 #: covers or distorts an image sends some of them to the target in honest models too.
 SLACK = 0.03
-
-
 #: ... and its upper end may exceed the base rate by this much; a wider interval means too few images.
 ROOM = 0.10
 
 
 def accept(
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
+    before: Measurement,
+    after: Measurement,
     probes: Sequence[Evidence],
     max_accuracy_drop: float,
     suspects: Sequence[int] = (),
+    accept_unverified: bool = False,
 ) -> tuple[bool, str]:
-    """Whether a purification stands, and a sentence on why (or on every reason why not).
+    """Whether a purification is accepted, and a sentence on why (or on every reason why not).
 
-    ``before``, ``after``: :func:`measure` of the report part with the same triggers. ``probes``: detectors
+    ``before``, ``after``: of the report part with the same triggers. ``probes``: detectors
     run on the purified file that the purifier did not train against. ``max_accuracy_drop``: fraction in 0..1.
     ``suspects``: classes suspected in the original file; a probe counts when it fires for one of them, for
-    any class when none are given.
+    any class when none are given. ``accept_unverified``: also where nothing but the accuracy could be looked at.
     """
-    against = [*_accuracy(before["acc"], after["acc"], max_accuracy_drop)]
-    pairs = list(zip(before["triggers"], after["triggers"], strict=True))
+    fall = before.acc.share - after.acc.share
+    fell = f"the accuracy fell by {100 * max(0.0, fall):.1f} points"
+    asked = [probe.name for probe in probes if probe.ran]
+    unverified = not asked and not after.triggers
+    if unverified and accept_unverified and after.acc.n and fall < max_accuracy_drop:
+        return True, (
+            f"Written unverified, as asked: {fell}, and nothing showed whether there was a backdoor or whether it is "
+            "gone."
+        )
+    against = _accuracy(before.acc, after.acc, max_accuracy_drop)
+    pairs = list(zip(before.triggers, after.triggers, strict=True))
     working = [
         reason
-        for old, new in sorted(pairs, key=lambda pair: -(pair[1]["asr"]["value"] or 0.0))
+        for old, new in sorted(pairs, key=lambda pair: -pair[1].asr.share)
         for reason in _still_works(old, new)
     ]
     if working:
@@ -45,55 +57,49 @@ def accept(
         against.append(working[0] + more)
     for probe in probes:
         if probe.ran and probe.fired and (not suspects or probe.target is None or probe.target in suspects):
-            whom = "" if probe.target is None else f" for class {probe.target}"
+            target = "" if probe.target is None else f" for class {probe.target}"
             numbers = f"{probe.statistic:.2f} against {probe.threshold:.2f}"
-            against.append(f"the probe {probe.name} still fires{whom} ({numbers})")
-    silent_probes = [probe.name for probe in probes if probe.ran]
-    if not silent_probes:
+            against.append(f"the probe {probe.name} still fires{target} ({numbers})")
+    if not asked:
         against.append("no independent probe could be run on the purified model")
     if against:
-        text = "; ".join(against)
-        return False, f"Not accepted: {text}."
-    worked = sum(old["asr"]["interval"][0] > old["base_rate"]["interval"][1] for old in before["triggers"])
-    fall = before["acc"]["value"] - after["acc"]["value"]
+        return False, f"Not accepted: {'; '.join(against)}."
+    worked = sum(old.asr.interval[0] > old.base_rate.interval[1] for old in before.triggers)
     triggers = (
         f"{worked} of the {len(pairs)} triggers measured had worked and none does now, " if pairs else ""
     )
     where = " for the classes suspected in the original" if suspects else ""
+    claim = "" if suspects else " No class had been suspected, so no removal is claimed."
     return True, (
-        f"Accepted: the accuracy fell by {100 * max(0.0, fall):.1f} points, {triggers}and the independent probes "
-        f"({', '.join(silent_probes)}) found nothing{where}."
+        f"Accepted: {fell}, {triggers}and the independent probes ({', '.join(asked)}) found nothing{where}.{claim}"
     )
 
 
-def _accuracy(old: Mapping[str, Any], new: Mapping[str, Any], limit: float) -> list[str]:
-    if not old["n"] or not new["n"]:
+def _accuracy(old: Rate, new: Rate, limit: float) -> list[str]:
+    if not old.n or not new.n:
         return ["there are no images to measure the accuracy on"]
-    if limit * new["n"] < 1:
-        return [
-            f"with {new['n']} images a single one decides about the allowed fall of {100 * limit:g} points"
-        ]
-    fall = old["value"] - new["value"]
+    if limit * new.n < 1:
+        return [f"with {new.n} images a single one decides about the allowed fall of {100 * limit:g} points"]
+    fall = old.share - new.share
     if fall < limit:
         return []
     return [f"the accuracy fell by {100 * fall:.1f} points, from {_percent(old)} to {_percent(new)}"]
 
 
-def _still_works(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    asr, base = new["asr"], new["base_rate"]
-    which = f"{new['origin']} trigger {new['family']} for class {new['target']}"
-    if not asr["n"] or not base["n"]:
+def _still_works(old: TriggerRates, new: TriggerRates) -> list[str]:
+    asr, base = new.asr, new.base_rate
+    which = f"{new.origin} trigger {new.family} for class {new.target}"
+    if not asr.n or not base.n:
         return [f"the {which} could not be measured on any image"]
-    low, high = asr["interval"]
-    above = low > base["interval"][1] + SLACK or asr["value"] > base["value"] + ROOM
-    if above:
-        was = _percent(old["asr"])
+    low, high = asr.interval
+    if low > base.interval[1] + SLACK or asr.share > base.share + ROOM:
+        was = _percent(old.asr)
         return [f"the {which} still succeeds on {_percent(asr)} (before {was}, base rate {_percent(base)})"]
-    if high > base["value"] + ROOM:
-        return [f"{asr['n']} images are too few to tell the {which} from the base rate ({_percent(asr)})"]
+    if high > base.share + ROOM:
+        return [f"{asr.n} images are too few to tell the {which} from the base rate ({_percent(asr)})"]
     return []
 
 
-def _percent(value: Mapping[str, Any]) -> str:
-    low, high = value["interval"]
-    return f"{100 * value['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f}, n = {value['n']})"
+def _percent(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"{100 * rate.share:.1f} % ({100 * low:.1f} to {100 * high:.1f}, n = {rate.n})"

@@ -18,10 +18,10 @@ from wiper_cli.images.folder import printable
 from wiper_cli.images.preprocessing import require_finite
 from wiper_cli.images.splits import Part
 from wiper_cli.images.thumbnails import overlay, uri
-from wiper_cli.rates import rate
+from wiper_cli.rates import count
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.oracle import activation_change, precision, target_contribution
-from wiper_cli.salience.stream import correlation
+from wiper_cli.salience.stream import correlation, lowest
 
 #: Share of the units that the paper's figure calls bad.
 SHARE = 0.1
@@ -43,20 +43,20 @@ def explain(subject: Subject, path: str, part: Part, notes: Notes) -> dict[str, 
     features, logits = classifier.features(part.images)
     require_finite(logits)
     answers = logits.argmax(1)
-    plain, plain_logits = classifier.features(clean.images)
+    untriggered, untriggered_logits = classifier.features(clean.images)
     labelled = bool((part.labels >= 0).all())
-    share = counterparts(clean.labels, part.labels if labelled else None).to(plain.device)
+    share = counterparts(clean.labels, part.labels if labelled else None).to(untriggered.device)
     target = int(answers.mode().values)
-    before, after = share @ plain.double(), features.double().mean(0)
+    before, after = share @ untriggered.double(), features.double().mean(0)
     change = activation_change(before[None], after[None]).cpu()
     adds = target_contribution(before[None], after[None], weight, target).cpu()
     true = {"change": change, "contribution": adds}
     values = {name: METRICS[name](features, logits, answers, weight).cpu() for name in ("bs", "am")}
     known = {"bs": subject.salience.bs, "am": subject.salience.am}
-    goes = answers == target
-    shown = _telling(goes.cpu(), part.labels, target)
-    low, moved = lowest(known["bs"]), lowest(-change)
-    maps = seen(classifier, part.images[shown], {"moved": moved, "lowest": low, "others": ~low})
+    answers = answers.cpu()
+    shown = _examples(answers == target, part.labels, target)
+    low, moved = (lowest(values, how_many(change)) for values in (known["bs"], -change))
+    maps = saliency_maps(classifier, part.images[shown], {"moved": moved, "lowest": low, "others": ~low})
     if maps is None:
         notes.omit("attention maps", "The file was opened head-only: no gradient reaches the pixels.")
     return {
@@ -66,9 +66,9 @@ def explain(subject: Subject, path: str, part: Part, notes: Notes) -> dict[str, 
         if labelled
         else "all clean images, since the true classes of the triggered ones are not known",
         "target": target,
-        "success": rate(int(goes.sum()), len(part)),
-        "base_rate": float(share @ (plain_logits.argmax(1) == target).double()),
-        "recovered": rate(int((answers.cpu() == part.labels).sum()), len(part)) if labelled else None,
+        "success": count(answers, target).as_dict(),
+        "base_rate": float(share @ (untriggered_logits.argmax(1) == target).double()),
+        "recovered": count(answers, part.labels).as_dict() if labelled else None,
         **{name: found.tolist() for name, found in values.items()},
         **{name: found.tolist() for name, found in true.items()},
         "moved": change.argsort(descending=True, stable=True)[: int(moved.sum())].tolist(),
@@ -97,23 +97,19 @@ def counterparts(clean: Tensor, triggered: Tensor | None) -> Tensor:
     return weights / weights.sum()
 
 
-def lowest(values: Tensor, share: float = SHARE) -> Tensor:
-    """Which units are the ``share`` (at least one) of the smallest ``values`` [D]: bool [D]."""
-    chosen = torch.zeros(len(values), dtype=torch.bool)
-    chosen[values.argsort(stable=True)[: _count(values, share)]] = True
-    return chosen
+def how_many(values: Tensor, share: float = SHARE) -> int:
+    """A share of the units of ``values`` [D]: at least one."""
+    return max(1, round(share * len(values)))
 
 
 def precisions(values: Tensor, true: Mapping[str, Tensor], share: float = SHARE) -> dict[str, float]:
     """For each of ``true`` [D]: the share of the lowest units by ``values`` [D] that are among its highest."""
-    return {name: precision(values, one, _count(values, share)) for name, one in true.items()}
+    return {name: precision(values, one, how_many(values, share)) for name, one in true.items()}
 
 
-def _count(values: Tensor, share: float) -> int:
-    return max(1, round(share * len(values)))
-
-
-def seen(classifier: Classifier, images: Tensor, groups: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+def saliency_maps(
+    classifier: Classifier, images: Tensor, groups: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
     """Where each of ``groups`` of units, bool [D], looks on ``images`` [N,C,H,W]: the size of the gradient of their
     summed activations by the pixels, float32 [N,H,W] on the CPU, largest of an image 1. ``None`` without gradients."""
     maps = {}
@@ -129,7 +125,7 @@ def seen(classifier: Classifier, images: Tensor, groups: Mapping[str, Tensor]) -
     return maps
 
 
-def _telling(goes: Tensor, labels: Tensor, target: int) -> Tensor:
+def _examples(goes: Tensor, labels: Tensor, target: int) -> Tensor:
     """Up to :data:`SHOWN` places, spread over the images that the trigger carried to another class, else over those
     that it sent to the target at all."""
     places = (goes & (labels != target)).nonzero().flatten()

@@ -13,11 +13,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.verdict import Finding, Severity, Verdict
 
 #: Share of held-out images from which one detector alone makes a finding critical.
@@ -28,44 +28,6 @@ MOST_SUSPECTS = 4
 
 #: Said with every verdict.
 NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is known."
-
-
-class Found(Protocol):
-    """What is read of a recovered transform."""
-
-    @property
-    def target(self) -> int: ...
-    @property
-    def facts(self) -> Mapping[str, Any]: ...
-
-
-class Evidence(Protocol):
-    """What is read of :class:`wiper_cli.detectors.evidence.Evidence`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def ran(self) -> bool: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def statistic(self) -> float | None: ...
-    @property
-    def threshold(self) -> float | None: ...
-    @property
-    def threshold_origin(self) -> str: ...
-    @property
-    def false_alarm_rate(self) -> float | None: ...
-    @property
-    def fired(self) -> bool: ...
-    @property
-    def target(self) -> int | None: ...
-    @property
-    def per_class(self) -> Sequence[float]: ...
-    @property
-    def suspects(self) -> Sequence[int]: ...
-    @property
-    def recovered(self) -> Sequence[Found]: ...
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,6 @@
-"""What a model does with triggers, as rates with intervals, and whether a purified one may stand.
+"""What a model does with triggers, as rates with intervals (:mod:`wiper_cli.rates` says how each is counted).
 
-ACC: share of clean images answered with their label. ASR for target t: share of triggered images answered
-with t, images labelled t left out. RA: share of the same images answered with their own label. Base rate: the
-ASR formula on the untriggered images. All are fractions in 0..1 with Wilson 95 % intervals. Each trigger
-costs one forward pass, which serves all targets.
+Each trigger costs one forward pass, which serves all targets.
 """
 
 from __future__ import annotations
@@ -23,11 +20,12 @@ from wiper_cli.images import thumbnails
 from wiper_cli.images.splits import Part
 from wiper_cli.perturbations import Recovered
 from wiper_cli.progress import Progress, silent
-from wiper_cli.rates import corrected, effectiveness, rate
+from wiper_cli.rates import Rate, corrected, count, effectiveness
 from wiper_cli.verdict import Problem
 
 Origin = Literal["built-in", "known", "fitted", "recovered", "poisoned folder"]
-Measurement = dict[str, Any]
+#: Name → image as a data URI, ``None`` where there is none.
+Pictures = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,8 @@ class Stamper:
         cls, trigger: Trigger, target: int | None = None, seed: int = 0, origin: Origin = "built-in"
     ) -> Stamper:
         """A family of :mod:`triggers`."""
-        return cls(
-            trigger.name,
-            origin,
-            parameters(trigger),
-            trigger.stamp,
-            target,
-            "" if target is None else "the user",
-            seed,
-        )
+        chosen_by = "" if target is None else "the user"
+        return cls(trigger.name, origin, parameters(trigger), trigger.stamp, target, chosen_by, seed)
 
     @classmethod
     def recovered(cls, found: Recovered) -> Stamper:
@@ -80,6 +71,33 @@ class Poisoned:
     path: str
 
 
+@dataclass(frozen=True)
+class TriggerRates:
+    """What one trigger does; fields as in the report's schema. ``ra``: ``None`` without true labels.
+    ``per_target``: ASR for every class."""
+
+    family: str
+    origin: Origin
+    parameters: Mapping[str, Any]
+    target: int
+    target_chosen_by: str
+    asr: Rate
+    corrected_asr: float
+    ra: Rate | None
+    base_rate: Rate
+    per_target: Sequence[float]
+    pictures: Pictures | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Of one model on the same ``images`` for all triggers."""
+
+    images: int
+    acc: Rate
+    triggers: Sequence[TriggerRates]
+
+
 def measure(
     classifier: Classifier,
     part: Part,
@@ -87,49 +105,49 @@ def measure(
     poisoned: Sequence[Poisoned] = (),
     *,
     batch: int = 64,
-    with_pictures: bool = True,
     progress: Progress = silent,
 ) -> Measurement:
-    """``{images, acc, triggers[]}`` of one model, as in the report's schema; works head-only.
+    """ACC of one model, and the rates of every trigger; works head-only.
 
     Triggered images are rounded to 256 levels before the model sees them. Raises :class:`Problem` when a
     trigger does not fit the images.
     """
-    plain = _answers(classifier, part.images, None, batch)
-    found: list[dict[str, Any]] = []
+    untriggered = _answers(classifier, part.images, None, batch)
+    base = [count(untriggered, k, part.labels != k) for k in range(classifier.classes)]
+    found: list[TriggerRates] = []
     total = len(stampers) + len(poisoned)
     for stamper in stampers:
         progress("verify", len(found), total)
         answers = _answers(classifier, part.images, stamper, batch)
-        found.append(_rates(classifier.classes, stamper, answers, part.labels, plain, part.labels))
-        if with_pictures:
-            place = _telling(answers, part.labels, found[-1]["target"])
-            if place >= 0:
-                found[-1]["pictures"] = _pictures(classifier, part.images[place], stamper)
+        row = _rates(stamper, answers, part.labels, base)
+        if (place := _example(answers, part.labels, row.target)) >= 0:
+            row = replace(row, pictures=_pictures(classifier, part.images[place], stamper))
+        found.append(row)
     for folder in poisoned:
         progress("verify", len(found), total)
-        parameters = {"path": folder.path}
-        who = Stamper("unknown", "poisoned folder", parameters, _as_is, folder.target, "the user")
+        given = Stamper(
+            "unknown", "poisoned folder", {"path": folder.path}, _as_is, folder.target, "the user"
+        )
         answers = _answers(classifier, folder.part.images, None, batch)
-        found.append(_rates(classifier.classes, who, answers, folder.part.labels, plain, part.labels))
-        if with_pictures and len(answers):
-            place = max(0, _telling(answers, folder.part.labels, folder.target))
+        row = _rates(given, answers, folder.part.labels, base)
+        if len(answers):
+            place = max(0, _example(answers, folder.part.labels, folder.target))
             shown = thumbnails.uri(folder.part.images[place].float() / 255)
-            found[-1]["pictures"] = {"clean": None, "triggered": shown, "difference": None}
+            row = replace(row, pictures={"clean": None, "triggered": shown, "difference": None})
+        found.append(row)
     progress("verify", total, total)
-    acc = rate(int((plain == part.labels).sum()), len(part))
-    return {"images": len(part), "acc": acc, "triggers": found}
+    return Measurement(len(part), count(untriggered, part.labels), tuple(found))
 
 
 def _as_is(images: Tensor, generator: torch.Generator) -> Tensor:
     return images
 
 
-def settled(stampers: Sequence[Stamper], before: Mapping[str, Any]) -> list[Stamper]:
+def settled(stampers: Sequence[Stamper], before: Measurement) -> list[Stamper]:
     """The same triggers with the targets that ``before`` settled, for measuring afterwards."""
     return [
-        replace(stamper, target=known["target"], chosen_by=known["target_chosen_by"])
-        for stamper, known in zip(stampers, before["triggers"], strict=False)
+        replace(stamper, target=known.target, chosen_by=known.target_chosen_by)
+        for stamper, known in zip(stampers, before.triggers, strict=False)
     ]
 
 
@@ -139,7 +157,7 @@ def _answers(classifier: Classifier, images: Tensor, stamper: Stamper | None, ba
     generator = torch.Generator().manual_seed(stamper.seed if stamper else 0)
     for chunk in images.split(batch):
         x = chunk if stamper is None else _stamped(classifier, chunk, stamper, generator)
-        parts.append(classifier.logits(x, batch).argmax(1).cpu())
+        parts.append(classifier.answers(x, batch))
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
 
 
@@ -151,63 +169,49 @@ def _stamped(classifier: Classifier, images: Tensor, stamper: Stamper, generator
         raise Problem(f"The trigger {stamper.family} cannot be measured: {error}") from error
 
 
-def _rates(
-    classes: int, stamper: Stamper, answers: Tensor, labels: Tensor, plain: Tensor, plain_labels: Tensor
-) -> dict[str, Any]:
-    hits, n = _per_target(answers, labels, classes)
-    base_hits, base_n = _per_target(plain, plain_labels, classes)
-    asr = [h / m if m else 0.0 for h, m in zip(hits, n, strict=True)]
-    base = [h / m if m else 0.0 for h, m in zip(base_hits, base_n, strict=True)]
+def _rates(stamper: Stamper, answers: Tensor, labels: Tensor, base: Sequence[Rate]) -> TriggerRates:
+    """``base``: of every class, on untriggered images."""
+    asr = [count(answers, k, labels != k) for k in range(len(base))]
+    gain = [corrected(a.share, b.share) for a, b in zip(asr, base, strict=True)]
     target, chosen_by = stamper.target, stamper.chosen_by
     if target is None:
-        gain = [corrected(a, b) for a, b in zip(asr, base, strict=True)]
         target = gain.index(max(gain))
-        chosen_by = f"highest corrected ASR of all {classes} classes on these images"
-    if not 0 <= target < classes:
-        raise Problem(f"The target {target} is no class of the model; it has {classes}, counted from 0.")
-    kept = labels != target
-    right = int(((answers == labels) & kept).sum())
+        chosen_by = f"highest corrected ASR of all {len(base)} classes on these images"
+    if not 0 <= target < len(base):
+        raise Problem(f"The target {target} is no class of the model; it has {len(base)}, counted from 0.")
     known = bool((labels >= 0).all())
-    return {
-        "family": stamper.family,
-        "origin": stamper.origin,
-        "parameters": dict(stamper.parameters),
-        "target": target,
-        "target_chosen_by": chosen_by,
-        "asr": rate(hits[target], n[target]),
-        "corrected_asr": corrected(asr[target], base[target]),
-        "ra": rate(right, n[target]) if known else None,
-        "base_rate": rate(base_hits[target], base_n[target]),
-        "per_target": asr,
-        "pictures": None,
-    }
+    return TriggerRates(
+        family=stamper.family,
+        origin=stamper.origin,
+        parameters=dict(stamper.parameters),
+        target=target,
+        target_chosen_by=chosen_by,
+        asr=asr[target],
+        corrected_asr=gain[target],
+        ra=count(answers, labels, labels != target) if known else None,
+        base_rate=base[target],
+        per_target=[rate.share for rate in asr],
+    )
 
 
-def _per_target(answers: Tensor, labels: Tensor, classes: int) -> tuple[list[int], list[int]]:
-    """For every class: images of other classes answered with it, and images of other classes."""
-    wrong = answers[answers != labels].bincount(minlength=classes)
-    own = labels[labels >= 0].bincount(minlength=classes)
-    return wrong[:classes].tolist(), (len(labels) - own[:classes]).tolist()
-
-
-def _telling(answers: Tensor, labels: Tensor, target: int) -> int:
+def _example(answers: Tensor, labels: Tensor, target: int) -> int:
     """An image of another class that the trigger carries over, else one that it does not, else -1."""
     other = labels != target
     places = (other & (answers == target)).nonzero().flatten().tolist() or other.nonzero().flatten().tolist()
     return int(places[0]) if places else -1
 
 
-def _pictures(classifier: Classifier, image: Tensor, stamper: Stamper) -> dict[str, str]:
+def _pictures(classifier: Classifier, image: Tensor, stamper: Stamper) -> Pictures:
     generator = torch.Generator().manual_seed(stamper.seed)
     stamped = _stamped(classifier, image.unsqueeze(0), stamper, generator)[0]
-    return thumbnails.triple(image.float() / 255, stamped.float().cpu())
+    return {**thumbnails.triple(image.float() / 255, stamped.float().cpu())}
 
 
-def der(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
+def der(before: Measurement, after: Measurement) -> float | None:
     """The lowest DER over the triggers measured in both; ``None`` when there are none."""
     values = [
-        effectiveness(old["asr"]["value"], new["asr"]["value"], before["acc"]["value"], after["acc"]["value"])
-        for old, new in zip(before["triggers"], after["triggers"], strict=True)
-        if old["asr"]["n"] and new["asr"]["n"]
+        effectiveness(old.asr.share, new.asr.share, before.acc.share, after.acc.share)
+        for old, new in zip(before.triggers, after.triggers, strict=True)
+        if old.asr.n and new.asr.n
     ]
     return min(values, default=None)

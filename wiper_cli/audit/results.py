@@ -1,23 +1,27 @@
-"""What was found, as the plain data of a report. Reads results, decides nothing."""
+"""What was found, as the sections of a report. Reads results, decides nothing."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from formats import Edit, Model, NewTensor, pack_edit, stored_bytes
-from formats.tensors import from_bytes
+from formats import Edit, Model, NewTensor, stored_bytes
+from formats.tensors import from_bytes, to_bytes
 from wiper_cli import perturbations
-from wiper_cli.audit.subject import Subject
+from wiper_cli.audit.environment import reported
+from wiper_cli.audit.measure import Measurement, der
+from wiper_cli.audit.subject import Notes, Subject
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.images.thumbnails import triple
 from wiper_cli.perturbations import Recovered
+from wiper_cli.purifiers.contract import Purified
+from wiper_cli.rates import Rate
+from wiper_cli.reports.plain import finite
 
 #: Images whose logits are compared after saving.
 CHECKED = 16
@@ -45,10 +49,16 @@ def described(model: Model) -> dict[str, Any]:
     }
 
 
-def examined(subject: Subject) -> dict[str, Any]:
-    """What every examination says of the model, its images and its units."""
+def remarks(notes: Notes) -> dict[str, Any]:
+    """What every answer says of its making."""
+    return {"timing": notes.timing, "not_done": tuple(notes.not_done), "environment": reported()}
+
+
+def examined(subject: Subject, notes: Notes) -> dict[str, Any]:
+    """What every examination says of the model, its images, its units, and of its making."""
     found = subject.salience
     return {
+        **remarks(notes),
         "model": {**described(subject.model), "classes": subject.class_names},
         "clean": {**subject.folder.describe(), "accuracy": subject.accuracy},
         "preprocessing": subject.preprocessing.as_dict(),
@@ -94,14 +104,14 @@ def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
         "suspects": list(piece.suspects),
         "p_value": None,
         "per_class": [finite(value) for value in piece.per_class],
-        "facts": plain(piece.facts),
+        "facts": jsonable(piece.facts),
         "seconds": round(piece.seconds, 3),
         "trigger": None
         if trigger is None
         else {
             "family": trigger.family,
             "target": trigger.target,
-            "facts": plain(trigger.facts),
+            "facts": jsonable(trigger.facts),
             "pictures": pictures(subject, trigger),
         },
     }
@@ -122,7 +132,7 @@ def changed(model: Model, edit: Edit) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name, new in edit.tensors.items():
         before = from_bytes(stored_bytes(model.source, model.manifest.tensors[name]), new.dtype)
-        change = (tensor(new).flatten().double() - before.double()).reshape(new.shape)
+        change = (from_bytes(new.data, new.dtype).double() - before.double()).reshape(new.shape)
         row: dict[str, Any] = {
             "address": name,
             "elements": int((change != 0).sum()),
@@ -137,9 +147,43 @@ def changed(model: Model, edit: Edit) -> list[dict[str, Any]]:
     return found
 
 
-def expectation(subject: Subject, classifier: Classifier) -> bytes:
-    """Normalised inputs and what the purified file has to answer to them, as a safetensors container."""
-    images = subject.clean.report.images[:CHECKED]
+def verification(
+    before: Measurement,
+    after: Measurement | None,
+    probes: Sequence[dict[str, Any]] = (),
+    accepted: bool | None = None,
+    reason: str = "",
+) -> dict[str, Any]:
+    """The report's ``verification`` mapping; ``probes``: as of :func:`shown_detector`."""
+    return {
+        "before": jsonable(before),
+        "after": jsonable(after),
+        "der": der(before, after) if after else None,
+        "probes": list(probes),
+        "accepted": accepted,
+        "reason": reason,
+    }
+
+
+def purification(
+    model: Model, settings: Any, purified: Purified, accepted: bool, reason: str
+) -> dict[str, Any]:
+    """The report's ``purification`` mapping; ``settings``: the method's."""
+    return {
+        "method": settings.name,
+        "settings": asdict(settings),
+        "history": [asdict(epoch) for epoch in purified.history],
+        "changed": changed(model, purified.edit),
+        "accepted": accepted,
+        "reason": reason,
+        "output": None,
+        "notes": list(purified.notes),
+    }
+
+
+def expectation(classifier: Classifier, images: Tensor) -> dict[str, NewTensor]:
+    """Normalised ``inputs`` and the ``outputs`` that the purified file has to give for them, of the first images."""
+    images = images[:CHECKED]
     x = classifier.as_float(images).cpu()
     mean = torch.tensor(classifier.mean).reshape(1, -1, 1, 1)
     std = torch.tensor(classifier.std).reshape(1, -1, 1, 1)
@@ -147,36 +191,19 @@ def expectation(subject: Subject, classifier: Classifier) -> bytes:
     # A file that ends in a softmax was opened as the logarithm of its output.
     outputs = logits.exp() if classifier.model.probabilities else logits
     expected = {"inputs": (x - mean) / std, "outputs": outputs}
-    return pack_edit(
-        Edit(
-            {
-                name: NewTensor("F32", tuple(value.shape), value.contiguous().numpy().tobytes())
-                for name, value in expected.items()
-            }
-        )
-    )
+    return {name: NewTensor("F32", tuple(value.shape), to_bytes(value)) for name, value in expected.items()}
 
 
-def tensor(new: NewTensor) -> Tensor:
-    """The values of an edit as a torch tensor in their own dtype."""
-    return from_bytes(new.data, new.dtype, new.shape)
-
-
-def finite(value: float | None) -> float | None:
-    """NaN and infinities have no word in JSON."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def plain(value: Any) -> Any:
-    """Tensors and tuples as lists, numbers as they are, everything else as text."""
+def jsonable(value: Any) -> Any:
+    """Dataclasses as mappings, tensors and tuples as lists, numbers as they are if finite, all else as text."""
+    if isinstance(value, Rate):
+        return value.as_dict()
     if isinstance(value, Tensor):
-        return plain(value.tolist())
-    if isinstance(value, dict) or hasattr(value, "items"):
-        return {str(key): plain(item) for key, item in value.items()}
+        return jsonable(value.tolist())
+    if is_dataclass(value):
+        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
-        return value
-    if isinstance(value, float):
-        return finite(value)
-    return str(value)
+        return [jsonable(item) for item in value]
+    return finite(value) if value is None or isinstance(value, (bool, int, float, str)) else str(value)

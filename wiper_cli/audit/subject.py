@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from formats import Model, Unsupported, open_model, read_source
-from wiper_cli.classifier import Classifier
+from wiper_cli.audit.requests import Examination, Request
+from wiper_cli.classifier import Classifier, correct
 from wiper_cli.images.folder import CleanFolder, read_folder
 from wiper_cli.images.preprocessing import Flags, Prepared, Preprocessing, doubt, require_finite
 from wiper_cli.images.preprocessing import prepare as prepare_images
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.salience.stream import Salience, SaliencePass
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity
-
-Job = Mapping[str, Any]
 
 #: Most networks of the same tensors that are tried by their accuracy.
 _CANDIDATES = 6
@@ -33,6 +30,15 @@ class Reporter(Protocol):
     def __call__(self, stage: str, done: int, total: int) -> None: ...
 
     def log(self, sentence: str) -> None: ...
+
+
+class _Silent:
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def log(self, sentence: str) -> None: ...
+
+
+#: Says nothing.
+SILENT: Reporter = _Silent()
 
 
 @dataclass
@@ -56,20 +62,6 @@ class Notes:
         """Something that a reader may expect and that was not done."""
         self.not_done.append({"what": what, "why": why})
 
-    def result(self, **parts: Any) -> dict[str, Any]:
-        """``parts`` with the accumulated remarks and the environment."""
-        return {
-            **parts,
-            "timing": self.timing,
-            "not_done": self.not_done,
-            "environment": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "platform": platform.platform(),
-                "threads": torch.get_num_threads(),
-            },
-        }
-
 
 @dataclass
 class Subject:
@@ -88,33 +80,28 @@ class Subject:
         """A name for every class: the model's own, else its folder's, else its number."""
         return list(self.model.class_names or self.folder.names or map(str, range(self.model.classes)))
 
-    def with_model(self, model: Model) -> Classifier:
-        """Another model under the same preprocessing."""
-        return Classifier(model, self.classifier.mean, self.classifier.std, self.classifier.device)
-
     def everything(self) -> Part:
         """All images in memory, for measurements after which nothing is chosen."""
         parts = (self.clean.fit, self.clean.select, self.clean.report)
         return Part(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def open_file(job: Job, report: Reporter, notes: Notes, arch: str | None = None) -> Model:
-    """Opens the job's model; says what opening had to leave out."""
+def open_file(request: Request[Any], report: Reporter, notes: Notes, arch: str | None = None) -> Model:
+    """Opens the model; says what opening had to leave out."""
     report("open the model", 0, 0)
     with notes.stage("open"):
-        model = open_model(read_source(Path(job["model"])), arch or job["arch"])
+        model = open_model(read_source(request.model), arch or request.arch)
     for note in model.notes:
         report.log(note)
     return model
 
 
-def prepare(job: Job, report: Reporter, notes: Notes, salience: bool = True) -> Subject:
+def prepare(request: Examination[Any], report: Reporter, notes: Notes, salience: bool = True) -> Subject:
     """Opens the model, decodes the clean folder for it, and measures accuracy and salience in one pass."""
-    model = open_file(job, report, notes)
-    folder = read_folder(job["clean"], model.classes, model.class_names)
-    flags = Flags(job["mean"], job["std"], job["input_size"], job["resize"])
+    model = open_file(request, report, notes)
+    folder = read_folder(request.clean, model.classes, model.class_names)
     with notes.stage("images"):
-        model, prepared = _decided(job, model, folder, flags, report, notes)
+        model, prepared = _decided(request, model, folder, report, notes)
     if prepared.preprocessing.margin is not None:
         message = (
             f"{prepared.preprocessing.origin} Its margin is {100 * prepared.preprocessing.margin:.1f} points."
@@ -122,7 +109,7 @@ def prepare(job: Job, report: Reporter, notes: Notes, salience: bool = True) -> 
         notes.findings.append(Finding("WIPER-F02", Severity.INFO, message))
     subject = Subject(model, folder, prepared.preprocessing, prepared.classifier, prepared.clean)
     with notes.stage("salience"):
-        _one_pass(subject, job, salience, report, notes)
+        _one_pass(subject, request, salience, report, notes)
     return subject
 
 
@@ -142,34 +129,35 @@ def device(name: str) -> torch.device:
 
 
 def _decided(
-    job: Job, model: Model, folder: CleanFolder, flags: Flags, report: Reporter, notes: Notes
+    request: Examination[Any], model: Model, folder: CleanFolder, report: Reporter, notes: Notes
 ) -> tuple[Model, Prepared]:
     """Images for the model; where several networks have these tensors, the one that classifies best."""
+    flags = Flags(request.mean, request.std, request.input_size, request.resize)
 
     def ready(one: Model) -> Prepared:
         return prepare_images(
-            one, folder, flags, device(job["device"]), job["seed"], job["max_images"], report
+            one, folder, flags, device(request.device), request.seed, request.max_images, report
         )
 
     names = model.architecture.candidates[:_CANDIDATES]
-    if len(names) < 2 or job["arch"] is not None or not folder.labelled:
+    if len(names) < 2 or request.arch is not None or not folder.labelled:
         return model, ready(model)
     tried: list[tuple[float, Model, Prepared]] = []
     for name in names:
         try:
-            other = model if name == model.architecture.name else open_file(job, report, notes, name)
+            other = model if name == model.architecture.name else open_file(request, report, notes, name)
             prepared = ready(other)
         except (Problem, Unsupported) as error:
             report.log(f"{name}: {error}")
             continue
-        guesses = prepared.classifier.logits(prepared.clean.select.images).argmax(1).cpu()
-        accuracy = float((guesses == prepared.clean.select.labels).double().mean())
-        tried.append((accuracy, other, prepared))
+        select = prepared.clean.select
+        right = correct(prepared.classifier.logits, select.images, select.labels)
+        tried.append((right / len(select), other, prepared))
     if not tried:
         raise Problem(
             f"None of {', '.join(names)} runs on these images; name one with --arch.", ExitCode.NO_VERDICT
         )
-    accuracy, best, prepared = max(tried, key=lambda one: one[0])
+    _, best, prepared = max(tried, key=lambda one: one[0])
     said = ", ".join(f"{one.architecture.name} {100 * value:.1f} %" for value, one, _ in tried)
     chosen = replace(best.architecture, how="accuracy", candidates=names)
     best.architecture = chosen
@@ -183,7 +171,9 @@ def _decided(
     return best, prepared
 
 
-def _one_pass(subject: Subject, job: Job, wanted: bool, report: Reporter, notes: Notes) -> None:
+def _one_pass(
+    subject: Subject, request: Examination[Any], wanted: bool, report: Reporter, notes: Notes
+) -> None:
     """Accuracy over all images of the folder, and the salience of every unit of a linear head."""
     head = subject.model.head
     total = None
@@ -191,10 +181,9 @@ def _one_pass(subject: Subject, job: Job, wanted: bool, report: Reporter, notes:
         total = SaliencePass(subject.classifier.head()[0])
     elif wanted:
         notes.omit("salience", "The model has no linear head whose units could be scored.")
-    correct = 0
+    right = 0
     counts = torch.zeros(subject.model.classes, dtype=torch.long)
-    batches = _batches(subject, job, report)
-    for x, y in batches:
+    for x, y in _batches(subject, request, report):
         y = y.to(subject.classifier.device)
         if total is not None:
             features, logits = subject.classifier.features(x)
@@ -203,25 +192,27 @@ def _one_pass(subject: Subject, job: Job, wanted: bool, report: Reporter, notes:
         else:
             logits = subject.classifier.logits(x)
         require_finite(logits)
-        correct += int((logits.argmax(1) == y.to(logits.device)).sum())
+        right += int((logits.argmax(1) == y.to(logits.device)).sum())
         counts += y.cpu().bincount(minlength=len(counts))
     subject.salience = total.result() if total is not None else None
     if subject.folder.labelled:
-        subject.accuracy = correct / int(counts.sum())
-        sentence = doubt(correct, counts.tolist())
+        subject.accuracy = right / int(counts.sum())
+        sentence = doubt(right, counts.tolist())
         if sentence:
             notes.findings.append(Finding("WIPER-F03", Severity.LOW, sentence))
 
 
-def _batches(subject: Subject, job: Job, report: Reporter) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(
+    subject: Subject, request: Examination[Any], report: Reporter
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """What is in memory, then, of a labelled folder that is larger than that, the rest as it is decoded."""
     folder = subject.folder
     for part in (subject.clean.fit, subject.clean.select, subject.clean.report):
         for start in range(0, len(part), 256):
             report("score the units", start, len(part))
             yield part.images[start : start + 256], part.labels[start : start + 256]
-    if folder.labelled and len(folder) > job["max_images"]:
-        kept = torch.cat(list(folder.split(job["seed"], job["max_images"]).values()))
+    if folder.labelled and len(folder) > request.max_images:
+        kept = torch.cat(list(folder.split(request.seed, request.max_images).values()))
         rest = torch.ones(len(folder), dtype=torch.bool).index_fill_(0, kept, False).nonzero().flatten()
         for batch in folder.stream(subject.preprocessing.geometry, 256, rest, progress=report):
             yield batch.images, batch.labels

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from triggers.families.known import Known
 from triggers.family import Trigger, Victim
 from triggers.store import load
 from wiper_cli.audit.measure import Stamper
+from wiper_cli.audit.requests import VerifyRequest
 from wiper_cli.audit.subject import Notes, Reporter, Subject
 from wiper_cli.classifier import Classifier
 from wiper_cli.nearest import nearest
@@ -24,29 +24,27 @@ from wiper_cli.verdict import ExitCode, Problem
 FIT_IMAGES = 1000
 
 
-def stampers(job: Mapping[str, Any], subject: Subject, notes: Notes, report: Reporter) -> list[Stamper]:
+def stampers(request: VerifyRequest, subject: Subject, notes: Notes, report: Reporter) -> list[Stamper]:
     """The triggers that were asked for; of all families those that cannot be stamped are named as left out.
 
     Raises :class:`Problem` for names that do not exist, files that are no triggers, and when nothing is left.
     """
     found: list[Stamper] = []
-    target, seed = job["target"], job["seed"]
-    known = job["known"]
+    target, seed, known = request.target, request.seed, request.known
     if known is not None:
-        position = tuple(known["position"]) if known["position"] else None
-        trigger = Known(known["image"], known["mask"] or "", known["alpha"], position)
+        mask = "" if known.mask is None else str(known.mask)
+        trigger = Known(str(known.image), mask, known.alpha, known.position)
         found.append(Stamper.of(trigger, target, origin="known"))
-    for path in job["trigger_files"]:
-        found.append(_stored(Path(path), target, seed))
-    names = _names(job["triggers"])
+    for path in request.trigger_files:
+        found.append(_stored(path, target, seed))
     unfitted = []
-    for name in names:
+    for name in _names(request.triggers):
         family: Trigger = triggers.find(name)()
         if family.needs == "nothing":
             found.append(Stamper.of(family, target, seed))
-        elif job["fit"]:
-            found.append(Stamper.of(_fitted(family, job, subject, report), target, seed, "fitted"))
-        elif job["triggers"] == "all":
+        elif request.fit:
+            found.append(Stamper.of(_fitted(family, request, subject, report), target, seed, "fitted"))
+        elif request.triggers is None:
             unfitted.append(name)
         else:
             raise Problem(
@@ -54,7 +52,7 @@ def stampers(job: Mapping[str, Any], subject: Subject, notes: Notes, report: Rep
             )
     if unfitted:
         notes.omit(f"the families {', '.join(unfitted)}", "they are fitted to a model; --fit does that")
-    if not found and job["poisoned"] is None:
+    if not found and request.poisoned is None:
         raise Problem(
             "No trigger to measure: name families with --triggers, or give --trigger-image, --trigger-file or "
             "--poisoned."
@@ -62,16 +60,14 @@ def stampers(job: Mapping[str, Any], subject: Subject, notes: Notes, report: Rep
     return found
 
 
-def _names(asked: str) -> list[str]:
-    offered = [name for name in triggers.names() if name != Known.name]
-    if asked in ("all", "none"):
-        return offered if asked == "all" else []
-    for name in asked.split(","):
+def _names(asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    offered = tuple(name for name in triggers.names() if name != Known.name)
+    for name in asked or ():
         if name not in offered:
             raise Problem(
                 f"There is no trigger family {name!r}{nearest(name, offered)}; 'wiper triggers' lists them."
             )
-    return asked.split(",")
+    return offered if asked is None else asked
 
 
 def _stored(path: Path, target: int | None, seed: int) -> Stamper:
@@ -84,15 +80,16 @@ def _stored(path: Path, target: int | None, seed: int) -> Stamper:
     return Stamper.of(trigger, target, seed, "known")
 
 
-def _fitted(family: Trigger, job: Mapping[str, Any], subject: Subject, report: Reporter) -> Trigger:
+def _fitted(family: Trigger, request: VerifyRequest, subject: Subject, report: Reporter) -> Trigger:
+    assert request.target is not None
     part = subject.clean.fit
-    some = torch.randperm(len(part), generator=torch.Generator().manual_seed(job["seed"]))[:FIT_IMAGES]
+    some = torch.randperm(len(part), generator=torch.Generator().manual_seed(request.seed))[:FIT_IMAGES]
     images = part.images[some].to(subject.classifier.device)
     labels = part.labels[some].to(subject.classifier.device)
     with victim(subject.classifier) as model:
-        generator = torch.Generator().manual_seed(job["seed"])
+        generator = torch.Generator().manual_seed(request.seed)
         try:
-            return family.fit(model, images, labels, job["target"], generator, report)
+            return family.fit(model, images, labels, request.target, generator, report)
         except TriggerError as error:
             raise Problem(f"The trigger {family.name} cannot be fitted: {error}") from error
 

@@ -7,13 +7,12 @@ sees, with triggered images rounded to 256 levels.
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,27 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from formats import FormatError, apply_edit, open_model, read_source
+from formats import FormatError, open_model, read_source
 from triggers.errors import TriggerError
 from triggers.family import Trigger, quantise
 from triggers.poisoning import Poisoning
 from triggers.store import load as load_trigger
 from wiper_cli import __version__
-from wiper_cli.audit import judgement
+from wiper_cli.audit.detection import detect
 from wiper_cli.audit.environment import environment
 from wiper_cli.audit.subject import device as device_of
 from wiper_cli.bench.cells import Cell, Store, put
 from wiper_cli.bench.watching import Watched
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors import DETECTORS, detector
+from wiper_cli.detectors import DETECTORS
 from wiper_cli.images.folder import SHARE, read_folder
 from wiper_cli.images.preprocessing import Flags, predicted, prepare
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.perturbations import Recovered
 from wiper_cli.progress import Progress, silent
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.rates import effectiveness, rate
+from wiper_cli.rates import AttackRates, count, effectiveness
+from wiper_cli.reports.plain import finite
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.zoo import datasets
 from wiper_cli.zoo.specimen import read_manifest
@@ -84,19 +84,13 @@ class Ground:
         """``{acc, asr, ra, base_rate}`` as ``{value, n, interval}``, on the ``first`` images; without a trigger only
         ``acc``. Several triggers count together."""
         labels = self.test.labels[:first]
-        plain = classifier.logits(self.test.images[:first]).argmax(1).cpu()
-        found = {"acc": rate(int((plain == labels).sum()), len(labels))}
-        reached = right = base = n = 0
+        plain = classifier.answers(self.test.images[:first])
+        found = {"acc": count(plain, labels).as_dict()}
+        total = AttackRates()
         for images, goal, counts in self.triggered:
-            goal, counts = goal[:first], counts[:first]
-            answers = classifier.logits(images[:first]).argmax(1).cpu()
-            reached += int(((answers == goal) & counts).sum())
-            right += int(((answers == labels) & counts).sum())
-            base += int(((plain == goal) & counts).sum())
-            n += int(counts.sum())
-        if self.triggered:
-            found |= {"asr": rate(reached, n), "ra": rate(right, n), "base_rate": rate(base, n)}
-        return found
+            answers = classifier.answers(images[:first])
+            total += AttackRates.of(answers, plain, labels, goal[:first], counts[:first])
+        return found | total.as_dict() if self.triggered else found
 
 
 def run(cell: Cell, place: Place, progress: Progress = silent) -> dict[str, Any]:
@@ -131,7 +125,8 @@ def run(cell: Cell, place: Place, progress: Progress = silent) -> dict[str, Any]
         "environment": environment(),
         "device": device_of(place.device).type,
     }
-    return store.write(cell, _finite(outcome))
+    # Six digits are more than any image count gives.
+    return store.write(cell, finite(outcome, 6))
 
 
 def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dict[str, Any]:
@@ -160,8 +155,9 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
     if place.device != "cpu" and torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
-    model, edited = classifier.model, apply_edit(classifier.model, purified.edit)
-    after = ground.measure(Classifier(edited, classifier.mean, classifier.std, classifier.device))
+    treated = classifier.with_edit(purified.edit)
+    after = ground.measure(treated)
+    model, edited = classifier.model, treated.model
     moved = {}
     if model.network is not None and edited.network is not None:
         old, new = model.named(model.network), edited.named(edited.network)
@@ -211,11 +207,8 @@ def _scan(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dict[
     classifier, clean = subject_of(cell.specimen, cell.file, cell.images, cell.labels, cell.seed, place)
     names = classifier.model.class_names or [str(k) for k in range(classifier.classes)]
     began = time.perf_counter()
-    evidence = [
-        replace(detector(name).run(classifier, clean, progress, cell.seed), name=name) for name in DETECTORS
-    ]
-    judged = judgement.judge(evidence, classifier.classes, names)
-    recovered = [found for piece in evidence for found in piece.recovered]
+    scanned = detect(classifier, clean, DETECTORS, names, cell.seed, progress)
+    judged, recovered = scanned.judged, scanned.recovered
     tensors = {
         f"{i}.{name}": value.contiguous()
         for i, one in enumerate(recovered)
@@ -233,7 +226,7 @@ def _scan(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dict[
                 key: getattr(piece, key)
                 for key in ("name", "ran", "reason", "statistic", "threshold", "fired", "target")
             }
-            for piece in evidence
+            for piece in scanned.evidence
         ],
     }
 
@@ -427,14 +420,3 @@ def _peak() -> dict[str, int | None]:
                 host = int(line.split()[1]) * 1024
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {"host": host, "gpu": gpu}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes ``None``. Six digits are more than any image count gives."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value

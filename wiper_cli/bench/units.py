@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from wiper_cli.audit.explanation import SHARE, lowest, precisions, seen
+from wiper_cli.audit.explanation import SHARE, how_many, precisions, saliency_maps
 from wiper_cli.bench.cells import Cell
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Clean
 from wiper_cli.nearest import nearest
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.oracle import activation_change, target_contribution
-from wiper_cli.salience.stream import correlation, stability
+from wiper_cli.salience.stream import correlation, lowest, stability
 from wiper_cli.verdict import Problem
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def scored(cell: Cell, classifier: Classifier, clean: Clean, ground: Ground) -> 
 def attention(classifier: Classifier, image: Tensor, values: Tensor) -> dict[str, Any] | None:
     """Where the lowest units and where all others look on one triggered image [1,C,H,W], largest 1; [H][W] each.
     ``None`` without gradients."""
-    low = lowest(values)
-    maps = seen(classifier, image, {"lowest": low, "others": ~low})
+    low = lowest(values, how_many(values))
+    maps = saliency_maps(classifier, image, {"lowest": low, "others": ~low})
     if maps is None:
         return None
     rows = {name: found[0].tolist() for name, found in maps.items()}

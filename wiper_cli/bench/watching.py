@@ -16,6 +16,7 @@ from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Part
 from wiper_cli.progress import Progress
 from wiper_cli.salience import METRICS
+from wiper_cli.salience.stream import lowest
 
 
 class Watched(Classifier):
@@ -35,8 +36,7 @@ class Watched(Classifier):
         features, logits = classifier.features(fit.images)
         scores = METRICS["bs"](features, logits, fit.labels.to(features.device), classifier.head()[0])
         count = round(float(getattr(settings, "beta", 0.5)) * len(scores))
-        made.low = torch.zeros(len(scores), dtype=torch.bool)
-        made.low[scores.argsort(stable=True)[:count].cpu()] = True
+        made.low = lowest(scores, count)
         return made
 
     epochs: int

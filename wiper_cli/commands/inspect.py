@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from wiper_cli.commands.shared.document import Document
+from wiper_cli.audit.requests import InspectRequest
+from wiper_cli.commands.shared.document import Document, merge
 from wiper_cli.commands.shared.options import MODEL, Settings, option, shared_options
-from wiper_cli.commands.shared.run import Run, check_requested, finish, merge
+from wiper_cli.commands.shared.run import Run, check_requested, finish
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import KIND_NAMES, ExitCode
 
@@ -39,7 +40,7 @@ def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, *
                         f"{KIND_NAMES[subject.manifest.kind]} file with {len(subject.manifest.tensors)} tensors."
                     )
                 else:
-                    merge(document, run.child("inspect", subject).result)
+                    merge(document, run.ask(InspectRequest(model=subject.copy, arch=settings.arch)))
             document["verdict"] = "no_finding"
             document["exit_code"] = int(ExitCode.OK)
             document["not_done"].append({"what": "detection", "why": "inspect does not look for backdoors."})

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from formats import unpack_edit, write_edit
+from formats import write_edit
+from wiper_cli.audit.answers import PurifyAnswer
+from wiper_cli.audit.requests import CheckRequest, PurifyRequest
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.method_options import MethodCommand, MethodName, Triggered, method_settings
 from wiper_cli.commands.shared.options import MODEL, Detectors, Number, Settings, option, shared_options
-from wiper_cli.commands.shared.run import Run, Subject, check_requested, finish, merge, require_clean
+from wiper_cli.commands.shared.run import Run, Subject, check_requested, finish, require_clean
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.commands.shared.transaction import check_companions, check_destination, commit, staged
 from wiper_cli.purifiers import METHODS
@@ -23,49 +25,34 @@ from wiper_cli.verdict import ExitCode, Verdict
 @click.argument("model", type=MODEL)
 @option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="File to write."
-)
+)  # fmt: skip
 @option("--force", is_flag=True, help="Replace OUT when it exists.")
 @option("--method", type=MethodName(), default=next(iter(METHODS)), help="How to purify.")
 @option(
-    "--max-accuracy-drop",
-    type=Number(0, 100),
-    default=2.0,
+    "--max-accuracy-drop", type=Number(0, 100), default=100 * PurifyRequest.max_accuracy_drop,
     metavar="POINTS",
     help="Most accuracy, in percentage points, that a purification may cost.",
-)
+)  # fmt: skip
 @option(
-    "--detectors",
-    type=Detectors(),
-    default="all",
-    metavar=Detectors.name,
+    "--detectors", type=Detectors(), default="all", metavar=Detectors.name,
     help="Which detectors name the suspects before and are asked again afterwards.",
-)
+)  # fmt: skip
 @option(
-    "--target",
-    "targets",
-    type=click.IntRange(min=0),
-    multiple=True,
-    metavar="CLASS",
+    "--target", "targets", type=click.IntRange(min=0), multiple=True, metavar="CLASS",
     help="A class known to be the target, by number; repeatable. It joins the detectors' suspects.",
-)
+)  # fmt: skip
 @option(
-    "--triggered",
-    cls=Triggered,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    "--triggered", cls=Triggered, type=click.Path(path_type=Path), metavar="DIR",
     help="Images that carry the trigger, for the methods that need them ({methods}).",
-)
+)  # fmt: skip
 @option(
-    "--batch-norm",
-    type=click.Choice(["frozen", "live"]),
-    default="frozen",
+    "--batch-norm", type=click.Choice(["frozen", "live"]), default="frozen",
     help="live: train batch norm with its statistics, where the file has them and the method can.",
-)
+)  # fmt: skip
 @option(
-    "--accept-unverified",
-    is_flag=True,
+    "--accept-unverified", is_flag=True,
     help="Write the file also where nothing could verify that a backdoor is gone.",
-)
+)  # fmt: skip
 @shared_options
 @click.pass_context
 def purify(context: click.Context, /, model: Path, **_: Any) -> None:
@@ -80,30 +67,27 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
     output: Path = details["output"]
     check_requested(settings.output_formats, [model, output])
     check_destination(output, model, details["force"])
-    chosen = method_settings(context, details["method"])
+    method = METHODS[details["method"]](**method_settings(context, details["method"]))
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("purify", settings, display)
 
         def work(document: Document) -> None:
             with run.subject(model, document) as subject:
                 check_companions(output, subject.source, details["force"], model)
-                answer = run.child(
-                    "purify",
-                    subject,
-                    method=details["method"],
-                    method_settings=chosen,
+                request = PurifyRequest(
+                    **run.examined(subject),
+                    method=method,
                     max_accuracy_drop=details["max_accuracy_drop"] / 100,
-                    detectors=details["detectors"],
-                    targets=list(details["targets"]),
-                    triggered=str(details["triggered"]) if details["triggered"] else None,
+                    detectors=Detectors.named(details["detectors"]),
+                    targets=details["targets"],
+                    triggered=details["triggered"],
                     live=details["batch_norm"] == "live",
                     accept_unverified=details["accept_unverified"],
                 )
-                merge(document, answer.result)
-                purification = document["purification"]
-                if purification["accepted"]:
-                    edit, expected = answer.tensors
-                    _write(run, subject, edit, expected, output, details["force"], document)
+                answer = run.ask(request)
+                documents.merge(document, answer)
+                if answer.accepted:
+                    _write(run, subject, answer, output, details["force"], document)
             _conclude(document, settings)
 
         report = run.document(model, work)
@@ -111,25 +95,20 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
 
 
 def _write(
-    run: Run, subject: Subject, edit: bytes, expected: bytes, output: Path, force: bool, document: Document
+    run: Run, subject: Subject, answer: PurifyAnswer, output: Path, force: bool, document: Document
 ) -> None:
-    """Lays the file out, has it measured by the runtime that serves it, and only then renames it into place.
-
-    ``expected``: inputs and the logits that the purified network gave for them.
-    """
-    files = write_edit(subject.source, subject.manifest, unpack_edit(edit))
+    """Lays the file out, has it measured by the runtime that serves it, and only then renames it into place."""
+    files = write_edit(subject.source, subject.manifest, answer.edit)
     with staged(output, subject.source, files, force) as stage:
-        written = Subject(output, subject.source, subject.manifest, stage.model)
-        architecture = document["model"]["architecture"]["name"]
-        answer = run.child(
-            "check",
-            written,
-            payload=expected,
-            arch=run.settings.arch or architecture,
-            dtypes=sorted({address.dtype for address in subject.manifest.tensors.values()}),
+        request = CheckRequest(
+            model=stage.model,
+            arch=run.settings.arch or answer.architecture,
+            dtypes=tuple(sorted({address.dtype for address in subject.manifest.tensors.values()})),
+            expected=answer.expected,
         )
-        difference = answer.result["largest_logit_difference"]
-        if not answer.result["agrees"]:
+        checked = run.ask(request)
+        difference = checked.largest_logit_difference
+        if not checked.agrees:
             how = "no usable logits" if difference is None else f"a largest difference of {difference:.2g}"
             document["purification"]["accepted"] = False
             document["purification"]["reason"] = document["sentence"] = (

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from wiper_cli.audit.requests import ScanRequest
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.options import MODEL, Detectors, Settings, option, shared_options
-from wiper_cli.commands.shared.run import Run, check_requested, finish, merge, require_clean, require_folder
+from wiper_cli.commands.shared.run import Run, check_requested, finish, require_clean, require_folder
 from wiper_cli.commands.shared.terminal import Display
 
 
@@ -48,10 +49,9 @@ def scan(
             if len(models) > 1:
                 display.subject(path.name)
             with run.subject(path, document) as subject:
-                answer = run.child(
-                    "scan", subject, detectors=detectors, explain=str(explain) if explain else None
-                )
-                merge(document, answer.result)
+                asked = Detectors.named(detectors)
+                request = ScanRequest(**run.examined(subject), detectors=asked, explain=explain)
+                documents.merge(document, run.ask(request))
             documents.conclude(document, settings.fail_on, settings.exit_zero)
 
         reports = [run.document(path, examine) for path in models]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
+from wiper_cli.audit.requests import KnownTrigger, VerifyRequest
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.options import MODEL, Number, Settings, option, shared_options
-from wiper_cli.commands.shared.run import Run, check_requested, finish, merge, require_clean
+from wiper_cli.commands.shared.run import Run, check_requested, finish, require_clean
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import Problem
 
@@ -34,38 +36,30 @@ class _Position(click.ParamType):  # type: ignore[type-arg]
 @click.argument("model", type=MODEL)
 @click.argument("purified", type=MODEL, required=False, metavar="[OUT]")
 @option(
-    "--triggers",
-    default="all",
-    metavar="all|none|NAME[,NAME…]",
+    "--triggers", default="all", metavar="all|none|NAME[,NAME…]",
     help="Built-in trigger families to stamp; 'wiper triggers' lists them.",
-)
+)  # fmt: skip
 @option("--trigger-image", type=click.Path(path_type=Path), metavar="PNG", help="A known trigger.")
 @option(
     "--mask", type=click.Path(path_type=Path), metavar="PNG", help="Where the known trigger covers (white)."
-)
-@option("--alpha", type=Number(0, 1), default=1.0, help="Opacity of the known trigger.")
+)  # fmt: skip
+@option("--alpha", type=Number(0, 1), default=KnownTrigger.alpha, help="Opacity of the known trigger.")
 @option("--position", type=_Position(), help="Top left corner of the known trigger.")
 @option(
-    "--trigger-file",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="FILE",
+    "--trigger-file", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
     help="A trigger as 'wiper zoo' writes it; repeatable.",
-)
+)  # fmt: skip
 @option(
     "--fit", is_flag=True, help="Also fit the families that depend on a model, to this one and for --target."
-)
+)  # fmt: skip
 @option("--poisoned", type=click.Path(path_type=Path), metavar="DIR", help="Folder of triggered images.")
 @option(
     "--target", type=click.IntRange(min=0), metavar="CLASS", help="The class the trigger aims at, by number."
-)
+)  # fmt: skip
 @option(
-    "--max-asr",
-    type=Number(0, 100),
-    default=20.0,
-    metavar="PERCENT",
+    "--max-asr", type=Number(0, 100), default=100 * VerifyRequest.max_asr, metavar="PERCENT",
     help="Attack success, above the base rate, from which a trigger counts as working.",
-)
+)  # fmt: skip
 @shared_options
 @click.pass_context
 def verify(context: click.Context, /, model: Path, purified: Path | None, **_: Any) -> None:
@@ -85,32 +79,31 @@ def verify(context: click.Context, /, model: Path, purified: Path | None, **_: A
         raise Problem("--poisoned needs --target: the class that its images are meant to reach.")
     if details["fit"] and details["target"] is None:
         raise Problem("--fit needs --target: the class that the triggers are fitted for.")
+    image, asked = details["trigger_image"], details["triggers"]
+    known = None
+    if image is not None:
+        known = KnownTrigger(
+            image=image, mask=details["mask"], alpha=details["alpha"], position=details["position"]
+        )
+    families = {"all": None, "none": ()}.get(asked, tuple(asked.split(",")))
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("verify", settings, display)
 
         def work(document: Document) -> None:
-            with run.subject(model, document) as before:
-                asked = {
-                    "triggers": details["triggers"],
-                    "trigger_files": [str(path) for path in details["trigger_file"]],
-                    "fit": details["fit"],
-                    "known": None
-                    if details["trigger_image"] is None
-                    else {
-                        "image": str(details["trigger_image"]),
-                        "mask": str(details["mask"]) if details["mask"] else None,
-                        "alpha": details["alpha"],
-                        "position": details["position"],
-                    },
-                    "poisoned": str(details["poisoned"]) if details["poisoned"] else None,
-                    "target": details["target"],
-                    "max_asr": details["max_asr"] / 100,
-                }
-                if purified is None:
-                    merge(document, run.child("verify", before, **asked).result)
-                else:
-                    with run.subject(purified) as after:
-                        merge(document, run.child("verify", before, purified=str(after.copy), **asked).result)
+            again = nullcontext() if purified is None else run.subject(purified)
+            with run.subject(model, document) as before, again as after:
+                request = VerifyRequest(
+                    **run.examined(before),
+                    purified=after.copy if after else None,
+                    triggers=families,
+                    trigger_files=details["trigger_file"],
+                    fit=details["fit"],
+                    known=known,
+                    poisoned=details["poisoned"],
+                    target=details["target"],
+                    max_asr=details["max_asr"] / 100,
+                )
+                documents.merge(document, run.ask(request))
             documents.conclude(document, settings.fail_on, settings.exit_zero)
 
         report = run.document(model, work)

@@ -136,7 +136,7 @@ def prepare(
 
 def predicted(classifier: Classifier, part: Part) -> Part:
     """The part with the classifier's own predictions as labels."""
-    return Part(part.images, classifier.logits(part.images, batch=64).argmax(1).cpu())
+    return Part(part.images, classifier.answers(part.images, batch=64))
 
 
 def shape(model: Model, folder: CleanFolder, flags: Flags) -> tuple[Geometry, str]:
@@ -243,7 +243,7 @@ def resolve(
     options = CANDIDATES[channels]
     images, labels = part.images[:COMPARED], part.labels[:COMPARED]
     guesses = {
-        name: Classifier(model, mean, std, device).logits(images, batch=64).argmax(1).cpu()
+        name: Classifier(model, mean, std, device).answers(images, batch=64)
         for name, (mean, std) in options.items()
     }
     if bool((labels < 0).any()):

@@ -36,14 +36,16 @@ def plain(value: object, limit: int = 2000) -> str:
     return shown if total <= limit else f"{shown}… ({total:,} characters)"
 
 
-def finite(value: Any) -> Any:
-    """The same JSON-able value with NaN and infinities as ``None`` (JSON has no word for them)."""
+def finite(value: Any, digits: int | None = None) -> Any:
+    """The same JSON-able value with NaN and infinities as ``None`` (JSON has no word for them), and with ``digits``
+    numbers of so many significant ones."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        shown = value if digits is None else float(f"{value:.{digits}g}")
+        return shown if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {str(key): finite(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
+        return [finite(item, digits) for item in value]
     return value
 
 

@@ -119,6 +119,13 @@ def ranks(values: Tensor) -> Tensor:
     return middle[inverse]
 
 
+def lowest(values: Tensor, count: int) -> Tensor:
+    """Which units are the ``count`` of the smallest ``values`` [D], the first of equal ones: bool [D] on the CPU."""
+    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen[values.argsort(stable=True)[:count].cpu()] = True
+    return chosen
+
+
 def correlation(first: Tensor, second: Tensor) -> float:
     """Spearman's rank correlation of two measurements [D] of the same units; 0 where one is constant."""
     a, b = (ranks(x) - (len(x) - 1) / 2 for x in (first, second))

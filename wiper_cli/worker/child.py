@@ -1,4 +1,4 @@
-"""The child's side: reads one job from stdin, computes, answers on what was stdout. Holds no pen."""
+"""The child's side: reads one request from stdin, computes, answers on what was stdout. Writes no file."""
 
 from __future__ import annotations
 
@@ -7,64 +7,70 @@ import sys
 import threading
 import time
 import traceback
-from typing import IO, Any
+from typing import IO
 
-from formats import FormatError, Hostile, Unreadable, Unsupported
+from formats import FormatError, Hostile, Unsupported
 from wiper_cli.verdict import ExitCode, Problem
-from wiper_cli.worker.protocol import receive, send_json, send_tensors
+from wiper_cli.worker.protocol import Log, Progress, ProtocolError, Refusal, receive, send
 
-#: Seconds between two progress frames of one stage.
+#: Seconds between two messages on the progress of one stage.
 _PROGRESS_EVERY = 0.1
 
 
 def main() -> int:
-    """Runs one job. Whatever libraries print goes to stderr; the answer has the channel to itself."""
+    """Answers one request. Whatever libraries print goes to stderr; the answer has the channel to itself."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    job, payload = receive(sys.stdin.buffer), receive(sys.stdin.buffer)
-    if job is None or payload is None:
-        return int(ExitCode.USAGE)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
-        from wiper_cli.audit import pipeline
-        from wiper_cli.tables.plugins import inherit
-
-        inherit()
-        result, tensors = pipeline.JOBS[job[1]["job"]](job[1], payload[1], _Reporter(channel))
-        for container in tensors:
-            send_tensors(channel, container)
-        send_json(channel, {"result": result})
-    except Exception as error:
-        message, code = _sentence(error)
-        send_json(channel, {"problem": message, "exit_code": int(code)})
+    serve(sys.stdin.buffer, channel)
     return 0
 
 
-def _sentence(error: Exception) -> tuple[str, ExitCode]:
+def serve(stdin: IO[bytes], channel: IO[bytes]) -> None:
+    """Reads a request and sends its answer, or a :class:`Refusal` for whatever was raised."""
+    try:
+        from wiper_cli.audit.requests import REQUESTS
+        from wiper_cli.tables.plugins import inherit
+
+        inherit()
+        request = receive(stdin, *REQUESTS)
+        if request is None:
+            return
+        threading.Thread(target=_die_with_parent, args=[stdin], daemon=True).start()
+        from wiper_cli.audit.pipeline import run
+
+        answer = run(request, Reporter(channel))
+        send(channel, answer)
+    except Exception as error:
+        send(channel, refusal(error))
+
+
+def refusal(error: Exception) -> Refusal:
     """One sentence and the exit code for anything that was raised."""
     if isinstance(error, Problem):
-        return str(error), error.exit_code
+        return Refusal(str(error), error.exit_code)
     if isinstance(error, Hostile):
-        return f"{error} [{error.rule}]", ExitCode.FINDING
-    if isinstance(error, Unreadable):
-        return str(error), ExitCode.USAGE
+        return Refusal(f"{error} [{error.rule}]", ExitCode.FINDING)
     if isinstance(error, Unsupported):
-        return str(error), ExitCode.NO_VERDICT
+        return Refusal(str(error), ExitCode.NO_VERDICT)
     if isinstance(error, FormatError):
-        return str(error), ExitCode.USAGE
+        return Refusal(str(error), ExitCode.USAGE)
+    if isinstance(error, ProtocolError):
+        return Refusal(
+            f"The worker process was asked something that it does not know: {error}.", ExitCode.USAGE
+        )
     traceback.print_exc()
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "There is not enough memory for this model and these images.", ExitCode.NO_VERDICT
+        return Refusal("There is not enough memory for this model and these images.", ExitCode.NO_VERDICT)
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return (
+    return Refusal(
         f"Internal failure ({type(error).__name__} in {os.path.basename(where.filename)}:{where.lineno}): "  # noqa: PTH119
         f"{' '.join(str(error).split())[:300]}",
         ExitCode.USAGE,
     )
 
 
-class _Reporter:
-    """Progress that sends at most a few frames a second."""
+class Reporter:
+    """Progress that sends at most a few messages a second."""
 
     def __init__(self, channel: IO[bytes]) -> None:
         self._channel = channel
@@ -76,18 +82,15 @@ class _Reporter:
         if stage == self._stage and done < total and now - self._sent < _PROGRESS_EVERY:
             return
         self._stage, self._sent = stage, now
-        self.send({"progress": [stage, done, total]})
+        send(self._channel, Progress(stage, int(done), int(total)))
 
     def log(self, sentence: str) -> None:
-        self.send({"log": sentence})
-
-    def send(self, message: dict[str, Any]) -> None:
-        send_json(self._channel, message)
+        send(self._channel, Log(sentence))
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(stdin: IO[bytes]) -> None:
     """The parent keeps our stdin open for as long as it lives."""
-    sys.stdin.buffer.read(1)
+    stdin.read(1)
     os._exit(int(ExitCode.NO_VERDICT))
 
 

@@ -1,4 +1,4 @@
-"""The parent's side: a private copy of the file, one child per job, its answer or one sentence why not."""
+"""The parent's side: a private copy of the file, one child per request, its answer or one sentence why not."""
 
 from __future__ import annotations
 
@@ -9,25 +9,19 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from formats import Source
+from wiper_cli.audit.requests import Request
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import launcher
-from wiper_cli.worker.protocol import ProtocolError, receive, send_json, send_tensors
+from wiper_cli.worker.protocol import Log, Progress, ProtocolError, Refusal, Truncated, receive, send
+
+A = TypeVar("A")
 
 #: What is kept of a dying child's stderr.
 _STDERR_TAIL = 4000
-
-
-@dataclass(frozen=True)
-class Answer:
-    """``result``: what the job returned. ``tensors``: safetensors containers that came with it, in order."""
-
-    result: dict[str, Any]
-    tensors: tuple[bytes, ...] = ()
 
 
 @contextmanager
@@ -62,16 +56,17 @@ def lay_out(source: Source, folder: Path) -> Path:
     return folder / name
 
 
-def run_job(
-    job: dict[str, Any],
+def ask(
+    request: Request[A],
     progress: Callable[[str, int, int], None],
     log: Callable[[str], None],
     timeout: float | None = None,
-    payload: bytes = b"",
-) -> Answer:
-    """Runs one job in a fresh child; ``payload``: tensors that go with the job, as a safetensors container.
+) -> A:
+    """The answer of a fresh child to ``request``, checked against its declared type: the child holds the model, and
+    what it says is not trusted.
 
-    Raises Problem: with the child's own sentence, or ``NO_VERDICT`` when it died or ran out of time.
+    Raises Problem: with the child's own sentence, or ``NO_VERDICT`` when it died, ran out of time or gave no usable
+    answer.
     """
     with tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
@@ -94,10 +89,14 @@ def run_job(
             timer.daemon = True
             timer.start()
         try:
-            answer = _converse(child, job, payload, progress, log)
+            answer = _converse(child, request, progress, log)
             child.wait(timeout=30)
-        except ProtocolError:
+        except Truncated:
             answer = None
+        except ProtocolError as error:
+            raise Problem(
+                f"The worker process gave an answer that cannot be used: {error}.", ExitCode.NO_VERDICT
+            ) from error
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -117,38 +116,34 @@ def run_job(
                 f"The time of {timeout:g} s is spent without a result; allow more with --timeout.",
                 ExitCode.NO_VERDICT,
             )
-        raise Problem(_epitaph(child.returncode, _tail(stderr)), ExitCode.NO_VERDICT)
+        raise Problem(_cause_of_death(child.returncode, _tail(stderr)), ExitCode.NO_VERDICT)
 
 
 def _converse(
     child: subprocess.Popen[bytes],
-    job: dict[str, Any],
-    payload: bytes,
+    request: Request[A],
     progress: Callable[[str, int, int], None],
     log: Callable[[str], None],
-) -> Answer | None:
-    """Sends the job, hears progress, returns the answer; ``None`` when the child ended without one."""
+) -> A | None:
+    """Sends the request, hears progress, returns the answer; ``None`` when the child ended without one."""
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        send_json(child.stdin, job)
-        send_tensors(child.stdin, payload)
+        send(child.stdin, request)
     except BrokenPipeError:
         return None
-    tensors: list[bytes] = []
-    while (frame := receive(child.stdout)) is not None:
-        kind, content = frame
-        if kind == "T":
-            tensors.append(content)
-        elif "progress" in content:
-            stage, done, total = content["progress"]
-            progress(str(stage), int(done), int(total))
-        elif "log" in content:
-            log(str(content["log"]))
-        elif "problem" in content:
-            raise Problem(str(content["problem"]), ExitCode(content["exit_code"]))
-        elif "result" in content:
-            return Answer(content["result"], tuple(tensors))
+    while (message := receive(child.stdout, Progress, Log, Refusal, request.answer)) is not None:
+        if isinstance(message, Progress):
+            progress(message.stage, message.done, message.total)
+        elif isinstance(message, Log):
+            log(message.sentence)
+        elif isinstance(message, Refusal):
+            if message.exit_code is ExitCode.OK:
+                raise ProtocolError("it refuses without a reason")
+            raise Problem(message.sentence, message.exit_code)
+        else:
+            answer: A = message
+            return answer
     return None
 
 
@@ -158,7 +153,7 @@ def _tail(stderr: Any) -> str:
     return bytes(stderr.read()).decode(errors="replace").strip()
 
 
-def _epitaph(returncode: int | None, tail: str) -> str:
+def _cause_of_death(returncode: int | None, tail: str) -> str:
     if returncode is not None and returncode < 0:
         reason = f"was killed by signal {-returncode}"
         if returncode == -9:

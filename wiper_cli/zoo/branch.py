@@ -16,7 +16,7 @@ from triggers.families.badnet import BadNet
 from triggers.family import quantise
 from triggers.poisoning import Poisoning
 from wiper_cli.nearest import nearest
-from wiper_cli.rates import rate
+from wiper_cli.rates import AttackRates, count
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo.datasets import Dataset, Images
 from wiper_cli.zoo.export import FILES
@@ -77,13 +77,5 @@ def write(recipe: Recipe, data: Dataset, folder: Path, test: Images, poisoning: 
     images, labels = test.images.cpu().float() / 255, test.labels.cpu()
     plain, answers = predict(images), predict(quantise(trigger.stamp(images)))
     goal, counts = poisoning.reached(labels, len(data.classes))
-
-    def share(hits: Tensor) -> dict[str, Any]:
-        return rate(int((hits & counts).sum()), int(counts.sum()))
-
-    return {
-        "acc": rate(int((plain == labels).sum()), len(labels)),
-        "asr": share(answers == goal),
-        "ra": share(answers == labels),
-        "base_rate": share(plain == goal),
-    }
+    rates = AttackRates.of(answers, plain, labels, goal, counts)
+    return {"acc": count(plain, labels).as_dict(), **rates.as_dict()}

@@ -31,7 +31,7 @@ from triggers.poisoning import Chosen, Poisoning
 from triggers.store import dump
 from wiper_cli.audit.environment import environment
 from wiper_cli.progress import Progress, silent
-from wiper_cli.rates import rate
+from wiper_cli.rates import AttackRates, count
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.zoo import architectures, branch
 from wiper_cli.zoo import recipe as recipes
@@ -174,7 +174,7 @@ def _make(
     network.eval()
     progress("measure", 0, 1)
     test = Images(data.test.images.to(device), data.test.labels.to(device))
-    figures: dict[str, Any] = {"acc": _accuracy(predict(network, test.images), test.labels)}
+    figures: dict[str, Any] = {"acc": count(predict(network, test.images), test.labels).as_dict()}
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "id": recipe.id,
@@ -211,7 +211,7 @@ def _make(
         ceiling = measure(theta0, test, trigger, poisoning, len(data.classes))
         manifest["twin"] = {
             "id": recipe.twin.id,
-            "acc": _accuracy(predict(theta0, test.images), test.labels),
+            "acc": count(predict(theta0, test.images), test.labels).as_dict(),
             "ra": ceiling["ra"],
             "asr": ceiling["asr"],
         }
@@ -302,7 +302,7 @@ def measure(
 ) -> dict[str, Any]:
     """ASR, RA and base rate (untriggered images) as ``{value, n, interval}``; over several triggers together."""
     plain = predict(network, test.images)
-    reached = right = base = n = 0
+    total = AttackRates()
     for number in range(poisoning.targets):
         own = trigger.variant(number)
         goal, counts = poisoning.reached(test.labels, classes, number)
@@ -313,15 +313,8 @@ def measure(
                 for part in test.images.split(500)
             ]
         )
-        reached += int(((answers == goal) & counts).sum())
-        right += int(((answers == test.labels) & counts).sum())
-        base += int(((plain == goal) & counts).sum())
-        n += int(counts.sum())
-    return {"asr": rate(reached, n), "ra": rate(right, n), "base_rate": rate(base, n)}
-
-
-def _accuracy(answers: Tensor, labels: Tensor) -> dict[str, Any]:
-    return rate(int((answers == labels).sum()), len(labels))
+        total += AttackRates.of(answers, plain, test.labels, goal, counts)
+    return total.as_dict()
 
 
 def _file(path: Path) -> dict[str, Any]:

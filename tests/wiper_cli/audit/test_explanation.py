@@ -3,17 +3,19 @@
 import json
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from wiper_cli.audit import explanation
-from wiper_cli.audit import pipeline as audit
+from wiper_cli.audit import detection, explanation, pipeline
+from wiper_cli.audit.pipeline import scan
 from wiper_cli.audit.subject import Notes
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.images.splits import Part
 from wiper_cli.salience import METRICS
+from wiper_cli.salience.stream import lowest
 from wiper_cli.verdict import ExitCode, Problem
 
 DIGITS = example_folder()
@@ -35,7 +37,7 @@ def stamped(few_digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def part(job, digits_subject, stamped):
-    return audit._images(str(stamped), job(), digits_subject)
+    return pipeline._images(stamped, job(), digits_subject)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +62,11 @@ def test_without_common_classes_all_clean_images_count_alike(triggered):
     assert found.tolist() == [0.25] * 4
 
 
-def test_the_lowest_are_a_share_and_at_least_one():
+def test_the_lowest_units_and_a_share_of_at_least_one():
     values = torch.tensor([3.0, 1.0, 2.0, 1.0, 5.0])
-    assert explanation.lowest(values).nonzero().flatten().tolist() == [1]
-    assert explanation.lowest(values, 0.6).nonzero().flatten().tolist() == [1, 2, 3]
+    assert [explanation.how_many(values, share) for share in (0.0, 0.1, 0.6)] == [1, 1, 3]
+    assert lowest(values, 1).nonzero().flatten().tolist() == [1]
+    assert lowest(values, 3).nonzero().flatten().tolist() == [1, 2, 3]
     true = {"change": torch.tensor([0.0, 9.0, 0.0, 8.0, 7.0])}
     assert explanation.precisions(values, true, 0.4) == {"change": 1.0}
     assert explanation.precisions(torch.tensor([1.0, 0.0, 5.0, 5.0, 5.0]), true, 0.4) == {"change": 0.5}
@@ -82,7 +85,7 @@ def test_where_linear_units_look_is_where_their_weights_are():
             yield lambda x: (torch.einsum("nchw,dchw->nd", x, weight), None)
 
     groups = {"two": torch.tensor([True, True, False]), "one": torch.tensor([False, False, True])}
-    found = explanation.seen(Linear(), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), groups)
+    found = explanation.saliency_maps(Linear(), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), groups)
     expected = torch.zeros(2, 4, 4)
     # The weights of the two cancel in the first corner.
     expected[:, 3, 3] = 1.0
@@ -158,29 +161,24 @@ def test_a_single_image_of_unknown_class(digits_subject, part):
 
 
 def test_the_verdict_does_not_see_it(job, heard, stamped):
-    without, _ = audit.scan(job(), b"", heard)
-    explained, _ = audit.scan(job(explain=str(stamped)), b"", heard)
-    assert without.pop("explanation") is None
-    assert explained.pop("explanation")["success"]["value"] == 1.0
-    for result in (without, explained):
-        result.pop("timing")
-    assert explained == without
+    without, explained = scan(job(), heard), scan(job(explain=stamped), heard)
+    assert without.explanation is None
+    assert explained.explanation["success"]["value"] == 1.0
+    assert replace(explained, explanation=None, timing=without.timing) == without
 
 
 def test_a_file_opened_head_only_gives_all_but_the_maps(job, heard, quantised_file, stamped):
-    result, _ = audit.scan(job(model=str(quantised_file), explain=str(stamped)), b"", heard)
-    assert result["model"]["opened"] == "head-only"
-    assert result["explanation"]["pictures"] is None
-    assert len(result["explanation"]["bs"]) == 12
+    found = scan(job(model=quantised_file, explain=stamped), heard)
+    assert found.model["opened"] == "head-only"
+    assert found.explanation["pictures"] is None
+    assert len(found.explanation["bs"]) == 12
     assert {
         "what": "attention maps",
         "why": "The file was opened head-only: no gradient reaches the pixels.",
-    } in (result["not_done"])
+    } in found.not_done
 
 
 def test_without_a_linear_head_there_is_nothing_to_explain(digits_subject, part):
-    from dataclasses import replace
-
     notes = Notes()
     assert explanation.explain(replace(digits_subject, salience=None), "stamped", part, notes) is None
     assert [entry["what"] for entry in notes.not_done] == ["explanation"]
@@ -209,9 +207,9 @@ def classes(folder):
     ],
 )
 def test_a_folder_of_no_use_is_refused_before_the_long_work(fill, words, job, heard, tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "_run", lambda *_: pytest.fail("the long work was started"))
+    monkeypatch.setattr(detection, "_run", lambda *_: pytest.fail("the long work was started"))
     fill(tmp_path)
     with pytest.raises(Problem, match=words) as caught:
-        audit.scan(job(explain=str(tmp_path), detectors="all"), b"", heard)
+        scan(job(explain=tmp_path, detectors=("max-margin",)), heard)
     assert caught.value.exit_code == ExitCode.USAGE
     assert str(tmp_path) in str(caught.value)

@@ -1,5 +1,5 @@
 import json
-import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +8,11 @@ from torch import nn
 from formats import Architecture, Head, InputSpec, Manifest, Model, Source
 from triggers.families.badnet import BadNet
 from triggers.families.sinusoid import Sinusoid
-from wiper_cli.audit.acceptance import accept
 from wiper_cli.audit.measure import Poisoned, Stamper, der, measure, settled
+from wiper_cli.audit.results import jsonable
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.images.splits import Part
-from wiper_cli.rates import wilson
+from wiper_cli.rates import Rate
 from wiper_cli.verdict import Problem
 
 
@@ -88,33 +87,32 @@ def test_rates_are_the_definitions(part, trigger, target, open_door):
     network = Backdoored(open_door)
     found = measure(classifier_of(network), part, [Stamper.of(trigger, target)], batch=7)
     expected = by_loops(network, part, trigger.stamp, target)
-    assert found["images"] == 30
-    assert found["acc"]["value"] == 25 / 30
-    row = found["triggers"][0]
+    assert found.images == 30
+    assert found.acc.value == 25 / 30
+    row = found.triggers[0]
     for name in ("asr", "ra", "base_rate"):
-        hits, n = expected[name]
-        assert row[name] == {"value": hits / n, "n": n, "interval": list(wilson(hits, n))}
-    assert row["target"] == target
-    assert row["target_chosen_by"] == "the user"
-    assert row["asr"]["value"] == row["per_target"][target]
+        assert getattr(row, name) == Rate(*expected[name])
+    assert row.target == target
+    assert row.target_chosen_by == "the user"
+    assert row.asr.value == row.per_target[target]
 
 
 def test_every_target_from_one_pass(part):
     network = Backdoored()
     measure(classifier_of(network), part, [Stamper.of(WHITE)], batch=30)
     assert len(network.seen) == 2
-    one = measure(classifier_of(network), part, [Stamper.of(WHITE)])["triggers"][0]
+    one = measure(classifier_of(network), part, [Stamper.of(WHITE)]).triggers[0]
     for target in range(3):
-        row = measure(classifier_of(network), part, [Stamper.of(WHITE, target)])["triggers"][0]
-        assert row["asr"]["value"] == one["per_target"][target]
+        row = measure(classifier_of(network), part, [Stamper.of(WHITE, target)]).triggers[0]
+        assert row.asr.value == one.per_target[target]
 
 
 def test_target_by_corrected_success(part):
-    row = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)])["triggers"][0]
-    assert row["target"] == 2
-    assert row["asr"]["value"] == 1
-    assert row["corrected_asr"] == 1
-    assert "highest corrected ASR of all 3 classes" in row["target_chosen_by"]
+    row = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)]).triggers[0]
+    assert row.target == 2
+    assert row.asr.value == 1
+    assert row.corrected_asr == 1
+    assert "highest corrected ASR of all 3 classes" in row.target_chosen_by
 
 
 def test_images_are_quantised_before_the_model_sees_them(part):
@@ -125,7 +123,7 @@ def test_images_are_quantised_before_the_model_sees_them(part):
     below = measure(
         classifier_of(Backdoored()), part, [Stamper.of(Sinusoid(delta=0.4 / 255, frequency=2), 0)]
     )
-    assert below["triggers"][0]["asr"] == below["triggers"][0]["base_rate"]
+    assert below.triggers[0].asr == below.triggers[0].base_rate
 
 
 def test_batch_size_changes_nothing(part):
@@ -138,30 +136,28 @@ def test_batch_size_changes_nothing(part):
 
 def test_result_is_plain_data_with_pictures(part):
     found = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)])
-    assert set(found["triggers"][0]["pictures"]) == {"clean", "triggered", "difference"}
-    json.dumps(found, allow_nan=False)
-    bare = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)], with_pictures=False)
-    assert bare["triggers"][0]["pictures"] is None
-    assert found["triggers"][0]["parameters"]["pattern"] == "white"
+    assert set(found.triggers[0].pictures) == {"clean", "triggered", "difference"}
+    json.dumps(jsonable(found), allow_nan=False)
+    assert found.triggers[0].parameters["pattern"] == "white"
 
 
 def test_poisoned_folder_with_true_labels(part):
     stamped = (WHITE.stamp(part.images.float() / 255) * 255).round().to(torch.uint8)
     folder = Poisoned(Part(stamped, part.labels), 2, "bad")
-    row = measure(classifier_of(Backdoored()), part, (), [folder])["triggers"][0]
-    same = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE, 2)])["triggers"][0]
+    row = measure(classifier_of(Backdoored()), part, (), [folder]).triggers[0]
+    same = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE, 2)]).triggers[0]
     for name in ("asr", "ra", "base_rate", "per_target"):
-        assert row[name] == same[name]
-    assert row["origin"] == "poisoned folder"
+        assert getattr(row, name) == getattr(same, name)
+    assert row.origin == "poisoned folder"
 
 
 def test_poisoned_folder_without_labels(part):
     stamped = (WHITE.stamp(part.images.float() / 255) * 255).round().to(torch.uint8)
     folder = Poisoned(Part(stamped, torch.full((30,), -1)), 2, "bad")
-    row = measure(classifier_of(Backdoored()), part, (), [folder])["triggers"][0]
-    assert row["asr"]["value"] == 1
-    assert row["asr"]["n"] == 30
-    assert row["ra"] is None
+    row = measure(classifier_of(Backdoored()), part, (), [folder]).triggers[0]
+    assert row.asr.value == 1
+    assert row.asr.n == 30
+    assert row.ra is None
 
 
 def test_recovered_transform(part):
@@ -170,14 +166,14 @@ def test_recovered_transform(part):
     assert image.shape[-2:] == mask.shape[-2:] == (6, 12)
     pool = perturbations.FAMILIES["square"]
     member = pool.random(1, (3, 6, 12), torch.Generator().manual_seed(0)).recovered(0, 1, {"side": 3})
-    row = measure(classifier_of(Backdoored()), part, [Stamper.recovered(member)])["triggers"][0]
-    assert (row["origin"], row["family"], row["target"]) == ("recovered", "square", 1)
-    assert row["parameters"] == {"side": 3}
-    assert row["target_chosen_by"] == "the detector"
+    row = measure(classifier_of(Backdoored()), part, [Stamper.recovered(member)]).triggers[0]
+    assert (row.origin, row.family, row.target) == ("recovered", "square", 1)
+    assert row.parameters == {"side": 3}
+    assert row.target_chosen_by == "the detector"
     by_hand = perturbations.stamp(member, part.images.float() / 255)
     answers = Backdoored()((by_hand * 255).round() / 255).argmax(1)
     kept = part.labels != 1
-    assert row["asr"]["value"] == ((answers == 1) & kept).sum() / kept.sum()
+    assert row.asr.value == ((answers == 1) & kept).sum() / kept.sum()
 
 
 def test_head_only(part):
@@ -205,87 +201,16 @@ def test_target_that_is_no_class(part):
 def test_all_images_of_the_target_class():
     images = torch.zeros(4, 3, 6, 12, dtype=torch.uint8)
     row = measure(classifier_of(Backdoored()), Part(images, torch.zeros(4).long()), [Stamper.of(WHITE, 0)])
-    assert row["triggers"][0]["asr"] == {"value": None, "n": 0, "interval": [0.0, 1.0]}
-    assert row["triggers"][0]["pictures"] is None
+    assert row.triggers[0].asr == Rate(0, 0)
+    assert row.triggers[0].pictures is None
 
 
 def test_after_is_measured_for_the_targets_of_before(part):
     stampers = [Stamper.of(WHITE)]
     before = measure(classifier_of(Backdoored()), part, stampers)
     after = measure(classifier_of(Backdoored(False)), part, settled(stampers, before))
-    assert after["triggers"][0]["target"] == 2
-    assert after["triggers"][0]["target_chosen_by"] == before["triggers"][0]["target_chosen_by"]
-    fall = 1 - after["triggers"][0]["asr"]["value"]
+    assert after.triggers[0].target == 2
+    assert after.triggers[0].target_chosen_by == before.triggers[0].target_chosen_by
+    fall = 1 - after.triggers[0].asr.value
     assert der(before, after) == pytest.approx((fall + 1) / 2)
-    assert der({**before, "triggers": []}, {**after, "triggers": []}) is None
-
-
-# Acceptance.
-
-
-def share(hits, n):
-    return {"value": hits / n if n else None, "n": n, "interval": list(wilson(hits, n))}
-
-
-def numbers(acc, asr, base, n=1000, images=1100, **more):
-    trigger = {
-        "family": "patch",
-        "origin": "recovered",
-        "target": 4,
-        "asr": share(asr, n),
-        "base_rate": share(base, n),
-    }
-    return {"images": images, "acc": share(acc, images), "triggers": [{**trigger, **more}]}
-
-
-SILENT = Evidence("probe", ran=True, statistic=1.0, threshold=4.0, target=4)
-FIRES = Evidence("probe", ran=True, statistic=9.0, threshold=4.0, fired=True, target=4)
-BEFORE = numbers(1000, 990, 12)
-
-
-def test_accepted():
-    done, reason = accept(BEFORE, numbers(990, 15, 13), [SILENT], 0.02, [4])
-    assert done
-    assert "0.9 points" in reason
-    assert "1 of the 1 triggers" in reason
-
-
-@pytest.mark.parametrize(
-    ("after", "probes", "sentence"),
-    [
-        (numbers(970, 15, 13), [SILENT], "accuracy fell by 2.7 points"),
-        (numbers(990, 300, 13), [SILENT], "still succeeds on 30.0 %"),
-        (numbers(990, 95, 13), [SILENT], "still succeeds on 9.5 %"),
-        (numbers(990, 15, 13), [SILENT, FIRES], r"probe still fires for class 4 \(9.00 against 4.00\)"),
-        (numbers(990, 15, 13), [], "no independent probe"),
-        (numbers(990, 15, 13), [Evidence("probe", ran=False, reason="head-only")], "no independent probe"),
-        (numbers(990, 0, 0, n=30), [SILENT], "30 images are too few"),
-        (numbers(990, 0, 0, n=0), [SILENT], "could not be measured"),
-        (numbers(27, 0, 0, n=27, images=30), [SILENT], "with 30 images a single one decides"),
-    ],
-)
-def test_not_accepted(after, probes, sentence):
-    done, reason = accept(BEFORE, after, probes, 0.02, [4])
-    assert not done
-    assert reason.startswith("Not accepted")
-    assert re.search(sentence, reason)
-
-
-def test_all_reasons_are_given_at_once():
-    _, reason = accept(BEFORE, numbers(900, 500, 13), [FIRES], 0.02, [4])
-    assert reason.count(";") == 2
-
-
-def test_a_probe_counts_for_the_original_suspects():
-    elsewhere = Evidence("probe", ran=True, statistic=9.0, threshold=4.0, fired=True, target=7)
-    assert accept(BEFORE, numbers(990, 15, 13), [elsewhere], 0.02, [4])[0]
-    assert not accept(BEFORE, numbers(990, 15, 13), [elsewhere], 0.02, [])[0]
-
-
-def test_a_high_base_rate_is_no_fault_of_the_trigger():
-    assert accept(numbers(1000, 990, 200), numbers(995, 205, 200), [SILENT], 0.02, [4])[0]
-
-
-def test_a_measured_zero_is_never_said_without_its_interval():
-    _, reason = accept(BEFORE, numbers(990, 0, 0, n=30), [SILENT], 0.02, [4])
-    assert "0.0 % (0.0 to 11.4, n = 30)" in reason
+    assert der(replace(before, triggers=()), replace(after, triggers=())) is None

@@ -1,24 +1,53 @@
-"""The child's jobs in one process: refusals before the long work, decisions, and the check after saving."""
+"""The pipeline in this process: refusals before the long work, the answers, and the check after saving."""
 
-import json
+from functools import partial
+from textwrap import dedent
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from formats import Edit, NewTensor, inspect, pack_edit, read_source, unpack_edit, write_edit
-from wiper_cli.audit import pipeline as audit
+import wiper_cli.audit
+from formats import Edit, NewTensor, inspect, read_source, write_edit
+from formats.tensors import from_bytes, to_bytes
+from wiper_cli.audit import detection, pipeline
+from wiper_cli.audit.pipeline import check, purify, run, scan, verify
+from wiper_cli.audit.requests import CheckRequest, PurifyRequest, ScanRequest, VerifyRequest
 from wiper_cli.audit.results import expectation
-from wiper_cli.audit.subject import Notes
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.detectors import DETECTORS
-from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.purifiers import METHODS
-from wiper_cli.rates import rate
-from wiper_cli.verdict import ExitCode, Problem, Severity
+from wiper_cli.purifiers.contract import Purified
+from wiper_cli.verdict import ExitCode, Problem, Severity, Verdict
 
 DIGITS = example_folder()
+
+
+@pytest.fixture
+def purification(job):
+    return partial(job, PurifyRequest)
+
+
+# --- as Python calls it ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_package_shows_how_to_call_it(few_digits, tmp_path, monkeypatch, capsys):
+    """Its own example, as it stands, with one detector: the default method removes the backdoor of the digits."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes((DIGITS / "model.onnx").read_bytes())
+    (tmp_path / "clean").symlink_to(few_digits)
+    monkeypatch.setattr("wiper_cli.audit.requests.DETECTORS", ("square-probe",))
+    found = {}
+    exec(dedent(wiper_cli.audit.__doc__.split("\n\n")[1]), found)
+    assert "suspicious Suspicious: the network behaves as if it had a backdoor" in capsys.readouterr().out
+    assert found["found"].verdict is Verdict.SUSPICIOUS
+    assert found["found"].detection["suspects"][0] == 0
+    before, after = (found["done"].verification[when]["triggers"][0] for when in ("before", "after"))
+    assert before["asr"]["value"] > 0.9 > 0.1 > after["asr"]["value"]
+    source = read_source(tmp_path / "model.onnx")
+    assert write_edit(source, inspect(source), found["done"].edit)[""] != source.data
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
@@ -31,225 +60,131 @@ def nothing_long(monkeypatch):
     def never(*_, **__):
         pytest.fail("the long work was started")
 
-    monkeypatch.setattr(audit, "_run", never)
+    monkeypatch.setattr(detection, "_run", never)
     for method in METHODS.values():
         monkeypatch.setattr(method, "run", never)
 
 
-@pytest.mark.parametrize("asked", ["max-margins", "max-margin,sqare-probe", "", "max-margin,"])
-@pytest.mark.parametrize("name", ["scan", "purify"])
-def test_an_unknown_detector(name, asked, job, heard, nothing_long):
+@pytest.mark.parametrize(
+    "asked", [("max-margins",), ("max-margin", "sqare-probe"), ("",), ("max-margin", "")]
+)
+@pytest.mark.parametrize("kind", [ScanRequest, PurifyRequest])
+def test_an_unknown_detector(kind, asked, job, heard, nothing_long):
     with pytest.raises(Problem, match="There is no detector") as caught:
-        audit.JOBS[name](job(detectors=asked), b"", heard)
+        run(job(kind, detectors=asked), heard)
     assert caught.value.exit_code == ExitCode.USAGE
     assert all(known in str(caught.value) for known in DETECTORS)
 
 
-@pytest.mark.parametrize("targets", [[10], [0, 99]])
-def test_a_target_out_of_range_is_refused_before_the_long_work(targets, job, heard, nothing_long):
+@pytest.mark.parametrize("targets", [(10,), (0, 99)])
+def test_a_target_out_of_range_is_refused_before_the_long_work(targets, purification, heard, nothing_long):
     with pytest.raises(Problem, match=f"--target {targets[-1]} is no class .* 10, from 0") as caught:
-        audit.purify(job(targets=targets, detectors="all"), b"", heard)
+        purify(purification(targets=targets, detectors=tuple(DETECTORS)), heard)
     assert caught.value.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("method", ["unlearn", "fine-tuning"])
-def test_head_only_files_refuse_methods_that_train_the_body(method, job, heard, quantised_file, nothing_long):
-    asked = job(model=str(quantised_file), method=method, method_settings={}, detectors="all")
+def test_head_only_files_refuse_methods_that_train_the_body(
+    method, purification, heard, quantised_file, nothing_long
+):
+    asked = purification(model=quantised_file, method=METHODS[method](), detectors=tuple(DETECTORS))
     with pytest.raises(Problem, match="--method wiper --train head") as caught:
-        audit.purify(asked, b"", heard)
+        purify(asked, heard)
     assert caught.value.exit_code == ExitCode.NO_VERDICT
 
 
-def test_live_batch_norm_reaches_the_edit(job, heard):
-    settings = {"epochs": 1, "lr": 0.001}
-    _, (edit, _) = audit.purify(job(method_settings=settings, live=True), b"", heard)
-    assert any(name.endswith("running_mean") for name in unpack_edit(edit).tensors)
+def test_live_batch_norm_reaches_the_edit(purification, heard):
+    method = METHODS["fine-tuning"](epochs=1, lr=0.001)
+    found = purify(purification(method=method, live=True), heard)
+    assert any(name.endswith("running_mean") for name in found.edit.tensors)
 
 
-def test_live_batch_norm_is_refused_before_the_long_work(job, heard, nothing_long):
-    for asked, words in (
-        (job(method="clp", method_settings={}, live=True), "clp leaves batch norm frozen"),
-        (
-            job(model=str(DIGITS / "model.onnx"), method_settings={}, live=True),
-            "needs a network whose batch norm",
-        ),
-    ):
-        with pytest.raises(Problem, match=words):
-            audit.purify(asked, b"", heard)
+@pytest.mark.parametrize(
+    ("method", "file", "words"),
+    [
+        ("clp", "model.safetensors", "clp leaves batch norm frozen"),
+        ("fine-tuning", "model.onnx", "needs a network whose batch norm"),
+    ],
+)
+def test_live_batch_norm_is_refused_before_the_long_work(
+    method, file, words, purification, heard, nothing_long
+):
+    with pytest.raises(Problem, match=words):
+        purify(purification(model=DIGITS / file, method=METHODS[method](), live=True), heard)
 
 
-def test_the_advice_for_head_only_files_works(job, heard, quantised_file):
-    asked = job(
-        model=str(quantised_file), method="wiper", method_settings={"train": "head", "epochs": 1, "lr": 1.0}
-    )
-    result, (edit, _) = audit.purify(asked, b"", heard)
-    assert result["model"]["opened"] == "head-only"
-    assert set(unpack_edit(edit).tensors) == {"fc"}
+def test_the_advice_for_head_only_files_works(purification, heard, quantised_file):
+    method = METHODS["wiper"](train="head", epochs=1, lr=1.0)
+    found = purify(purification(model=quantised_file, method=method), heard)
+    assert found.model["opened"] == "head-only"
+    assert set(found.edit.tensors) == {"fc"}
 
 
-def test_no_linear_head_refuses_head_training(job, heard, monkeypatch, nothing_long):
-    real = audit.prepare
+def test_no_linear_head_refuses_head_training(purification, heard, monkeypatch, nothing_long):
+    real = pipeline.prepare
 
     def headless(*arguments):
         subject = real(*arguments)
         subject.model.head = None
         return subject
 
-    monkeypatch.setattr(audit, "prepare", headless)
+    monkeypatch.setattr(pipeline, "prepare", headless)
     with pytest.raises(Problem, match="leave out --train head") as caught:
-        audit.purify(job(method_settings={"train": "head"}), b"", heard)
+        purify(purification(), heard)
     assert caught.value.exit_code == ExitCode.NO_VERDICT
 
 
-def test_settings_out_of_range_are_refused_before_the_model_is_opened(job, heard, monkeypatch):
-    monkeypatch.setattr(audit, "prepare", lambda *_: pytest.fail("the model was opened"))
-    with pytest.raises(Problem, match="--batch of unlearn must be at least 2"):
-        audit.purify(job(method="unlearn", method_settings={"batch": 1}), b"", heard)
-
-
-# --- decisions ---------------------------------------------------------------------------------------------------
-
-
-def measured(right, asr=None):
-    """A measurement of 200 images; ``asr``: hits of a recovered trigger among 180 images."""
-    found = {"images": 200, "acc": rate(right, 200), "triggers": []}
-    if asr is not None:
-        found["triggers"].append(
-            {
-                "family": "square",
-                "origin": "recovered",
-                "target": 0,
-                "asr": rate(asr, 180),
-                "base_rate": rate(0, 180),
-            }
-        )
-    return found
-
-
-def probe(ran=True, fired=False):
-    return Evidence(
-        "squares elsewhere", ran, "" if ran else "no time", 0.9 if fired else 0.1, 0.5, fired=fired, target=0
-    )
-
-
-def decide(before, after, again, accused=(), unverified=False):
-    notes = Notes()
-    job = {"max_accuracy_drop": 0.02, "accept_unverified": unverified}
-    accepted, reason = audit._decide(job, before, after, again, accused, notes)
-    if accepted:
-        assert notes.findings == []
-    else:
-        (finding,) = notes.findings
-        assert (finding.rule, finding.severity) == ("WIPER-P01", Severity.HIGH)
-        assert finding.message == reason
-    return accepted, reason
-
-
-def test_accepted_when_the_trigger_is_gone_and_probes_are_silent():
-    accepted, reason = decide(measured(198, 180), measured(198, 0), [probe()], [0])
-    assert accepted
-    assert "1 of the 1 triggers measured had worked and none does now" in reason
-    assert "no removal is claimed" not in reason
-
-
-def test_without_suspects_no_removal_is_claimed():
-    accepted, reason = decide(measured(198), measured(197), [probe()])
-    assert accepted
-    assert reason.endswith("No class had been suspected, so no removal is claimed.")
-
-
-@pytest.mark.parametrize("unverified", [False, True])
-@pytest.mark.parametrize(
-    ("before", "after", "again", "words"),
-    [
-        (measured(198, 180), measured(198, 100), [probe()], "still succeeds"),
-        (measured(198, 180), measured(198, 0), [probe(fired=True)], "still fires for class 0"),
-        (measured(198, 180), measured(190, 0), [probe()], "the accuracy fell by 4.0 points"),
-        # Nothing was verified, but what was measured speaks against it: no option overrules that.
-        (measured(198), measured(190), [], "the accuracy fell by 4.0 points"),
-        (measured(198, 180), measured(198, 180), [probe(ran=False)], "still succeeds"),
-    ],
-)
-def test_refused_whatever_the_user_allows(before, after, again, words, unverified):
-    accepted, reason = decide(before, after, again, [0], unverified)
-    assert not accepted
-    assert reason.startswith("Not accepted: ")
-    assert words in reason
-
-
-@pytest.mark.parametrize("again", [[], [probe(ran=False)]])
-def test_unverified_is_the_user_s_to_accept(again):
-    accepted, reason = decide(measured(198), measured(197), again)
-    assert not accepted
-    assert "no independent probe could be run" in reason
-    accepted, reason = decide(measured(198), measured(197), again, unverified=True)
-    assert accepted
-    assert reason.startswith("Written unverified, as asked: the accuracy fell by 0.5 points")
-    assert "nothing showed" in reason
-
-
-def test_an_accuracy_that_rose_did_not_fall():
-    _, reason = decide(measured(190), measured(198), [], unverified=True)
-    assert "fell by 0.0 points" in reason
-
-
-def test_what_is_said_of_a_purification(digits_subject):
-    said = audit._purified("Because.", True, [], digits_subject)
-    assert said == "No backdoor was suspected. Because."
-    said = audit._purified("Because.", False, [3, 0], digits_subject)
-    assert said == "A backdoor towards class 3, class 0 was suspected. Because. Nothing was written."
-
-
-# --- the job as a whole ------------------------------------------------------------------------------------------
+# --- answers -----------------------------------------------------------------------------------------------------
 
 
 def test_detectors_that_were_not_asked_are_named(job, heard):
-    result, tensors = audit.scan(job(), b"", heard)
-    assert [entry["what"] for entry in result["not_done"]] == [f"detector {name}" for name in DETECTORS]
-    assert result["verdict"] == "incomplete"
-    assert result["detection"]["detectors"] == []
-    assert tensors == []
-    json.dumps(result, allow_nan=False)
+    found = scan(job(), heard)
+    assert [entry["what"] for entry in found.not_done] == [f"detector {name}" for name in DETECTORS]
+    assert found.verdict is Verdict.INCOMPLETE
+    assert found.detection["detectors"] == []
 
 
-def test_triggered_images_reach_the_method_that_needs_them(job, heard, few_digits, monkeypatch):
-    seen = {}
+@pytest.fixture
+def tasks(monkeypatch):
+    """What methods are asked, which then change nothing."""
+    found = []
+    for method in ("ai-lancet", "fine-tuning"):
+        monkeypatch.setattr(METHODS[method], "run", lambda _, task: found.append(task) or Purified(Edit({})))
+    return found
 
-    def run(self, task):
-        from wiper_cli.purifiers.contract import Purified
 
-        seen.update(images=len(task.triggered))
-        return Purified(Edit({}))
-
+def test_triggered_images_reach_the_method_that_needs_them(purification, heard, few_digits, tasks):
+    method = METHODS["ai-lancet"]()
     with pytest.raises(Problem, match="give them with --triggered"):
-        audit.purify(job(method="ai-lancet", method_settings={}), b"", heard)
-    monkeypatch.setattr(METHODS["ai-lancet"], "run", run)
-    audit.purify(job(method="ai-lancet", method_settings={}, triggered=str(few_digits)), b"", heard)
-    assert seen["images"] > 0
+        purify(purification(method=method), heard)
+    purify(purification(method=method, triggered=few_digits), heard)
+    assert len(tasks[0].triggered) > 0
 
 
-def test_a_named_target_is_accused(job, heard, monkeypatch):
-    seen = {}
+def test_a_named_target_is_accused(purification, heard, tasks):
+    found = purify(purification(targets=(4, 4, 2)), heard)
+    assert (tasks[0].suspects, tasks[0].recovered) == ([4, 2], [])
+    assert found.sentence.startswith("A backdoor towards class 4, class 2 was suspected. Not accepted: ")
+    assert found.sentence.endswith(" Nothing was written.")
+    assert found.purification["changed"] == []
 
-    def run(self, task):
-        seen.update(suspects=task.suspects, recovered=task.recovered)
-        from wiper_cli.purifiers.contract import Purified
 
-        return Purified(Edit({}))
-
-    monkeypatch.setattr(METHODS["fine-tuning"], "run", run)
-    result, _ = audit.purify(job(targets=[4, 4, 2]), b"", heard)
-    assert seen == {"suspects": [4, 2], "recovered": []}
-    assert "A backdoor towards class 4, class 2 was suspected." in result["sentence"]
-    assert result["purification"]["changed"] == []
+def test_a_refusal_is_a_finding_and_an_acceptance_is_none(purification, heard, tasks):
+    found = purify(purification(), heard)
+    (finding,) = found.findings
+    assert (finding.rule, finding.severity) == ("WIPER-P01", Severity.HIGH)
+    assert finding.message == found.purification["reason"] == found.verification["reason"]
+    assert not found.accepted
+    found = purify(purification(accept_unverified=True, max_accuracy_drop=0.5), heard)
+    assert found.accepted
+    assert found.findings == ()
+    assert found.sentence == f"No backdoor was suspected. {found.purification['reason']}"
 
 
 def test_poisoned_images_beyond_the_limit_are_thinned_evenly(job, heard, few_digits):
     """The folder is sorted by class: its beginning would be one class."""
-    asked = job(poisoned=str(few_digits), target=0, known=None, triggers="none", max_asr=0.2, max_images=90)
-    asked |= {"trigger_files": [], "fit": False}
-    result, _ = audit.measure(asked, b"", heard)
-    (row,) = result["verification"]["before"]["triggers"]
+    found = verify(job(VerifyRequest, poisoned=few_digits, target=0, triggers=(), max_images=90), heard)
+    (row,) = found.verification["before"]["triggers"]
     # Every second image, as many of class 0 as of any other.
     assert row["asr"]["n"] == 54
 
@@ -259,27 +194,25 @@ def test_poisoned_images_beyond_the_limit_are_thinned_evenly(job, heard, few_dig
 
 @pytest.fixture
 def expected(digits_subject):
-    return expectation(digits_subject, digits_subject.classifier)
+    return expectation(digits_subject.classifier, digits_subject.clean.report.images)
 
 
-def request(path, *dtypes, arch=None):
-    return {"model": str(path), "arch": arch, "dtypes": list(dtypes)}
+def checked(path, expected, *dtypes, arch=None):
+    return check(CheckRequest(model=path, arch=arch, dtypes=dtypes, expected=expected))
 
 
 def moved(expected, by):
     """The expectation with the logits off by ``by`` of the largest one."""
-    found = dict(unpack_edit(expected).tensors)
-    outputs = torch.frombuffer(bytearray(found["outputs"].data), dtype=torch.float32).clone()
+    outputs = from_bytes(expected["outputs"].data, "F32", expected["outputs"].shape)
     outputs[3] += by * outputs.abs().max()
-    found["outputs"] = NewTensor("F32", found["outputs"].shape, outputs.numpy().tobytes())
-    return pack_edit(Edit(found))
+    return expected | {"outputs": NewTensor("F32", tuple(outputs.shape), to_bytes(outputs))}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.torchscript.pt", "model.onnx"])
-def test_a_file_agrees_with_itself_in_its_own_runtime(name, expected, heard):
-    result, _ = audit.check(request(DIGITS / name, "F32"), expected, heard)
-    assert result["agrees"]
-    assert result["largest_logit_difference"] < 1e-4
+def test_a_file_agrees_with_itself_in_its_own_runtime(name, expected):
+    found = checked(DIGITS / name, expected, "F32")
+    assert found.agrees
+    assert found.largest_logit_difference < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -295,25 +228,23 @@ def test_a_file_agrees_with_itself_in_its_own_runtime(name, expected, heard):
         (0.06, ["I8"], False),
     ],
 )
-def test_the_tolerance_is_that_of_the_file_s_dtype(by, dtypes, agrees, expected, heard):
-    asked = request(DIGITS / "model.safetensors", *dtypes)
-    result, _ = audit.check(asked, moved(expected, by), heard)
-    assert result["agrees"] is agrees
-    assert result["largest_logit_difference"] == pytest.approx(by, abs=2e-4)
+def test_the_tolerance_is_that_of_the_file_s_dtype(by, dtypes, agrees, expected):
+    found = checked(DIGITS / "model.safetensors", moved(expected, by), *dtypes)
+    assert found.agrees is agrees
+    assert found.largest_logit_difference == pytest.approx(by, abs=2e-4)
 
 
-def test_another_model_s_file_does_not_agree(expected, heard):
-    result, _ = audit.check(request(DIGITS / "twin.safetensors", "F32"), expected, heard)
-    assert not result["agrees"]
+def test_another_model_s_file_does_not_agree(expected):
+    assert not checked(DIGITS / "twin.safetensors", expected, "F32").agrees
 
 
-def test_a_file_that_answers_nan_does_not_agree(expected, heard, tmp_path):
+def test_a_file_that_answers_nan_does_not_agree(expected, tmp_path):
     tensors = load_file(DIGITS / "model.safetensors")
     tensors["classifier.bias"] = torch.full((10,), float("nan"))
     save_file(tensors, tmp_path / "nan.safetensors")
-    result, _ = audit.check(request(tmp_path / "nan.safetensors", "F32"), expected, heard)
-    assert result["agrees"] is False
-    json.dumps(result, allow_nan=False)
+    found = checked(tmp_path / "nan.safetensors", expected, "F32")
+    assert found.agrees is False
+    assert found.largest_logit_difference is None
 
 
 class Small(nn.Module):
@@ -348,18 +279,15 @@ def save(network, kind, folder):
 
 
 def through(asked, heard, folder):
-    """Purified, written, and checked: (result of the job, result of the check)."""
-    result, (edit, expected) = audit.purify(asked, b"", heard)
-    source = read_source(asked["model"])
+    """Purified, written, and checked: (answer, answer of the check)."""
+    found = purify(asked, heard)
+    source = read_source(asked.model)
     manifest = inspect(source)
-    files = write_edit(source, manifest, unpack_edit(edit))
     written = folder / f"written-{source.name}"
-    written.write_bytes(files[""])
-    dtypes = sorted({address.dtype for address in manifest.tensors.values()})
-    arch = asked["arch"] or result["model"]["architecture"]["name"]
-    checked, _ = audit.check(request(written, *dtypes, arch=arch), expected, heard)
+    written.write_bytes(write_edit(source, manifest, found.edit)[""])
+    dtypes = {address.dtype for address in manifest.tensors.values()}
     assert written.read_bytes() != source.data
-    return result, checked
+    return found, checked(written, found.expected, *dtypes, arch=asked.arch or found.architecture)
 
 
 @pytest.fixture
@@ -370,18 +298,18 @@ def small():
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "onnx"])
-def test_a_softmax_at_the_end_passes_the_check(kind, small, job, heard, tmp_path):
+def test_a_softmax_at_the_end_passes_the_check(kind, small, purification, heard, tmp_path):
     path = save(small("softmax"), kind, tmp_path)
-    asked = job(model=str(path), method_settings={"train": "all", "epochs": 1, "lr": 0.001})
-    result, checked = through(asked, heard, tmp_path)
-    assert result["purification"]["changed"]
-    assert checked["agrees"]
+    asked = purification(model=path, method=METHODS["fine-tuning"](epochs=1, lr=0.001))
+    found, checked = through(asked, heard, tmp_path)
+    assert found.purification["changed"]
+    assert checked.agrees
     # In probabilities: logits would be far from them.
-    assert checked["largest_logit_difference"] < 1e-4
+    assert checked.largest_logit_difference < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torchscript", "onnx"])
-def test_logits_with_two_more_axes_pass_the_check(kind, small, job, heard, tmp_path):
+def test_logits_with_two_more_axes_pass_the_check(kind, small, purification, heard, tmp_path):
     path = save(small("conv"), kind, tmp_path)
     factory = tmp_path / "factory.py"
     factory.write_text(
@@ -394,23 +322,22 @@ def test_logits_with_two_more_axes_pass_the_check(kind, small, job, heard, tmp_p
         "        return self.fc(torch.relu(self.conv(x)).mean((2, 3), keepdim=True))\n"
     )
     arch = f"{factory}:Small" if kind == "safetensors" else None
-    asked = job(model=str(path), arch=arch, method_settings={"train": "all", "epochs": 1, "lr": 0.001})
+    asked = purification(model=path, arch=arch, method=METHODS["fine-tuning"](epochs=1, lr=0.001))
     _, checked = through(asked, heard, tmp_path)
-    assert checked["agrees"]
-    assert checked["largest_logit_difference"] < 1e-4
+    assert checked.agrees
+    assert checked.largest_logit_difference < 1e-4
 
 
-def test_half_precision_passes_with_its_tolerance(job, heard, tmp_path):
+def test_half_precision_passes_with_its_tolerance(purification, heard, tmp_path):
     tensors = {name: value.half() for name, value in load_file(DIGITS / "model.safetensors").items()}
     save_file(tensors, tmp_path / "half.safetensors")
-    result, checked = through(job(model=str(tmp_path / "half.safetensors")), heard, tmp_path)
-    assert result["purification"]["changed"]
-    assert checked["agrees"]
-    assert checked["largest_logit_difference"] < audit.TOLERANCE["F16"]
+    found, checked = through(purification(model=tmp_path / "half.safetensors"), heard, tmp_path)
+    assert found.purification["changed"]
+    assert checked.agrees
+    assert checked.largest_logit_difference < pipeline.TOLERANCE["F16"]
 
 
-def test_a_quantised_head_passes_the_check(job, heard, quantised_file, tmp_path):
-    settings = {"train": "head", "epochs": 1, "lr": 1.0}
-    asked = job(model=str(quantised_file), method="wiper", method_settings=settings)
-    _, checked = through(asked, heard, tmp_path)
-    assert checked["agrees"]
+def test_a_quantised_head_passes_the_check(purification, heard, quantised_file, tmp_path):
+    method = METHODS["wiper"](train="head", epochs=1, lr=1.0)
+    _, checked = through(purification(model=quantised_file, method=method), heard, tmp_path)
+    assert checked.agrees

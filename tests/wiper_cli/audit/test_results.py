@@ -1,5 +1,6 @@
 """Results as the plain data of a report."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,24 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from formats import (
-    Address,
-    Architecture,
-    Edit,
-    Head,
-    InputSpec,
-    Manifest,
-    Model,
-    NewTensor,
-    Source,
-    unpack_edit,
-)
-from wiper_cli.audit import pipeline as audit
-from wiper_cli.audit import results as telling
+from formats import Address, Architecture, Edit, Head, InputSpec, Manifest, Model, NewTensor, Source
+from formats.tensors import from_bytes
+from wiper_cli.audit import results
+from wiper_cli.audit.pipeline import run
+from wiper_cli.audit.requests import InspectRequest, PurifyRequest, ScanRequest, VerifyRequest
+from wiper_cli.audit.subject import Notes
 from wiper_cli.commands.shared import document as documents
-from wiper_cli.commands.shared.run import merge
 from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.purifiers import METHODS
 from wiper_cli.reports.schema import problem, schema
+from wiper_cli.worker.codec import pack, unpack
 
 
 def model_of(**tensors):
@@ -68,7 +62,7 @@ def test_changed_elements_alone_are_counted(dtype):
     after[0, 1, 2] += 2
     after[1, 2, 3] -= 3
     model = model_of(conv=before, other=before)
-    rows = telling.changed(model, edit_of(model, conv=after, other=before))
+    rows = results.changed(model, edit_of(model, conv=after, other=before))
     assert rows == [
         {"address": "conv", "elements": 2, "max_change": 3.0},
         {"address": "other", "elements": 0, "max_change": 0.0},
@@ -84,24 +78,18 @@ def test_the_head_s_changed_units_are_named(layout):
     after = before.copy()
     for number, unit in ((0, 1), (2, 4), (1, 4)):
         after[(unit, number) if layout == "in_out" else (number, unit)] = 1 + number
-    (row,) = telling.changed(model, edit_of(model, fc=after))
+    (row,) = results.changed(model, edit_of(model, fc=after))
     assert row == {"address": "fc", "elements": 3, "max_change": 3.0, "units": [1, 4]}
-    (row,) = telling.changed(model, edit_of(model, fc=before + 1))
+    (row,) = results.changed(model, edit_of(model, fc=before + 1))
     assert row["units"] is None
-    (row,) = telling.changed(model, edit_of(model, fc=before))
+    (row,) = results.changed(model, edit_of(model, fc=before))
     assert row["units"] == []
 
 
 # --- odd values --------------------------------------------------------------------------------------------------
 
 
-def test_finite():
-    assert telling.finite(None) is None
-    assert telling.finite(0.0) == 0.0
-    assert [telling.finite(value) for value in (math.nan, math.inf, -math.inf)] == [None] * 3
-
-
-def test_plain_is_json_and_loses_nothing_that_json_can_say():
+def test_what_a_report_can_carry_loses_nothing_that_json_can_say():
     odd = {
         1: torch.tensor([[1.5, math.nan], [math.inf, 2.0]]),
         "tuple": (1, 2.5, None, True, "text"),
@@ -111,7 +99,7 @@ def test_plain_is_json_and_loses_nothing_that_json_can_say():
         "numpy": np.float64(2.5),
         "empty": {},
     }
-    found = telling.plain(odd)
+    found = results.jsonable(odd)
     assert json.loads(json.dumps(found, allow_nan=False)) == {
         "1": [[1.5, None], [None, 2.0]],
         "tuple": [1, 2.5, None, True, "text"],
@@ -128,14 +116,10 @@ def test_plain_is_json_and_loses_nothing_that_json_can_say():
 
 
 def test_the_expectation_holds_normalised_inputs_and_their_logits(digits_subject):
-    expected = {
-        name: telling.tensor(new)
-        for name, new in unpack_edit(
-            telling.expectation(digits_subject, digits_subject.classifier)
-        ).tensors.items()
-    }
-    assert expected["inputs"].shape == (telling.CHECKED, 1, 32, 32)
-    assert expected["outputs"].shape == (telling.CHECKED, 10)
+    found = results.expectation(digits_subject.classifier, digits_subject.clean.report.images)
+    expected = {name: from_bytes(new.data, new.dtype, new.shape) for name, new in found.items()}
+    assert expected["inputs"].shape == (results.CHECKED, 1, 32, 32)
+    assert expected["outputs"].shape == (results.CHECKED, 10)
     with torch.no_grad():
         outputs = digits_subject.model.network(expected["inputs"])
     torch.testing.assert_close(outputs, expected["outputs"], rtol=1e-5, atol=1e-5)
@@ -144,12 +128,11 @@ def test_the_expectation_holds_normalised_inputs_and_their_logits(digits_subject
 # --- documents ---------------------------------------------------------------------------------------------------
 
 
-def valid(command, result):
-    """The document of a run, as the parent puts it together, after its way through JSON."""
-    document = documents.begin(command, [command], Path("m"), 0)
-    merge(document, json.loads(json.dumps(result, allow_nan=False)))
-    if command != "inspect":
-        documents.conclude(document, "high", exit_zero=False)
+def valid(command, sections):
+    """A report of ``command`` with these sections, after its way through JSON."""
+    document = documents.begin(command, [command], Path("m"), 0) | sections
+    document["model"] = {"path": "m", **sections["model"]}
+    document = json.loads(json.dumps(document, allow_nan=False))
     jsonschema.validate(document, schema())
     assert problem(document) == ""
     return document
@@ -180,7 +163,7 @@ class Odd:
 def test_every_value_of_a_detector_has_a_word(fired, digits_subject, heard):
     classifier, clean = digits_subject.classifier, digits_subject.clean
     piece = Odd(fired).run(classifier, clean, heard, 0)
-    shown = telling.shown_detector(digits_subject, piece)
+    shown = results.shown_detector(digits_subject, piece)
     assert shown["per_class"][:3] == [None, None, 0.1]
     assert shown["facts"] == {"where": [1, 2], "map": [1.0, None]}
     assert shown["seconds"] == 1.235
@@ -191,28 +174,34 @@ def test_every_value_of_a_detector_has_a_word(fired, digits_subject, heard):
     else:
         assert shown["statistic"] is None
         assert shown["trigger"] is None
-    detection = telling.shown_detection(digits_subject, [piece], (0,))
-    result = {**telling.examined(digits_subject), "detection": detection, "verdict": "suspicious"}
-    assert valid("scan", result)["detection"]["detectors"][0]["fired"] is fired
+    detection = results.shown_detection(digits_subject, [piece], (0,))
+    sections = {**results.examined(digits_subject, Notes()), "detection": detection}
+    assert valid("scan", sections)["detection"]["detectors"][0]["fired"] is fired
 
 
-def test_documents_of_every_job_are_valid(job, heard, quantised_file):
-    asked = {"poisoned": None, "known": None, "triggers": "badnet", "target": None, "max_asr": 0.2}
-    asked |= {"trigger_files": [], "fit": False}
-    for file in (job()["model"], str(quantised_file)):
-        assert valid("inspect", audit.inspect(job(model=file), b"", heard)[0])
-        assert valid("scan", audit.scan(job(model=file), b"", heard)[0])["exit_code"] == 3
-        settings = {"train": "head", "epochs": 1}
-        done = job(model=file, method="wiper", method_settings=settings, accept_unverified=True)
-        assert valid("purify", audit.purify(done, b"", heard)[0])["purification"]["history"]
-        measured = valid("verify", audit.measure(job(model=file, **asked), b"", heard)[0])
-        assert measured["verification"]["before"]["triggers"][0]["family"] == "badnet"
+@pytest.mark.parametrize("quantised", [False, True])
+def test_the_answers_to_all_requests_make_valid_reports(quantised, job, heard, quantised_file):
+    def answered(command, request):
+        document = documents.begin(command, [command], Path("m"), 0)
+        documents.merge(document, unpack(request.answer, *through_json(run(request, heard))))
+        return valid(command, document)
+
+    def through_json(answer):
+        fields, containers = pack(answer)
+        return json.loads(json.dumps(fields, allow_nan=False)), containers
+
+    file = {"model": quantised_file} if quantised else {}
+    assert answered("inspect", job(InspectRequest, **file))["model"]["classes"]
+    assert answered("scan", job(ScanRequest, **file))["verdict"] == "incomplete"
+    method = METHODS["wiper"](train="head", epochs=1)
+    done = answered("purify", job(PurifyRequest, **file, method=method, accept_unverified=True))
+    assert done["purification"]["history"]
+    measured = answered("verify", job(VerifyRequest, **file, triggers=("badnet",)))
+    assert measured["verification"]["before"]["triggers"][0]["family"] == "badnet"
 
 
 def test_a_model_without_a_head_is_described(digits_subject):
-    import dataclasses
-
-    shown = telling.described(dataclasses.replace(digits_subject.model, head=None, class_names=("a",) * 10))
+    shown = results.described(dataclasses.replace(digits_subject.model, head=None, class_names=("a",) * 10))
     assert shown["head"] is None
     assert shown["classes"] == ["a"] * 10
-    assert telling.described(digits_subject.model)["classes"] == [str(k) for k in range(10)]
+    assert results.described(digits_subject.model)["classes"] == [str(k) for k in range(10)]

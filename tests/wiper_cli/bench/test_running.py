@@ -89,8 +89,8 @@ def test_rates_by_hand():
     class Fixed:
         """Answers with the class that stands in the first pixel."""
 
-        def logits(self, images):
-            return torch.nn.functional.one_hot(images[:, 0, 0, 0].long(), 3).float()
+        def answers(self, images):
+            return images[:, 0, 0, 0].long()
 
     def pictures(answers):
         return torch.tensor(answers, dtype=torch.uint8).reshape(-1, 1, 1, 1)
@@ -156,6 +156,8 @@ def test_a_scan_is_kept_and_given_back(cell, place, monkeypatch):
     square = Recovered("additive", 1, {"pattern": torch.full((3, 2, 2), 0.25)}, {"success": 0.75})
 
     class Finds:
+        title = "Finds"
+
         def run(self, classifier, clean, progress, seed):
             calls.append(seed)
             return Evidence(
@@ -163,8 +165,8 @@ def test_a_scan_is_kept_and_given_back(cell, place, monkeypatch):
                 per_class=(0.0, 9.0, 0.0), suspects=(1,), recovered=(square,),
             )  # fmt: skip
 
-    monkeypatch.setattr(running, "DETECTORS", {"max-margin": ""})
-    monkeypatch.setattr(running, "detector", lambda name: Finds())
+    monkeypatch.setattr(running, "DETECTORS", ("max-margin",))
+    monkeypatch.setattr("wiper_cli.audit.detection.detector", lambda name: Finds())
     for _ in range(2):
         suspects, (found,) = findings(cell, place, lambda *_: None)
         assert suspects[0] == 1

@@ -1,14 +1,16 @@
 """The command in this process: what a user types, what comes out."""
 
-import json
+import io
 import signal
 import sys
 
 import pytest
 
+from wiper_cli.audit import pipeline
+from wiper_cli.audit.answers import ScanAnswer
 from wiper_cli.main import main
-from wiper_cli.verdict import Problem
-from wiper_cli.worker.parent import Answer
+from wiper_cli.verdict import Problem, Verdict
+from wiper_cli.worker.protocol import receive, send
 
 
 @pytest.fixture
@@ -32,14 +34,13 @@ def wiper(monkeypatch, capsys, tmp_path):
 
 
 class Child:
-    """Stands for the child process: the same jobs, computed here. ``answers``: job → what to say instead."""
+    """Stands for the child process: the same requests, answered here. ``answers``: type of a request → what to say
+    instead, or to raise."""
 
     def __init__(self):
-        self.jobs, self.answers = [], {}
+        self.requests, self.answers = [], {}
 
-    def __call__(self, job, progress, log, timeout=None, payload=b""):
-        from wiper_cli.audit import pipeline as audit
-
+    def __call__(self, request, progress, log, timeout=None):
         class Reporter:
             def __call__(self, stage, done, total):
                 progress(stage, done, total)
@@ -47,20 +48,42 @@ class Child:
             def log(self, sentence):
                 log(sentence)
 
-        job = json.loads(json.dumps(job, allow_nan=False))
-        self.jobs.append(job)
-        answer = self.answers.get(job["job"])
+        request = there_and_back(request)
+        self.requests.append(request)
+        answer = self.answers.get(type(request)) or pipeline.run(request, Reporter())
         if isinstance(answer, Problem):
             raise answer
-        if answer is not None:
-            return Answer(answer)
-        result, tensors = audit.JOBS[job["job"]](job, payload, Reporter())
-        return Answer(json.loads(json.dumps(result, allow_nan=False)), tuple(tensors))
+        return there_and_back(answer)
+
+
+def there_and_back(message):
+    pipe = io.BytesIO()
+    send(pipe, message)
+    pipe.seek(0)
+    return receive(pipe, type(message))
 
 
 @pytest.fixture
 def child(monkeypatch):
     """The child of every run in this test; see :class:`Child`."""
     stand_in = Child()
-    monkeypatch.setattr("wiper_cli.commands.shared.run.run_job", stand_in)
+    monkeypatch.setattr("wiper_cli.commands.shared.run.ask", stand_in)
     return stand_in
+
+
+@pytest.fixture
+def scanned():
+    """``scanned(**fields)``: the answer of a scan that found nothing."""
+    nothing = {"salience": None, "findings": (), "explanation": None, "environment": {}, "timing": {}}
+    given = {
+        "model": {"opened": "full"},
+        "clean": {},
+        "preprocessing": {},
+        "detection": {"detectors": []},
+    } | nothing
+
+    def make(**fields):
+        plain = {"sentence": "Nothing.", "not_done": (), "verdict": Verdict.NO_FINDING}
+        return ScanAnswer(**given | plain | fields)
+
+    return make

@@ -1,15 +1,19 @@
 """Purifying as a transaction: a verified file, or nothing."""
 
+import dataclasses
 import hashlib
 import json
 
 import jsonschema
 import pytest
 
-from wiper_cli.audit import pipeline as audit
+from formats import open_model, read_source
+from wiper_cli.audit import pipeline, results
+from wiper_cli.audit.answers import CheckAnswer
+from wiper_cli.audit.requests import CheckRequest, PurifyRequest
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
-from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.verdict import ExitCode, Problem, Verdict
 
 DIGITS = example_folder()
 HEAD = ("--method", "fine-tuning", "--train", "head", "--epochs", "1", "--detectors", "none")
@@ -39,7 +43,7 @@ def left(tmp_path):
 def test_a_checked_file_is_written(purify, child, tmp_path):
     code, document, _ = purify("--accept-unverified")
     assert code == 0, document["sentence"]
-    assert [job["job"] for job in child.jobs] == ["purify", "check"]
+    assert [type(request) for request in child.requests] == [PurifyRequest, CheckRequest]
     output = document["purification"]["output"]
     assert output["sha256"] == hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest()
     assert output["sha256"] != document["model"]["sha256"]
@@ -49,14 +53,10 @@ def test_a_checked_file_is_written(purify, child, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        ({"largest_logit_difference": 0.25, "agrees": False}, "a largest difference of 0.25"),
-        ({"largest_logit_difference": None, "agrees": False}, "no usable logits"),
-    ],
+    ("difference", "words"), [(0.25, "a largest difference of 0.25"), (None, "no usable logits")]
 )
-def test_other_logits_after_saving_leave_nothing(answer, words, purify, child, tmp_path):
-    child.answers["check"] = answer
+def test_other_logits_after_saving_leave_nothing(difference, words, purify, child, tmp_path):
+    child.answers[CheckRequest] = CheckAnswer(largest_logit_difference=difference, agrees=False)
     code, document, err = purify("--accept-unverified")
     assert code in (ExitCode.FINDING, ExitCode.NO_VERDICT)
     assert left(tmp_path) == []
@@ -71,7 +71,7 @@ def test_other_logits_after_saving_leave_nothing(answer, words, purify, child, t
 
 def test_other_logits_keep_the_file_that_was_there(purify, child, tmp_path):
     (tmp_path / "out").write_bytes(b"precious")
-    child.answers["check"] = {"largest_logit_difference": 0.25, "agrees": False}
+    child.answers[CheckRequest] = CheckAnswer(largest_logit_difference=0.25, agrees=False)
     purify("--accept-unverified", "--force")
     assert (tmp_path / "out").read_bytes() == b"precious"
     assert left(tmp_path) == ["out"]
@@ -79,15 +79,9 @@ def test_other_logits_keep_the_file_that_was_there(purify, child, tmp_path):
 
 def test_a_perturbed_expectation_is_noticed(purify, monkeypatch, tmp_path):
     """The real comparison, after a file that differs from what was verified."""
-    real = audit.expectation
-
-    def shifted(subject, classifier):
-        other = subject.classifier
-        with_twin = audit.open_model(audit.read_source(DIGITS / "twin.safetensors"))
-        assert real(subject, other) != real(subject, subject.with_model(with_twin))
-        return real(subject, subject.with_model(with_twin))
-
-    monkeypatch.setattr(audit, "expectation", shifted)
+    real = results.expectation
+    twin = open_model(read_source(DIGITS / "twin.safetensors"))
+    monkeypatch.setattr(results, "expectation", lambda edited, images: real(edited.with_model(twin), images))
     code, document, _ = purify("--accept-unverified", name="model.safetensors")
     assert code != 0
     assert "gave other logits in its own runtime" in document["sentence"]
@@ -95,7 +89,7 @@ def test_a_perturbed_expectation_is_noticed(purify, monkeypatch, tmp_path):
 
 
 def test_a_check_that_fails_leaves_nothing(purify, child, tmp_path):
-    child.answers["check"] = Problem("The worker process was killed by signal 9.", ExitCode.NO_VERDICT)
+    child.answers[CheckRequest] = Problem("The worker process was killed by signal 9.", ExitCode.NO_VERDICT)
     code, document, _ = purify("--accept-unverified")
     assert code == 3
     assert "killed by signal 9" in document["sentence"]
@@ -106,20 +100,17 @@ def test_a_check_that_fails_leaves_nothing(purify, child, tmp_path):
 def test_what_was_not_accepted_is_not_checked(purify, child, tmp_path):
     code, document, _ = purify()
     assert code == 3
-    assert [job["job"] for job in child.jobs] == ["purify"]
+    assert [type(request) for request in child.requests] == [PurifyRequest]
     assert "Nothing was written." in document["sentence"]
     assert left(tmp_path) == []
     assert "WIPER-P01" in [finding["rule"] for finding in document["findings"]]
 
 
 def test_exit_zero_spares_a_refusal_that_is_a_finding(purify, child, monkeypatch, tmp_path):
-    real = audit.JOBS["purify"]
-
-    def suspicious(*arguments):
-        result, tensors = real(*arguments)
-        return {**result, "verdict": "suspicious"}, tensors
-
-    monkeypatch.setattr(audit, "JOBS", {**audit.JOBS, "purify": suspicious})
+    real = pipeline.run
+    monkeypatch.setattr(
+        pipeline, "run", lambda *asked: dataclasses.replace(real(*asked), verdict=Verdict.SUSPICIOUS)
+    )
     assert purify()[0] == 1
     assert purify("--exit-zero")[0] == 0
     assert left(tmp_path) == []

@@ -29,13 +29,17 @@ def test_a_missing_folder_is_refused_before_the_model_is_opened(scan, child, tmp
     code, _, err = scan("--explain", DIGITS / "trigger.png")
     assert code == 2
     assert "is not a folder" in err
-    assert child.jobs == []
+    assert child.requests == []
 
 
 def test_without_triggered_images_nothing_is_explained(scan, child):
     _, out, _ = scan("-f", "json")
-    assert child.jobs[0]["explain"] is None
-    assert json.loads(out)["explanation"] is None
+    assert child.requests[0].explain is None
+    document = json.loads(out)
+    assert document["explanation"] is None
+    assert document["preprocessing"]["origin"].startswith(
+        "Input 32x32, as --input-size says. Mean and std as given"
+    )
 
 
 def test_the_same_in_all_three_formats(scan, few_digits, tmp_path):

@@ -4,13 +4,16 @@ import os
 import stat
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from formats import Source
+from formats import NewTensor, Source
+from wiper_cli.audit.answers import CheckAnswer
+from wiper_cli.audit.requests import CheckRequest, InspectRequest
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import parent
-from wiper_cli.worker.parent import private_copy, run_job
+from wiper_cli.worker.parent import ask, private_copy
 
 
 @pytest.fixture
@@ -20,9 +23,12 @@ def child(monkeypatch, tmp_path):
     def install(code: str) -> None:
         script = tmp_path / "child.py"
         script.write_text(
-            "import sys, os, time\n"
+            "import json, os, struct, sys, time\n"
+            "from wiper_cli.audit.answers import CheckAnswer\n"
+            "from wiper_cli.audit.requests import *\n"
             "from wiper_cli.worker.protocol import *\n"
-            "job, payload = receive(sys.stdin.buffer), receive(sys.stdin.buffer)\n" + code
+            "def frame(kind, data): out.write(struct.pack('<Qc', len(data), kind) + data); out.flush()\n"
+            "out, request = sys.stdout.buffer, receive(sys.stdin.buffer, CheckRequest)\n" + code
         )
         real = parent.subprocess.Popen
         monkeypatch.setattr(
@@ -32,29 +38,46 @@ def child(monkeypatch, tmp_path):
     return install
 
 
-def run(timeout=None, payload=b""):
+def run(timeout=None):
     said = []
-    answer = run_job({"job": "x"}, lambda *p: said.append(p), said.append, timeout, payload)
+    request = CheckRequest(model=Path("m"), dtypes=("F32",), expected={"w": NewTensor("F32", (1,), b"1234")})
+    answer = ask(request, lambda *progress: said.append(progress), said.append, timeout)
     return answer, said
 
 
 def test_an_answer_with_progress_and_tensors(child):
     child(
-        "out = sys.stdout.buffer\n"
-        "send_json(out, {'progress': ['stage', 1, 2]})\n"
-        "send_json(out, {'log': 'remark'})\n"
-        "send_tensors(out, payload[1] * 2)\n"
-        "send_json(out, {'result': {'job': job[1]['job']}})\n"
+        "send(out, Progress('stage', 1, 2))\n"
+        "send(out, Log(request.expected['w'].data.decode()))\n"
+        "send(out, CheckAnswer(largest_logit_difference=0.5, agrees=True))\n"
     )
-    answer, said = run(payload=b"ab")
-    assert answer.result == {"job": "x"}
-    assert answer.tensors == (b"abab",)
-    assert said == [("stage", 1, 2), "remark"]
+    answer, said = run()
+    assert answer == CheckAnswer(largest_logit_difference=0.5, agrees=True)
+    assert said == [("stage", 1, 2), "1234"]
 
 
 def test_a_problem_of_the_child_is_ours(child):
-    child("send_json(sys.stdout.buffer, {'problem': 'Too few images.', 'exit_code': 3})")
+    child("send(out, Refusal('Too few images.', ExitCode.NO_VERDICT))")
     with pytest.raises(Problem, match="Too few images") as caught:
+        run()
+    assert caught.value.exit_code == ExitCode.NO_VERDICT
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("out.write(b'garbage' * 9)", "a frame is of an unknown kind"),
+        ("frame(b'J', b'[' * 99999)", "its JSON does not parse"),
+        ("frame(b'J', b'{\"ScanAnswer\": {}}')", "it is none of Progress, Log, Refusal, CheckAnswer"),
+        ("frame(b'J', b'{\"CheckAnswer\": {\"agrees\": true}}')", "largest_logit_difference is not there"),
+        ("frame(b'J', b'{\"Refusal\": {\"sentence\": \"a\", \"exit_code\": 7}}')", "exit_code is not one of"),
+        ("send(out, Refusal('', ExitCode.OK))", "it refuses without a reason"),
+        ("frame(b'T', b'\\1a')\nsend(out, CheckAnswer(largest_logit_difference=None, agrees=True))", "not expected"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_used_is_no_verdict(child, code, words):
+    child(code)
+    with pytest.raises(Problem, match=f"^The worker process gave an answer .* used: .*{words}") as caught:
         run()
     assert caught.value.exit_code == ExitCode.NO_VERDICT
 
@@ -64,10 +87,10 @@ def test_a_problem_of_the_child_is_ours(child):
     [
         ("os.kill(os.getpid(), 9)", "killed by signal 9"),
         ("sys.exit('the last words')", "ended with code 1.*the last words"),
-        ("sys.stdout.buffer.write(b'garbage' * 9)", "before it had a result"),
+        ("out.write(b'half')", "before it had a result"),
         ("pass", "ended with code 0"),
     ],
-    ids=["killed", "dies", "garbage", "silent"],
+    ids=["killed", "dies", "ends half-way", "silent"],
 )
 def test_a_dead_child_is_no_verdict(child, code, sentence):
     child(code)
@@ -98,7 +121,7 @@ def test_the_private_copy_is_ours_alone_and_goes_away():
 def test_an_interrupt_ends_the_child(child, monkeypatch, tmp_path):
     child(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)")
 
-    def interrupted(stream):
+    def interrupted(stream, *_):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             time.sleep(0.01)
         raise KeyboardInterrupt
@@ -113,7 +136,7 @@ def test_an_interrupt_ends_the_child(child, monkeypatch, tmp_path):
 def test_modules_in_the_working_directory_are_not_run(hostile):
     """The working directory may be the folder of an untrusted model."""
     with pytest.raises(Problem, match="no-such-file"):
-        run_job({"job": "inspect", "model": "no-such-file", "arch": None}, lambda *_: None, lambda _: None)
+        ask(InspectRequest(model=Path("no-such-file")), lambda *_: None, lambda _: None)
     assert hostile() == []
 
 

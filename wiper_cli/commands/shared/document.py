@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from formats import FormatError, Hostile, Manifest, Source, Unreadable
 from wiper_cli import __version__
+from wiper_cli.audit.answers import Answer, ExaminationAnswer
 from wiper_cli.verdict import SCHEMA, ExitCode, Finding, Problem, Severity, Verdict
 
 Document = dict[str, Any]
@@ -59,6 +61,25 @@ def describe(document: Document, source: Source, manifest: Manifest) -> None:
         notes=list(manifest.notes),
         parameters=sum(address.elements for address in manifest.tensors.values()),
     )
+
+
+def merge(document: Document, answer: Answer) -> None:
+    """Takes what the child found into the document; the gate's facts about the file stay.
+
+    Raises :class:`Problem`, and takes nothing, where a section is not what the schema says: the child is not trusted.
+    """
+    from wiper_cli.reports.schema import problem
+
+    merged = document | {f.name: getattr(answer, f.name) for f in fields(answer) if f.name in document}
+    merged["model"] = {**document["model"], **answer.model}
+    merged["timing"] = {**document["timing"], **answer.timing}
+    merged["not_done"] = [*document["not_done"], *answer.not_done]
+    if isinstance(answer, ExaminationAnswer):
+        merged["findings"] = [finding.as_dict() for finding in answer.findings]
+        merged["verdict"] = answer.verdict.value
+    if wrong := problem(merged):
+        raise Problem(f"The worker process gave an answer that cannot be used: {wrong}.", ExitCode.NO_VERDICT)
+    document.update(merged)
 
 
 def refuse(document: Document, error: FormatError | Problem) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from wiper_cli.audit.requests import Examination
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.nearest import nearest
 from wiper_cli.reports import FORMATS
@@ -72,18 +73,9 @@ class Settings:
             )
         return cls(**values, origins={name: origin(context, name) for name in names})
 
-    def job(self) -> dict[str, Any]:
-        """The part that the child needs, as plain data."""
-        return {
-            "arch": self.arch,
-            "mean": self.mean,
-            "std": self.std,
-            "input_size": self.input_size,
-            "resize": self.resize,
-            "max_images": self.max_images,
-            "device": self.device,
-            "seed": self.seed,
-        }
+    def examination(self) -> dict[str, Any]:
+        """The fields of an :class:`Examination` that are options, all but its model."""
+        return {item.name: getattr(self, item.name) for item in fields(Examination) if item.name != "model"}
 
 
 def origin(context: click.Context, name: str) -> str:
@@ -161,6 +153,11 @@ class Detectors(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"there is no detector {unknown[0]!r}; there are {', '.join(DETECTORS)}.", param, ctx)
         return ",".join(names)
 
+    @staticmethod
+    def named(value: str) -> tuple[str, ...]:
+        """The detectors that a converted value stands for."""
+        return {"all": tuple(DETECTORS), "none": ()}.get(value, tuple(value.split(",")))
+
 
 def option(*names: str, **details: Any) -> Callable[[F], F]:
     """``click.option`` with a ``WIPER_NAME`` variable beside the flag."""
@@ -226,11 +223,11 @@ SHARED: Sequence[Callable[[Any], Any]] = (
         help="Fit images by stretching them, or by resizing the short side and cutting the centre.",
     ),
     option(
-        "--max-images", type=click.IntRange(min=1), default=5000, metavar="N",
+        "--max-images", type=click.IntRange(min=1), default=Examination.max_images, metavar="N",
         help="Most images held in memory to search, choose and report on.",
     ),
-    option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where the model runs."),
-    option("--seed", type=int, default=0, metavar="N", help="Seed of everything that is random."),
+    option("--device", default=Examination.device, metavar="auto|cpu|cuda[:N]", help="Where the model runs."),
+    option("--seed", type=int, default=Examination.seed, metavar="N", help="Seed of everything that is random."),
     option("--timeout", type=Number(min=1), metavar="SECONDS", help="Give up after this long."),
     option(
         "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto",

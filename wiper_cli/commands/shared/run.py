@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from formats import FormatError, Manifest, Source, inspect, read_source
+from wiper_cli.audit.requests import Request
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports import outputs, render, style_of
 from wiper_cli.verdict import ExitCode, Problem, combine
-from wiper_cli.worker.parent import Answer, private_copy, run_job
+from wiper_cli.worker.parent import ask, private_copy
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,13 @@ class Run:
         with private_copy(source) as copy:
             yield Subject(path, source, manifest, copy)
 
-    def child(self, job: str, subject: Subject, payload: bytes = b"", **details: Any) -> Answer:
-        """Runs one job on the subject's private copy; ``details`` go with it, ``payload`` as tensors."""
-        message = {
-            "job": job,
-            "model": str(subject.copy),
-            "clean": str(self.settings.clean) if self.settings.clean else None,
-            **self.settings.job(),
-            **details,
-        }
-        return run_job(message, self.display.progress, self.display.log, self.settings.timeout, payload)
+    def examined(self, subject: Subject) -> dict[str, Any]:
+        """What every :class:`wiper_cli.audit.requests.Examination` of the subject's private copy asks."""
+        return {"model": subject.copy, **self.settings.examination()}
+
+    def ask(self, request: Request[A]) -> A:
+        """The answer of a fresh child to ``request``."""
+        return ask(request, self.display.progress, self.display.log, self.settings.timeout)
 
     def document(self, path: Path, work: Callable[[Document], None]) -> Document:
         """One document for one model; a refusal becomes its sentence, never a traceback."""
@@ -92,19 +92,6 @@ def require_folder(folder: Path, called: str) -> None:
         raise Problem(f"{folder} is not a folder.")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise Problem(f"{called} {folder} cannot be read.")
-
-
-def merge(document: Document, result: Mapping[str, Any]) -> None:
-    """Takes what the child found into the document; the gate's facts about the file stay."""
-    document["model"].update(result.get("model", {}))
-    document["timing"].update(result.get("timing", {}))
-    document["not_done"].extend(result.get("not_done", []))
-    for key in (
-        "clean", "preprocessing", "findings", "salience", "detection", "explanation",
-        "verification", "purification", "environment", "verdict", "sentence",
-    ):  # fmt: skip
-        if key in result:
-            document[key] = result[key]
 
 
 def finish(run: Run, reports: Sequence[Document]) -> ExitCode:

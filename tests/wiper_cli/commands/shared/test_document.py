@@ -1,5 +1,6 @@
 """The two ends of a result: begun, refused, concluded."""
 
+import copy
 import itertools
 from pathlib import Path
 
@@ -48,6 +49,28 @@ def test_the_gate_s_facts(document):
     assert (model["kind"], model["size"], model["opened"]) == ("safetensors", len(source.data), "static")
     assert model["sha256"] == source.sha256
     assert model["parameters"] > 80_000
+
+
+def test_the_gate_s_facts_stay_when_the_child_s_join_them(document, scanned):
+    document["model"].update(sha256="0" * 64, kind="onnx")
+    document["not_done"].append({"what": "a", "why": "b"})
+    documents.merge(document, scanned(not_done=({"what": "c", "why": "d"},), timing={"open": 1.0}))
+    assert document["model"]["sha256"] == "0" * 64
+    assert document["model"]["opened"] == "full"
+    assert [entry["what"] for entry in document["not_done"]] == ["a", "c"]
+    assert document["sentence"] == "Nothing."
+    assert document["salience"] is None
+    assert document["timing"] == {"open": 1.0}
+
+
+def test_what_is_no_section_is_not_taken(document, scanned):
+    before = copy.deepcopy(document)
+    with pytest.raises(
+        Problem, match="cannot be used: the document, clean has an unknown field 'odd'"
+    ) as caught:
+        documents.merge(document, scanned(clean={"odd": 1}))
+    assert caught.value.exit_code == ExitCode.NO_VERDICT
+    assert document == before
 
 
 REFUSALS = {

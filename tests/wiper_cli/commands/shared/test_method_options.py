@@ -114,7 +114,7 @@ def test_what_is_no_number_is_wrong_usage(name, value, wiper, child, few_digits,
     )  # fmt: skip
     assert code == 2
     assert name in err
-    assert child.jobs == []
+    assert child.requests == []
 
 
 def test_the_least_of_one_method_does_not_serve_another(wiper, child, few_digits, tmp_path):
@@ -125,7 +125,7 @@ def test_the_least_of_one_method_does_not_serve_another(wiper, child, few_digits
     )  # fmt: skip
     assert code == 2
     assert "--batch of unlearn must be at least 2, not 1." in err
-    assert child.jobs == []
+    assert child.requests == []
 
 
 def test_help_of_purify_shows_defaults_per_method(wiper):

@@ -9,12 +9,13 @@ import jsonschema
 import pytest
 
 from formats import Hostile, Unreadable
+from wiper_cli.audit.requests import ScanRequest
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.example_files import example_folder
-from wiper_cli.commands.shared.run import Run, check_requested, deliver, merge, require_clean, write_whole
+from wiper_cli.commands.shared.run import Run, check_requested, deliver, require_clean, write_whole
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports.schema import schema
-from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.verdict import ExitCode, Finding, Problem, Severity
 
 DIGITS = example_folder()
 
@@ -90,7 +91,7 @@ def test_two_reports_to_stdout_end_a_command(wiper, child, few_digits):
     code, out, err = wiper("scan", DIGITS / "model.onnx", "--clean", few_digits, "-f", "json", "-f", "text")
     assert (code, out) == (2, "")
     assert "standard output" in err
-    assert child.jobs == []
+    assert child.requests == []
 
 
 def test_a_name_that_is_no_text_passes_every_format(tmp_path):
@@ -159,40 +160,52 @@ def test_what_is_no_refusal_is_not_swallowed():
         Run("scan", settings(), Display(quiet=True)).document(Path("m"), work)
 
 
-def test_the_gate_s_facts_stay_when_the_child_s_join_them(document):
-    document["model"].update(sha256="0" * 64, kind="onnx")
-    document["not_done"].append({"what": "a", "why": "b"})
-    merge(
-        document, {"model": {"opened": "full"}, "not_done": [{"what": "c", "why": "d"}], "sentence": "Said."}
-    )
-    assert document["model"]["sha256"] == "0" * 64
-    assert document["model"]["opened"] == "full"
-    assert [entry["what"] for entry in document["not_done"]] == ["a", "c"]
-    assert document["sentence"] == "Said."
-    assert document["salience"] is None
-
-
-def test_a_child_cannot_write_keys_of_the_parent(document):
-    merge(document, {"exit_code": 0, "command": "other", "arguments": ["x"], "seed": 9})
-    assert document["exit_code"] == 3
-    assert (document["command"], document["arguments"], document["seed"]) == ("scan", [], 0)
-
-
-def test_the_child_gets_a_private_copy_and_the_settings(child, few_digits, tmp_path, wiper):
+def test_the_child_gets_a_private_copy_and_the_settings(child, scanned, few_digits, tmp_path, wiper):
     (tmp_path / "model.onnx").write_bytes((DIGITS / "model.onnx").read_bytes())
-    child.answers["scan"] = {"verdict": "no_finding", "sentence": "Nothing."}
+    child.answers[ScanRequest] = scanned()
     code, out, err = wiper(
         "scan", tmp_path / "model.onnx", "--clean", few_digits, "--seed", "5", "-q", "-f", "json"
     )
     assert code == 0, err
-    (job,) = child.jobs
-    assert Path(job["model"]).name == "model.onnx"
-    assert Path(job["model"]).parent != tmp_path
-    assert not Path(job["model"]).exists()
-    assert (job["seed"], job["clean"]) == (5, str(few_digits))
+    (request,) = child.requests
+    assert request.model.name == "model.onnx"
+    assert request.model.parent != tmp_path
+    assert not request.model.exists()
+    assert (request.seed, request.clean) == (5, few_digits)
     document = json.loads(out)
     assert document["model"]["size"] == (DIGITS / "model.onnx").stat().st_size
     assert err.strip().endswith("model.onnx: Nothing.")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"salience": {"metric": "BS", "units": "many"}},
+        {"model": {"opened": 1}},
+        {"detection": {"detectors": [{"name": "x"}]}},
+        {"findings": (Finding("no rule", Severity.HIGH, "M."),)},
+        {"not_done": ({"what": "a"},)},
+    ],
+    ids=lambda section: next(iter(section)),
+)
+def test_a_hostile_answer_is_a_sentence_and_no_verdict(section, child, scanned, few_digits, wiper, tmp_path):
+    """What has the declared type but is no section of a report would end a renderer; it never gets that far."""
+    child.answers[ScanRequest] = scanned(**section)
+    code, out, err = wiper(
+        "scan",
+        DIGITS / "model.onnx",
+        "--clean",
+        few_digits,
+        "-f",
+        "json",
+        "-f",
+        f"html={tmp_path / 'x.html'}",
+    )
+    assert code == 3
+    document = json.loads(out)
+    jsonschema.validate(document, schema())
+    assert document["sentence"].startswith("The worker process gave an answer that cannot be used: ")
+    assert document["sentence"] in err
 
 
 def test_a_clean_folder_is_needed(tmp_path):

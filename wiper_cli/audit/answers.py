@@ -1,0 +1,83 @@
+"""What the pipeline answers, one type for each request. Imports no torch: an answer crosses to the parent process.
+
+A *section* is a part of the report under its name in ``wiper_cli/reports/schema.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from formats import Edit, NewTensor
+from wiper_cli.verdict import Finding, Verdict
+
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """``timing``: seconds by stage. ``not_done``: what a reader may miss, and why."""
+
+    model: Section
+    sentence: str
+    timing: Mapping[str, float]
+    not_done: tuple[Mapping[str, str], ...]
+    environment: Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectAnswer(Answer):
+    """What the file is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExaminationAnswer(Answer):
+    """What every examination says. ``salience``: ``None`` where the head is not linear, or it was not asked for."""
+
+    clean: Section
+    preprocessing: Section
+    salience: Section | None
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanAnswer(ExaminationAnswer):
+    """``explanation``: what triggered images show, ``None`` where none were given."""
+
+    detection: Section
+    explanation: Section | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifyAnswer(ExaminationAnswer):
+    """``edit``: the new weights, accepted or not. ``expected``: ``inputs``, normalised float32 [N,C,H,W], and the
+    ``outputs`` [N,K] that the purified file has to give for them. ``architecture``: name of the network."""
+
+    detection: Section
+    verification: Section
+    purification: Section
+    edit: Edit
+    expected: Mapping[str, NewTensor]
+    architecture: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the edit may be written."""
+        return self.purification["accepted"] is True
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyAnswer(ExaminationAnswer):
+    """``verification``: rates before and, with a purified file, after."""
+
+    verification: Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckAnswer:
+    """``largest_logit_difference``: relative to the largest logit; ``None`` where the outputs cannot be compared."""
+
+    largest_logit_difference: float | None
+    agrees: bool
