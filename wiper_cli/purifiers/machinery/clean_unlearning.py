@@ -6,11 +6,12 @@ import math
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Part
+from wiper_cli.purifiers.machinery import training
 from wiper_cli.purifiers.machinery.training import Batches, NetworkStudent, Student, switch
 from wiper_cli.verdict import ExitCode, Problem
 
@@ -65,7 +66,7 @@ def unlearn(
                 "Unlearning diverged: the loss is not a finite number; use a lower --unlearn-lr.",
                 ExitCode.NO_VERDICT,
             )
-        reached = right(student, inputs, part.labels)
+        reached = training.accuracy(student, inputs, part.labels)
         if reached <= settings.unlearn_until or total > ENOUGH * len(batches) * math.log(logits.shape[1]):
             break
         for group in optimiser.param_groups:
@@ -78,20 +79,9 @@ def norms_of(student: Student) -> list[nn.Module]:
     return student.norms if isinstance(student, NetworkStudent) else []
 
 
-@torch.no_grad()
-def right(student: Student, inputs: Tensor, labels: Tensor) -> float:
-    """Share of ``inputs`` (as of :meth:`Student.inputs`) that ``student`` answers with their labels."""
-    hits = 0
-    for x, y in zip(inputs.split(256), labels.split(256), strict=True):
-        x = x.to(student.device)
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
-        hits += int((student.logits(x).argmax(1).cpu() == y).sum())
-    return hits / max(1, len(labels))
-
-
 def accuracy(classifier: Classifier, part: Part) -> float:
     """Share of ``part`` that ``classifier`` answers rightly; works head-only. Raises :class:`Problem` when there are
     no images, since then nothing can be chosen on them."""
     if not len(part):
         raise Problem("There are no clean images on which a setting could be chosen.", ExitCode.NO_VERDICT)
-    return float((classifier.logits(part.images).argmax(1).cpu() == part.labels).float().mean())
+    return float((classifier.answers(part.images) == part.labels).float().mean())

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from formats import Edit, edit_of
-from wiper_cli.classifier import Classifier
+from wiper_cli.classifier import Classifier, correct
 from wiper_cli.images.splits import Part
 from wiper_cli.purifiers.machinery.layers import bake, ones, require_convolutions, scaled, substituted, taps
 from wiper_cli.purifiers.machinery.training import live_norms, precision
@@ -159,11 +159,10 @@ def prune(
     )
 
 
-@torch.no_grad()
 def accuracy(student: MaskStudent, masks: Sequence[Tensor], part: Part) -> float:
     """Share of ``part`` that the network answers rightly under ``masks``."""
-    correct = 0
-    for images, labels in zip(part.images.split(256), part.labels.split(256), strict=True):
-        logits = student.masked(masks, student.classifier.as_float(images))
-        correct += int((logits.argmax(1).cpu() == labels).sum())
-    return correct / max(1, len(part))
+
+    def logits(images: Tensor) -> Tensor:
+        return student.masked(masks, student.classifier.as_float(images))
+
+    return correct(logits, part.images, part.labels) / max(1, len(part))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from formats import Edit, Model, edit_of, head_edit
-from wiper_cli.classifier import Classifier
+from wiper_cli.classifier import Classifier, correct
 from wiper_cli.images.augmentation import augment
 from wiper_cli.images.splits import Part
 from wiper_cli.progress import Progress
@@ -227,7 +227,7 @@ def train(
             Epoch(
                 epoch=epoch + 1,
                 loss=losses,
-                select_accuracy=_accuracy(student, shown, select.labels),
+                select_accuracy=math.nan if shown is None else accuracy(student, shown, select.labels),
                 moved=moved(student, before),
                 seconds=time.monotonic() - began,
             )
@@ -241,16 +241,14 @@ def switch(norms: Sequence[nn.Module], training: bool) -> None:
         norm.train(training)
 
 
-@torch.no_grad()
-def _accuracy(student: Student, inputs: Tensor | None, labels: Tensor) -> float:
-    if inputs is None:
-        return math.nan
-    correct = 0
-    for x, y in zip(torch.split(inputs, 256), torch.split(labels, 256), strict=True):
+def accuracy(student: Student, inputs: Tensor, labels: Tensor) -> float:
+    """Share of ``inputs`` (as of :meth:`Student.inputs`) that ``student`` answers with their labels."""
+
+    def logits(x: Tensor) -> Tensor:
         x = x.to(student.device)
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
-        correct += int((student.logits(x).argmax(dim=1) == y.to(student.device)).sum())
-    return correct / len(labels)
+        return student.logits(x.float() / 255 if x.dtype == torch.uint8 else x)
+
+    return correct(logits, inputs, labels) / max(1, len(labels))
 
 
 def moved(student: Student, before: Mapping[str, Tensor]) -> float:

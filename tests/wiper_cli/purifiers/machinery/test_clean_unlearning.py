@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from wiper_cli.images.splits import Part
-from wiper_cli.purifiers.machinery.clean_unlearning import accuracy, right, unlearn
+from wiper_cli.purifiers.machinery import training
+from wiper_cli.purifiers.machinery.clean_unlearning import accuracy, unlearn
 from wiper_cli.purifiers.machinery.training import Batches, HeadStudent
 from wiper_cli.purifiers.methods.lmr import LMR
 from wiper_cli.verdict import Problem
@@ -19,7 +20,9 @@ def test_accuracy_is_that_of_the_student_as_found(classifier, clean):
     student = HeadStudent(classifier)
     expected = float((classifier.logits(clean.select.images).argmax(1) == clean.select.labels).float().mean())
     assert accuracy(classifier, clean.select) == pytest.approx(expected)
-    assert right(student, student.inputs(clean.select), clean.select.labels) == pytest.approx(expected)
+    assert training.accuracy(student, student.inputs(clean.select), clean.select.labels) == pytest.approx(
+        expected
+    )
 
 
 def test_forgets_to_the_accuracy_asked_for_and_no_further(classifier, clean):
@@ -27,7 +30,7 @@ def test_forgets_to_the_accuracy_asked_for_and_no_further(classifier, clean):
     steps, reached = unlearn(student, batches(student, clean.fit), LMR(unlearn_until=0.5), clean.fit)
     assert steps % 3 == 0
     assert 0.0 < reached <= 0.5
-    assert right(student, student.inputs(clean.fit), clean.fit.labels) == reached
+    assert training.accuracy(student, student.inputs(clean.fit), clean.fit.labels) == reached
 
 
 def test_one_step_climbs_the_clipped_gradient(classifier, clean):

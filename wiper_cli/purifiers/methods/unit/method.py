@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wiper_cli.classifier import Classifier
+from wiper_cli.classifier import Classifier, correct
 from wiper_cli.images.splits import Part
 from wiper_cli.purifiers.contract import Epoch, Purified, Task
 from wiper_cli.purifiers.machinery.bounds import Network, bounded, first_bounds, gradients
@@ -122,15 +122,15 @@ def size_of(bounds: Sequence[Tensor]) -> Tensor:
     return torch.stack([bound.mean() for bound in bounds]).sum()
 
 
-@torch.no_grad()
 def bounded_accuracy(teacher: Classifier, bounds: Sequence[Tensor], part: Part) -> float:
     """Share of ``part`` that the bounded network answers rightly."""
-    assert teacher.network is not None
-    hits = 0
-    for images, labels in zip(part.images.split(256), part.labels.split(256), strict=True):
-        logits = bounded(teacher.network, bounds, teacher.as_float(images))
-        hits += int((logits.argmax(1).cpu() == labels).sum())
-    return hits / max(1, len(part))
+    network = teacher.network
+    assert network is not None
+
+    def logits(images: Tensor) -> Tensor:
+        return bounded(network, bounds, teacher.as_float(images))
+
+    return correct(logits, part.images, part.labels) / max(1, len(part))
 
 
 def distil(
