@@ -207,7 +207,7 @@ def classes(folder):
     ],
 )
 def test_a_folder_of_no_use_is_refused_before_the_long_work(fill, words, job, heard, tmp_path, monkeypatch):
-    monkeypatch.setattr(detection, "_run", lambda *_: pytest.fail("the long work was started"))
+    monkeypatch.setattr(detection, "look", lambda *_: pytest.fail("the long work was started"))
     fill(tmp_path)
     with pytest.raises(Problem, match=words) as caught:
         scan(job(explain=tmp_path, detectors=("max-margin",)), heard)

@@ -134,7 +134,7 @@ def test_batch_size_changes_nothing(part):
     assert first == second
 
 
-def test_result_is_plain_data_with_pictures(part):
+def test_a_measurement_can_be_reported_and_has_pictures(part):
     found = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)])
     assert set(found.triggers[0].pictures) == {"clean", "triggered", "difference"}
     json.dumps(jsonable(found), allow_nan=False)

@@ -60,7 +60,7 @@ def nothing_long(monkeypatch):
     def never(*_, **__):
         pytest.fail("the long work was started")
 
-    monkeypatch.setattr(detection, "_run", never)
+    monkeypatch.setattr(detection, "look", never)
     for method in METHODS.values():
         monkeypatch.setattr(method, "run", never)
 
