@@ -39,6 +39,10 @@ def test_the_one_count_by_hand():
     assert AttackRates() + found == found
 
 
+def test_none_and_all_are_exact_ends():
+    assert all(wilson(0, n)[0] == 0 and wilson(n, n)[1] == 1 for n in range(1, 100))
+
+
 def test_corrected():
     assert corrected(0.6, 0.2) == pytest.approx(0.5)
     assert corrected(0.1, 0.2) == 0

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from wiper_cli.audit.judgement import MOST_SUSPECTS, judge
-from wiper_cli.verdict import Severity, Verdict
+from wiper_cli.audit.judgement import MOST_SUSPECTS, NOT_CALIBRATED, judge
+from wiper_cli.verdict import Finding, Severity, Verdict
 
 
 @dataclass
@@ -83,14 +83,51 @@ def test_the_rule(evidence, verdict, findings, accused):
     assert judged.suspects[: len(accused)] == accused
 
 
-def test_every_finding_states_statistic_threshold_origin_and_that_nothing_is_calibrated():
-    for finding in judge([margin(3), warp(3), square(3)], 10, [f"Name{k}" for k in range(10)]).findings:
-        shown = {"WIPER-B01": ("9.0", "4.0"), "WIPER-B02": ("60%", "50%"), "WIPER-B03": ("80%", "75%")}
-        for piece in (*shown[finding.rule], "not calibrated", "Class 3 (Name3)"):
-            assert piece in finding.message
-        assert "chosen on eight networks" in finding.evidence["threshold_origin"]
-        assert finding.place == {"class": 3}
-        assert finding.evidence["target"] == 3
+def test_a_finding_says_all_that_it_rests_on():
+    worst, square_s, margin_s = judge([margin(1), warp(1, 0.95), square(1)], 2, ["0", "class"]).findings
+    assert worst == Finding(
+        "WIPER-B02",
+        Severity.CRITICAL,
+        "Class 1 (class) may be the target of a backdoor: one small warp sends clean images of other classes to it "
+        "(warp-inversion 95%, threshold 50%, not calibrated). It does so with 95% of 100 held-out clean images. "
+        "The same class was named by max-margin and square-probe.",
+        {
+            "detector": "warp-inversion",
+            "statistic": 0.95,
+            "threshold": 0.5,
+            "threshold_origin": "chosen on eight networks",
+            "false_alarm_rate": None,
+            "target": 1,
+            "success": 0.95,
+            "images": 100,
+            "agreeing": ["max-margin", "square-probe"],
+        },
+        {"class": 1},
+    )
+    assert "(square-probe 80%, threshold 75%, not calibrated)" in square_s.message
+    assert "(max-margin 9.0, threshold 4.0, not calibrated). The same class" in margin_s.message
+    assert not {"success", "images"} & set(margin_s.evidence)
+    (alone,) = judge([margin(3)], 10).findings
+    assert "agreeing" not in alone.evidence
+
+
+def test_the_best_transform_of_the_class_is_what_counts():
+    several = (
+        Found(3, {"success": 0.95}),
+        Found(3, {"success": 0.2}),
+        Found(1, {"success": 1.0, "images": 50}),
+    )
+    (finding,) = judge([Piece("square-probe", 0.8, 0.75, 3, recovered=several)], 10).findings
+    assert (finding.severity, finding.evidence["success"], finding.evidence["images"]) == (
+        Severity.CRITICAL,
+        0.95,
+        0,
+    )
+    (finding,) = judge([Piece("square-probe", 0.8, 0.75, 3, recovered=several[2:])], 10).findings
+    assert finding.severity is Severity.HIGH
+    assert "success" not in finding.evidence
+    useless = judge([margin(3), square(3, 0.0)], 10).findings
+    assert {finding.severity for finding in useless} == {Severity.HIGH}
 
 
 def test_the_worst_finding_stands_first():
@@ -99,16 +136,41 @@ def test_the_worst_finding_stands_first():
 
 
 @pytest.mark.parametrize(
-    "evidence", [[], [blind()], [margin()], [margin(3)], [margin(), blind("square-probe")]]
+    ("evidence", "sentence"),
+    [
+        ([], "No verdict: no detector was asked."),
+        (
+            [blind(), blind("square-probe")],
+            "No verdict: max-margin did not run: it needs gradients; square-probe did not run: it needs gradients.",
+        ),
+        (
+            [blind(), square()],
+            f"No verdict: max-margin did not run: it needs gradients. What did run found nothing. {NOT_CALIBRATED}",
+        ),
+        (
+            [margin()],
+            "No finding: max-margin stayed under its threshold. "
+            f"This does not show that the model has no backdoor. {NOT_CALIBRATED}",
+        ),
+        (
+            [margin(), warp()],
+            "No finding: max-margin, warp-inversion stayed under their thresholds. "
+            f"This does not show that the model has no backdoor. {NOT_CALIBRATED}",
+        ),
+        (
+            [blind(), margin(2), warp(2), margin(1, 8.0), square(3)],
+            "Suspicious: the network behaves as if it had a backdoor towards class 2 (deer) (max-margin, "
+            f"warp-inversion); class 1 (max-margin); class 3 (square-probe). {NOT_CALIBRATED}",
+        ),
+    ],
 )
-def test_a_sentence_never_says_clean(evidence):
-    sentence = judge(evidence, 10).sentence
-    assert "clean" not in sentence.replace("clean images", "")
-    assert sentence.endswith(".")
+def test_the_sentence(evidence, sentence):
+    assert judge(evidence, 10, ("0", "1", "deer")).sentence == sentence
 
 
-def test_the_reason_of_whatever_did_not_run_is_in_the_sentence():
-    assert "max-margin did not run: it needs gradients" in judge([blind(), square()], 10).sentence
+def test_the_strongest_accusation_stands_first_whatever_its_scale():
+    weaker = [Piece("max-margin", 0.0, 4.0, 5), Piece("max-margin", 9.0, 0.0, 6), margin(4, 0.4)]
+    assert judge([*weaker, margin(2, 5.0), square(3, 0.99)], 10).accused == (3, 2, 4, 5, 6)
 
 
 def test_weak_suspects_come_after_the_accused_nearest_to_a_threshold_first_and_few():
@@ -118,14 +180,11 @@ def test_weak_suspects_come_after_the_accused_nearest_to_a_threshold_first_and_f
     assert judged.accused == (5,)
     assert judged.weak == (2, 4, 3)
     assert len(judged.suspects) == MOST_SUSPECTS
-    assert judge([quiet], 6).suspects == (2, 3, 1, 0)
-
-
-def test_success_on_another_class_does_not_make_a_finding_critical():
-    piece = Piece("square-probe", 0.8, 0.75, 3, recovered=(Found(1, {"success": 1.0, "images": 50}),))
-    (finding,) = judge([piece], 10).findings
-    assert finding.severity is Severity.HIGH
-    assert "success" not in finding.evidence
+    assert judge([quiet, margin()], 6).suspects == (2, 3, 1, 0)
+    short = Piece("square-probe", 0.3, 0.75, per_class=(0.0, 0.3, 0.0), suspects=(3, 1, 6, -1))
+    assert judge([short], 6).weak == (1, 3)
+    many = [margin(0), margin(1), warp(2), square(3), margin(4), quiet, strong]
+    assert judge(many, 6).weak == ()
 
 
 def test_it_needs_no_torch():

@@ -114,7 +114,7 @@ def test_an_unreadable_file(tmp_path):
     path = tmp_path / "model.onnx"
     shutil.copy(DIGITS / "model.onnx", path)
     path.chmod(0)
-    expect(scan(path), 2, "permission")
+    expect(scan(path), 2, "not readable")
 
 
 def test_the_extension_does_not_matter(tmp_path, small):
