@@ -71,9 +71,10 @@ def test_unverified_is_the_user_s_to_accept(probes):
     )
 
 
-@pytest.mark.parametrize(("acc", "images"), [(950, 1100), (0, 0)])
-def test_what_was_measured_against_it_no_option_overrules(acc, images):
-    done, reason = accept(ALONE, numbers(acc, None, None, images=images), [], 0.02, accept_unverified=True)
+@pytest.mark.parametrize("after", [numbers(950, None, None), numbers(0, None, None, images=0)])
+def test_what_was_measured_against_it_no_option_overrules(after):
+    before = after if not after.images else ALONE
+    done, reason = accept(before, after, [], 0.02, accept_unverified=True)
     assert not done
     assert "the accuracy" in reason
 

@@ -33,7 +33,7 @@ def purification(job):
 
 
 @pytest.mark.slow
-def test_the_package_shows_how_to_call_it(few_digits, tmp_path, monkeypatch, capsys):
+def test_the_package_shows_how_to_call_it(few_digits, tmp_path, monkeypatch):
     """Its own example, as it stands, with one detector: the default method removes the backdoor of the digits."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.onnx").write_bytes((DIGITS / "model.onnx").read_bytes())
@@ -41,7 +41,6 @@ def test_the_package_shows_how_to_call_it(few_digits, tmp_path, monkeypatch, cap
     monkeypatch.setattr("wiper_cli.audit.requests.DETECTORS", ("square-probe",))
     found = {}
     exec(dedent(wiper_cli.audit.__doc__.split("\n\n")[1]), found)
-    assert "suspicious Suspicious: the network behaves as if it had a backdoor" in capsys.readouterr().out
     assert found["found"].verdict is Verdict.SUSPICIOUS
     assert found["found"].detection["suspects"][0] == 0
     before, after = (found["done"].verification[when]["triggers"][0] for when in ("before", "after"))
