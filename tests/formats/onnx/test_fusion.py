@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny_onnx as tiny
 import torch
 from onnx import helper
 
@@ -10,7 +11,7 @@ from formats.onnx.serving import serve
 node = helper.make_node
 
 
-def check(tiny, model, function, expected=1):
+def check(model, function, expected=1):
     result = tiny.opened(model)
     x = tiny.images(3, 2, 3, 4)
     torch.testing.assert_close(
@@ -22,18 +23,9 @@ def check(tiny, model, function, expected=1):
 
 
 GELU = {
-    "legacy": [
-        node("Div", ["x", "root"], ["a"]), node("Erf", ["a"], ["b"]), node("Add", ["b", "one"], ["c"]),
-        node("Mul", ["x", "c"], ["d"]), node("Mul", ["d", "half"], ["g"]),
-    ],
-    "halved first": [
-        node("Mul", ["x", "reciprocal"], ["a"]), node("Erf", ["a"], ["b"]), node("Add", ["one", "b"], ["c"]),
-        node("Mul", ["x", "half"], ["d"]), node("Mul", ["d", "c"], ["g"]),
-    ],
-    "halved between": [
-        node("Div", ["x", "root"], ["a"]), node("Erf", ["a"], ["b"]), node("Add", ["b", "one"], ["c"]),
-        node("Mul", ["half", "c"], ["d"]), node("Mul", ["d", "x"], ["g"]),
-    ],
+    "legacy": tiny.nodes("Div x root > a; Erf a > b; Add b one > c; Mul x c > d; Mul d half > g"),
+    "halved first": tiny.nodes("Mul x reciprocal > a; Erf a > b; Add one b > c; Mul x half > d; Mul d c > g"),
+    "halved between": tiny.nodes("Div x root > a; Erf a > b; Add b one > c; Mul half c > d; Mul d x > g"),
 }  # fmt: skip
 NUMBERS = {
     "root": np.float32(2**0.5), "reciprocal": np.float32(0.5**0.5), "one": np.float32(1),
@@ -41,39 +33,37 @@ NUMBERS = {
 }  # fmt: skip
 
 
-def with_head(tiny, nodes, initializers, end):
+def with_head(nodes, initializers, end):
     nodes = [*nodes, node("Flatten", [end], ["f"]), node("MatMul", ["f", "w"], ["y"])]
     return tiny.make_model(nodes, {**initializers, "w": tiny.array(0, 24, 4)}, shape=("n", 2, 3, 4), opset=13)
 
 
 @pytest.mark.parametrize("form", GELU)
-def test_gelu(tiny, form):
-    check(tiny, with_head(tiny, GELU[form], NUMBERS, "g"), "_gelu")
+def test_gelu(form):
+    check(with_head(GELU[form], NUMBERS, "g"), "_gelu")
 
 
 @pytest.mark.parametrize(("name", "value"), [("root", 1.5), ("one", 1.1), ("half", 0.4)])
-def test_what_is_no_gelu_stays(tiny, name, value):
+def test_what_is_no_gelu_stays(name, value):
     numbers = {**NUMBERS, name: np.float32(value)}
-    check(tiny, with_head(tiny, GELU["legacy"], numbers, "g"), "_gelu", 0)
+    check(with_head(GELU["legacy"], numbers, "g"), "_gelu", 0)
 
 
-def test_an_erf_with_a_second_reader_stays(tiny):
+def test_an_erf_with_a_second_reader_stays():
     nodes = [*GELU["legacy"], node("Add", ["g", "b"], ["h"])]
-    check(tiny, with_head(tiny, nodes, NUMBERS, "h"), "_gelu", 0)
+    check(with_head(nodes, NUMBERS, "h"), "_gelu", 0)
 
 
-def layer_norm(axes=(-1,)):
-    return [
-        node("ReduceMean", ["x"], ["m"], axes=list(axes)), node("Sub", ["x", "m"], ["d"]),
-        node("Pow", ["d", "two"], ["s"]), node("ReduceMean", ["s"], ["v"], axes=list(axes)),
-        node("Add", ["v", "eps"], ["e"]), node("Sqrt", ["e"], ["r"]), node("Div", ["d", "r"], ["q"]),
-        node("Mul", ["q", "scale"], ["t"]), node("Add", ["t", "shift"], ["n"]),
-    ]  # fmt: skip
+def layer_norm(axis=-1):
+    return tiny.nodes(
+        f"ReduceMean x > m | axes=[{axis}]; Sub x m > d; Pow d two > s; ReduceMean s > v | axes=[{axis}]; "
+        "Add v eps > e; Sqrt e > r; Div d r > q; Mul q scale > t; Add t shift > n"
+    )
 
 
-def test_layer_norm(tiny):
+def test_layer_norm():
     weights = {"scale": tiny.array(1, 4), "shift": tiny.array(2, 4)}
-    result = check(tiny, with_head(tiny, layer_norm(), {**NUMBERS, **weights}, "n"), "_layer_norm")
+    result = check(with_head(layer_norm(), {**NUMBERS, **weights}, "n"), "_layer_norm")
     result.network(tiny.images(2, 2, 3, 4)).square().sum().backward()
     for name in ("scale", "shift"):
         parameter = result.network.get_parameter(result.tensors[name])
@@ -81,15 +71,15 @@ def test_layer_norm(tiny):
         assert parameter.grad.abs().sum() > 0
 
 
-def test_normalisation_over_another_axis_stays(tiny):
+def test_normalisation_over_another_axis_stays():
     weights = {"scale": tiny.array(1, 4), "shift": tiny.array(2, 4)}
-    check(tiny, with_head(tiny, layer_norm((1,)), {**NUMBERS, **weights}, "n"), "_layer_norm", 0)
+    check(with_head(layer_norm(1), {**NUMBERS, **weights}, "n"), "_layer_norm", 0)
 
 
-def test_linear(tiny):
-    nodes = [node("MatMul", ["x", "a"], ["g"]), node("Add", ["b", "g"], ["h"])]
+def test_linear():
+    nodes = tiny.nodes("MatMul x a > g; Add b g > h")
     weights = {"a": tiny.array(1, 4, 4), "b": tiny.array(2, 4)}
-    result = check(tiny, with_head(tiny, nodes, weights, "h"), "_linear")
+    result = check(with_head(nodes, weights, "h"), "_linear")
     assert set(result.tensors) == {"a", "b", "w"}
     wide = {"a": tiny.array(1, 4, 4), "b": tiny.array(2, 3, 4)}
-    check(tiny, with_head(tiny, nodes, wide, "h"), "_linear", 0)
+    check(with_head(nodes, wide, "h"), "_linear", 0)

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import tiny_onnx as tiny
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
@@ -12,7 +13,7 @@ from formats.onnx.serving import serve
 node = helper.make_node
 
 
-def agrees(tiny, model, x, files=None, rtol=1e-4):
+def agrees(model, x, files=None, rtol=1e-4):
     """Open ``model``, compare its logits with onnxruntime's, give back what was opened."""
     result = tiny.opened(model, files)
     wanted = serve(tiny.source_of(model, files))(x)
@@ -31,16 +32,16 @@ def gradients(result, x):
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 18, 21, 23])
-def test_every_float_tensor_is_a_trained_parameter(tiny, opset):
+def test_every_float_tensor_is_a_trained_parameter(opset):
     x = tiny.images(5, 3, 8, 8)
-    result = agrees(tiny, tiny.classifier(opset), x)
+    result = agrees(tiny.classifier(opset), x)
     assert set(result.tensors) == {"conv.weight", "conv.bias", "fc.weight", "fc.bias"}
     assert result.tensors["conv.weight"] == "conv_weight"
     assert all(grad.abs().sum() > 0 for grad in gradients(result, x).values())
     assert not result.network.training
 
 
-def test_a_deepcopy_is_independent(tiny):
+def test_a_deepcopy_is_independent():
     result = tiny.opened(tiny.classifier())
     x = tiny.images(2, 3, 8, 8)
     before = result.network(x)
@@ -52,88 +53,74 @@ def test_a_deepcopy_is_independent(tiny):
     torch.testing.assert_close(result.network(x), before)
 
 
-def test_two_consumers_share_one_parameter(tiny):
-    nodes = [
-        node("Identity", ["w"], ["w_again"]),
-        node("Flatten", ["x"], ["f"]),
-        node("MatMul", ["f", "w"], ["g"]),
-        node("MatMul", ["g", "w_again"], ["y"]),
-    ]
+def test_two_consumers_share_one_parameter():
+    nodes = tiny.nodes("Identity w > w_again; Flatten x > f; MatMul f w > g; MatMul g w_again > y")
     model = tiny.make_model(nodes, {"w": tiny.array(0, 3, 3)}, shape=("n", 3, 1, 1))
     x = tiny.images(4, 3, 1, 1)
-    result = agrees(tiny, model, x)
+    result = agrees(model, x)
     assert list(result.tensors) == ["w"]
     w = torch.from_numpy(tiny.array(0, 3, 3)).requires_grad_()
     (x.flatten(1) @ w @ w).square().sum().backward()
     torch.testing.assert_close(gradients(result, x)["w"], w.grad)
 
 
-def test_initializers_on_one_external_range_share_one_parameter(tiny):
-    nodes = [
-        node("Flatten", ["x"], ["f"]),
-        node("MatMul", ["f", "a"], ["g"]),
-        node("MatMul", ["g", "b"], ["y"]),
-    ]
+def test_initializers_on_one_external_range_share_one_parameter():
+    nodes = tiny.nodes("Flatten x > f; MatMul f a > g; MatMul g b > y")
     both = {"a": tiny.array(0, 3, 3), "b": tiny.array(0, 3, 3)}
     model, files = tiny.externalised(tiny.make_model(nodes, both, shape=("n", 3, 1, 1)))
     for entry in model.graph.initializer[1].external_data:
         if entry.key == "offset":
             entry.value = "0"
-    result = agrees(tiny, model, tiny.images(4, 3, 1, 1), files)
+    result = agrees(model, tiny.images(4, 3, 1, 1), files)
     assert result.tensors["a"] == result.tensors["b"]
     assert len(list(result.network.parameters())) == 1
 
 
-def test_statistics_and_shapes_are_no_parameters(tiny):
-    nodes = [
-        node("BatchNormalization", ["x", "scale", "shift", "mean", "var"], ["a"]),
-        node("Resize", ["a", "", "scales"], ["b"], mode="linear"),
-        node("Pow", ["b", "two"], ["c"]),
-        node("GlobalAveragePool", ["c"], ["d"]),
-        node("Reshape", ["d", "shape"], ["y"]),
-    ]
+def test_statistics_and_shapes_are_no_parameters():
+    nodes = tiny.nodes(
+        "BatchNormalization x scale shift mean var > a; Resize a - scales > b | mode='linear'; "
+        "Pow b two > c; GlobalAveragePool c > d; Reshape d shape > y"
+    )
     initializers = {
         "scale": tiny.array(0, 3), "shift": tiny.array(1, 3), "mean": tiny.array(2, 3),
         "var": np.abs(tiny.array(3, 3)) + 0.1, "scales": np.array([1, 1, 2, 2], np.float32),
         "two": np.array([2], np.float32), "shape": np.array([0, -1], np.int64),
     }  # fmt: skip
-    result = agrees(tiny, tiny.make_model(nodes, initializers), tiny.images(2, 3, 8, 8))
+    result = agrees(tiny.make_model(nodes, initializers), tiny.images(2, 3, 8, 8))
     assert set(result.tensors) == {"scale", "shift"}
     assert len(list(result.network.parameters())) == 2
 
 
-def test_constant_nodes_with_arrays_are_parameters(tiny):
+def test_constant_nodes_with_arrays_are_parameters():
     nodes = [
         node("Constant", [], ["w"], value=numpy_helper.from_array(tiny.array(0, 12, 4))),
         node("Constant", [], ["half"], value=numpy_helper.from_array(np.array([0.5], np.float32))),
-        node("Flatten", ["x"], ["f"]),
-        node("MatMul", ["f", "w"], ["g"]),
-        node("Mul", ["g", "half"], ["y"]),
+        *tiny.nodes("Flatten x > f; MatMul f w > g; Mul g half > y"),
     ]
     x = tiny.images(2, 3, 2, 2)
-    result = agrees(tiny, tiny.make_model(nodes, {}, shape=("n", 3, 2, 2)), x)
+    result = agrees(tiny.make_model(nodes, {}, shape=("n", 3, 2, 2)), x)
     assert list(result.tensors) == ["w"]
     assert gradients(result, x)["w"].abs().sum() > 0
 
 
-def test_dead_nodes_and_their_weights_are_left_out(tiny):
+def test_dead_nodes_and_their_weights_are_left_out():
     model = tiny.classifier()
     model.graph.initializer.append(numpy_helper.from_array(tiny.array(0, 6, 2), "unused"))
     model.graph.node.append(node("MatMul", ["d", "unused"], ["nowhere"]))
     model.graph.node.append(node("NonZero", ["d"], ["unknown"]))
-    result = agrees(tiny, model, tiny.images(2, 3, 8, 8))
+    result = agrees(model, tiny.images(2, 3, 8, 8))
     assert result.network is not None
     assert "unused" not in result.tensors
 
 
-def test_half_precision_is_computed_in_float32(tiny):
+def test_half_precision_is_computed_in_float32():
     model = tiny.classifier(dtype=TensorProto.FLOAT16)
     for tensor in model.graph.initializer:
         tensor.CopyFrom(
             numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
         )
     x = tiny.images(3, 3, 8, 8)
-    result = agrees(tiny, model, x, rtol=5e-3)
+    result = agrees(model, x, rtol=5e-3)
     assert {one.dtype for one in result.network.parameters()} == {torch.float32}
     assert result.network(x).dtype == torch.float32
     half = dict(result.network.named_parameters())["fc_weight"].detach()
@@ -141,35 +128,25 @@ def test_half_precision_is_computed_in_float32(tiny):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
-def test_fixed_batch_sizes(tiny, count):
-    nodes = [
-        node("Reshape", ["x", "shape"], ["f"]),
-        node("Gemm", ["f", "w", "b"], ["y"]),
-    ]
+def test_fixed_batch_sizes(count):
+    nodes = tiny.nodes("Reshape x shape > f; Gemm f w b > y")
     initializers = {"shape": np.array([3, 12], np.int64), "w": tiny.array(0, 12, 4), "b": tiny.array(1, 4)}
     model = tiny.make_model(nodes, initializers, shape=(3, 3, 2, 2))
     x = tiny.images(count, 3, 2, 2)
-    result = agrees(tiny, model, x)
+    result = agrees(model, x)
     assert result.input.batch == 3
     whole = x.flatten(1) @ torch.from_numpy(initializers["w"]) + torch.from_numpy(initializers["b"])
     torch.testing.assert_close(result.network(x).detach(), whole)
 
 
-def shaped(tiny):
+def shaped():
     """Keeps the image's spatial size by shape arithmetic, as the legacy exporter writes it."""
-    nodes = [
-        node("Shape", ["x"], ["s"]),
-        node("Gather", ["s", "first"], ["n"]),
-        node("Gather", ["s", "third"], ["h"]),
-        node("Mul", ["h", "factor"], ["hh"]),
-        node("Unsqueeze", ["n", "zero"], ["n1"]),
-        node("Concat", ["n1", "three", "minus"], ["target"], axis=0),
-        node("Reshape", ["x", "target"], ["r"]),
-        node("Cast", ["hh"], ["hf"], to=TensorProto.FLOAT),
-        node("Div", ["r", "hf"], ["q"]),
-        node("ReduceMean", ["q"], ["m"], axes=[2], keepdims=0),
-        node("MatMul", ["m", "w"], ["y"]),
-    ]
+    nodes = tiny.nodes(
+        "Shape x > s; Gather s first > n; Gather s third > h; Mul h factor > hh; "
+        "Unsqueeze n zero > n1; Concat n1 three minus > target | axis=0; Reshape x target > r; "
+        "Cast hh > hf | to=TensorProto.FLOAT; Div r hf > q; ReduceMean q > m | axes=[2], keepdims=0; "
+        "MatMul m w > y"
+    )
     initializers = {
         "first": np.array(0), "third": np.array(2), "factor": np.array(2), "zero": np.array([0]),
         "three": np.array([3]), "minus": np.array([-1]), "w": tiny.array(0, 3, 4),
@@ -177,8 +154,8 @@ def shaped(tiny):
     return tiny.make_model(nodes, initializers, shape=("n", 3, "h", "w"))
 
 
-def test_shapes_follow_the_input(tiny):
-    model = shaped(tiny)
+def test_shapes_follow_the_input():
+    model = shaped()
     result = tiny.opened(model)
     runtime = serve(tiny.source_of(model))
     for shape in [
@@ -194,8 +171,8 @@ def test_shapes_follow_the_input(tiny):
         torch.testing.assert_close(result.network(x).detach(), runtime(x), rtol=1e-4, atol=1e-5)
 
 
-def test_shapes_remembered_in_inference_mode_serve_training(tiny):
-    result = tiny.opened(shaped(tiny))
+def test_shapes_remembered_in_inference_mode_serve_training():
+    result = tiny.opened(shaped())
     x = tiny.images(2, 3, 4, 4)
     with torch.inference_mode():
         result.network(x)
@@ -203,18 +180,12 @@ def test_shapes_remembered_in_inference_mode_serve_training(tiny):
     assert result.network.get_parameter("w").grad is not None
 
 
-def test_a_shape_that_depends_on_pixels_is_not_remembered(tiny):
-    nodes = [
-        node("ReduceMax", ["x"], ["top"], keepdims=0),
-        node("Cast", ["top"], ["k"], to=TensorProto.INT64),
-        node("Unsqueeze", ["k", "zero"], ["k1"]),
-        node("Concat", ["one", "k1"], ["repeats"], axis=0),
-        node("Flatten", ["x"], ["f"]),
-        node("MatMul", ["f", "w"], ["g"]),
-        node("Tile", ["g", "repeats"], ["t"]),
-        node("ReduceSum", ["t", "last"], ["total"], keepdims=1),
-        node("Add", ["g", "total"], ["y"]),
-    ]
+def test_a_shape_that_depends_on_pixels_is_not_remembered():
+    nodes = tiny.nodes(
+        "ReduceMax x > top | keepdims=0; Cast top > k | to=TensorProto.INT64; Unsqueeze k zero > k1; "
+        "Concat one k1 > repeats | axis=0; Flatten x > f; MatMul f w > g; Tile g repeats > t; "
+        "ReduceSum t last > total | keepdims=1; Add g total > y"
+    )
     initializers = {
         "zero": np.array([0]), "one": np.array([1]), "last": np.array([1]), "w": tiny.array(0, 3, 2),
     }  # fmt: skip
@@ -226,24 +197,18 @@ def test_a_shape_that_depends_on_pixels_is_not_remembered(tiny):
         torch.testing.assert_close(result.network(x).detach(), runtime(x))
 
 
-def test_clashing_and_odd_names(tiny):
-    nodes = [
-        node("Flatten", ["x"], ["f"]),
-        node("MatMul", ["f", "a.b"], ["g"]),
-        node("Add", ["g", "a/b"], ["h"]),
-        node("Add", ["h", "forward"], ["i"]),
-        node("Add", ["i", "::"], ["y"]),
-    ]
+def test_clashing_and_odd_names():
+    nodes = tiny.nodes("Flatten x > f; MatMul f a.b > g; Add g a/b > h; Add h forward > i; Add i :: > y")
     initializers = {
         "a.b": tiny.array(0, 3, 2), "a/b": tiny.array(1, 2), "forward": tiny.array(2, 2), "::": tiny.array(3, 2),
     }  # fmt: skip
-    result = agrees(tiny, tiny.make_model(nodes, initializers, shape=("n", 3, 1, 1)), tiny.images(2, 3, 1, 1))
+    result = agrees(tiny.make_model(nodes, initializers, shape=("n", 3, 1, 1)), tiny.images(2, 3, 1, 1))
     assert len(set(result.tensors.values())) == 4
 
 
 @pytest.mark.gpu
-def test_on_cuda(tiny):
-    for model, shape in ((tiny.classifier(), (3, 3, 8, 8)), (shaped(tiny), (3, 3, 4, 4))):
+def test_on_cuda():
+    for model, shape in ((tiny.classifier(), (3, 3, 8, 8)), (shaped(), (3, 3, 4, 4))):
         x = tiny.images(*shape)
         network = tiny.opened(model).network
         wanted = network(x)
@@ -302,7 +267,7 @@ class Convolutions(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("opset", [9, 11, 13, 17])
 @pytest.mark.parametrize("kind", [Attention, Convolutions])
-def test_legacy_exports(tiny, kind, opset, tmp_path):
+def test_legacy_exports(kind, opset, tmp_path):
     if kind is Convolutions and opset == 9:
         pytest.skip("the exporter has no hard swish below opset 10")
     with torch.random.fork_rng():
@@ -312,12 +277,12 @@ def test_legacy_exports(tiny, kind, opset, tmp_path):
     path = tmp_path / "m.onnx"
     axes = {"dynamic_axes": {"x": {0: "n"}}, "input_names": ["x"], "output_names": ["y"]}
     torch.onnx.export(original, (x,), str(path), dynamo=False, opset_version=opset, **axes)
-    check_export(tiny, original, path)
+    check_export(original, path)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [Attention, Convolutions])
-def test_dynamo_exports_with_external_data(tiny, kind, tmp_path):
+def test_dynamo_exports_with_external_data(kind, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         original = kind().eval()
@@ -326,16 +291,16 @@ def test_dynamo_exports_with_external_data(tiny, kind, tmp_path):
     torch.onnx.export(
         original, (x,), str(path), dynamo=True, external_data=True, dynamic_shapes=({0: "n"},), verbose=False
     )
-    check_export(tiny, original, path)
+    check_export(original, path)
 
 
-def check_export(tiny, original, path):
+def check_export(original, path):
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     files = {one.name: one.read_bytes() for one in path.parent.iterdir() if one != path}
     x = tiny.images(5, 3, 16, 16, seed=3)
-    result = agrees(tiny, model, x, files)
+    result = agrees(model, x, files)
     with torch.no_grad():
         torch.testing.assert_close(result.network(x), original(x), rtol=1e-4, atol=1e-5)
     assert all(grad is not None for grad in gradients(result, x).values())

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+import tiny_onnx as tiny
 import torch
 from onnx import helper, numpy_helper
 
@@ -15,7 +16,7 @@ from formats.onnx.serving import serve
 node = helper.make_node
 
 
-def quantised(tiny, per_channel=False, transposed=True, bias=True):
+def quantised(per_channel=False, transposed=True, bias=True):
     """QDQ around a Gemm whose weight and bias are stored in int8 and int32."""
     weight, offset = tiny.array(2, 4, 6), tiny.array(3, 4)
     scale = np.abs(weight).max(1) / 127 if per_channel else np.abs(weight).max() / np.float32(127)
@@ -23,14 +24,12 @@ def quantised(tiny, per_channel=False, transposed=True, bias=True):
     stored = np.rint(weight / (scale[:, None] if per_channel else scale)).astype(np.int8)
     step = np.float32(0.05)
     nodes = [
-        node("Conv", ["x", "conv"], ["a"], pads=[1, 1, 1, 1]),
-        node("Relu", ["a"], ["b"]),
-        node("GlobalAveragePool", ["b"], ["c"]),
-        node("Flatten", ["c"], ["d"]),
-        node("QuantizeLinear", ["d", "step", "zero"], ["q"]),
-        node("DequantizeLinear", ["q", "step", "zero"], ["h"]),
+        *tiny.nodes(
+            "Conv x conv > a | pads=[1, 1, 1, 1]; Relu a > b; GlobalAveragePool b > c; Flatten c > d; "
+            "QuantizeLinear d step zero > q; DequantizeLinear q step zero > h"
+        ),
         node("DequantizeLinear", ["fc", "scale", "fc_zero"], ["w"], axis=0 if transposed else 1),
-        node("DequantizeLinear", ["fc_bias", "bias_scale"], ["bias"], axis=0),
+        *tiny.nodes("DequantizeLinear fc_bias bias_scale > bias | axis=0"),
         node("Gemm", ["h", "w", "bias"] if bias else ["h", "w"], ["y"], transB=int(transposed)),
     ]
     initializers = {
@@ -45,8 +44,8 @@ def quantised(tiny, per_channel=False, transposed=True, bias=True):
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_int8_head(tiny, per_channel, transposed):
-    model = quantised(tiny, per_channel, transposed)
+def test_int8_head(per_channel, transposed):
+    model = quantised(per_channel, transposed)
     source = tiny.source_of(model)
     manifest = read_manifest(source)
     result = open_file(source, manifest, None)
@@ -85,8 +84,8 @@ def test_int8_head(tiny, per_channel, transposed):
     assert sorted(changed) == ["fc", "fc_bias"]
 
 
-def test_values_beyond_the_scale_are_clipped(tiny):
-    runtime = tiny.opened(quantised(tiny)).runtime
+def test_values_beyond_the_scale_are_clipped():
+    runtime = tiny.opened(quantised()).runtime
     weight, _ = runtime.head_values()
     edit = runtime.head_edit(weight * 100, None)
     assert set(edit.tensors) == {"fc"}
@@ -94,19 +93,18 @@ def test_values_beyond_the_scale_are_clipped(tiny):
     assert (stored.min(), stored.max()) == (-128, 127)
 
 
-def test_without_bias(tiny):
-    result = tiny.opened(quantised(tiny, bias=False))
+def test_without_bias():
+    result = tiny.opened(quantised(bias=False))
     assert result.head.bias is None
     weight, bias = result.runtime.head_values()
     assert torch.equal(bias, torch.zeros(4))
     assert set(result.runtime.head_edit(weight * 0.5, bias + 1).tensors) == {"fc"}
 
 
-def unknown(tiny, end):
+def unknown(end):
     """com.microsoft's Gelu, which onnxruntime computes and the importer does not know, then ``end``."""
     nodes = [
-        node("Conv", ["x", "conv"], ["a"], pads=[1, 1, 1, 1]),
-        node("Gelu", ["a"], ["b"], name="odd", domain="com.microsoft"),
+        *tiny.nodes("Conv x conv > a | pads=[1, 1, 1, 1]; Gelu a > b | name='odd', domain='com.microsoft'"),
         *end,
     ]
     initializers = {"conv": tiny.array(0, 6, 3, 3, 3), "w": tiny.array(1, 6, 4), "bias": tiny.array(2, 4),
@@ -116,14 +114,9 @@ def unknown(tiny, end):
     return model
 
 
-def test_unknown_operator_before_matmul_and_add(tiny):
-    end = [
-        node("GlobalAveragePool", ["b"], ["c"]),
-        node("Flatten", ["c"], ["d"]),
-        node("MatMul", ["d", "w"], ["e"]),
-        node("Add", ["bias", "e"], ["y"]),
-    ]
-    result = tiny.opened(unknown(tiny, end))
+def test_unknown_operator_before_matmul_and_add():
+    end = tiny.nodes("GlobalAveragePool b > c; Flatten c > d; MatMul d w > e; Add bias e > y")
+    result = tiny.opened(unknown(end))
     assert "com.microsoft::Gelu-17 (1x: odd)" in result.notes[0]
     assert (result.head.weight, result.head.bias, result.head.layout) == ("w", "bias", "in_out")
     features, logits = result.runtime.features_and_logits(tiny.images(3, 3, 8, 8))
@@ -133,13 +126,9 @@ def test_unknown_operator_before_matmul_and_add(tiny):
     assert np.array_equal(np.frombuffer(edit.tensors["w"].data, "<f4").reshape(6, 4), tiny.array(1, 6, 4) + 1)
 
 
-def test_unknown_operator_before_a_conv_head(tiny):
-    end = [
-        node("Conv", ["b", "kernel", "bias"], ["c"]),
-        node("GlobalAveragePool", ["c"], ["d"]),
-        node("Reshape", ["d", "shape"], ["y"]),
-    ]
-    result = tiny.opened(unknown(tiny, end))
+def test_unknown_operator_before_a_conv_head():
+    end = tiny.nodes("Conv b kernel bias > c; GlobalAveragePool c > d; Reshape d shape > y")
+    result = tiny.opened(unknown(end))
     assert (result.head.layout, result.head.linear) == ("conv", True)
     features, logits = result.runtime.features_and_logits(tiny.images(3, 3, 8, 8))
     weight, bias = result.runtime.head_values()
@@ -149,24 +138,19 @@ def test_unknown_operator_before_a_conv_head(tiny):
     torch.testing.assert_close(after.features_and_logits(tiny.images(3, 3, 8, 8))[1], logits * 2)
 
 
-def test_a_head_followed_by_relu_is_not_linear(tiny):
-    end = [
-        node("Conv", ["b", "kernel", "bias"], ["c"]),
-        node("Relu", ["c"], ["r"]),
-        node("GlobalAveragePool", ["r"], ["d"]),
-        node("Reshape", ["d", "shape"], ["y"]),
-    ]
-    assert not tiny.opened(unknown(tiny, end)).head.linear
+def test_a_head_followed_by_relu_is_not_linear():
+    end = tiny.nodes("Conv b kernel bias > c; Relu c > r; GlobalAveragePool r > d; Reshape d shape > y")
+    assert not tiny.opened(unknown(end)).head.linear
 
 
-def test_without_a_head_the_unknown_operators_are_named(tiny):
+def test_without_a_head_the_unknown_operators_are_named():
     end = [node("ReduceMax", ["b"], ["y"], axes=[2, 3], keepdims=0)]
     with pytest.raises(Unsupported, match=r"com\.microsoft::Gelu"):
-        tiny.opened(unknown(tiny, end))
+        tiny.opened(unknown(end))
 
 
 @pytest.mark.parametrize("layout", ["QDQ", "QOperator"])
-def test_onnxruntimes_own_quantisation(tiny, layout, tmp_path):
+def test_onnxruntimes_own_quantisation(layout, tmp_path):
     quantization = pytest.importorskip("onnxruntime.quantization")
     batches = iter([{"x": tiny.images(8, 3, 8, 8, seed=seed).numpy()} for seed in range(3)])
 

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import onnx
 import pytest
+import tiny_onnx as tiny
 from onnx import TensorProto, helper, numpy_helper
 
 from formats.errors import Hostile, Unreadable
@@ -35,7 +36,7 @@ def refused(data, files=None):
     return caught.value.rule
 
 
-def test_properties_do_not_hide_the_facts(tiny):
+def test_properties_do_not_hide_the_facts():
     model = tiny.classifier()
     helper.set_model_props(model, {"opset": "99", "mean": "0.5"})
     found = read_manifest(tiny.source_of(model)).metadata
@@ -50,32 +51,26 @@ def test_properties_do_not_hide_the_facts(tiny):
     assert found == told
 
 
-def test_constant_nodes_are_addressed_by_their_output(tiny):
+def test_constant_nodes_are_addressed_by_their_output():
     value = tiny.array(0, 3, 4)
     nodes = [
         helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(value, "inner")),
-        helper.make_node("Flatten", ["x"], ["f"]),
-        helper.make_node("MatMul", ["f", "w"], ["y"]),
+        *tiny.nodes("Flatten x > f; MatMul f w > y"),
     ]
     source = tiny.source_of(tiny.make_model(nodes, {}, shape=("n", 3, 1, 1)))
     address = read_manifest(source).tensors["w"]
     assert np.array_equal(np.frombuffer(held(source, address), "<f4").reshape(3, 4), value)
 
 
-def test_identity_chains_are_aliases(tiny):
-    nodes = [
-        helper.make_node("Identity", ["w"], ["w1"]),
-        helper.make_node("Identity", ["w1"], ["w2"]),
-        helper.make_node("Flatten", ["x"], ["f"]),
-        helper.make_node("MatMul", ["f", "w2"], ["y"]),
-    ]
+def test_identity_chains_are_aliases():
+    nodes = tiny.nodes("Identity w > w1; Identity w1 > w2; Flatten x > f; MatMul f w2 > y")
     manifest = read_manifest(
         tiny.source_of(tiny.make_model(nodes, {"w": tiny.array(0, 3, 4)}, shape=("n", 3, 1, 1)))
     )
     assert manifest.tensors["w"].aliases == ("w1", "w2")
 
 
-def test_payloads_outside_raw_data(tiny):
+def test_payloads_outside_raw_data():
     values = tiny.array(0, 2, 3)
     packed = helper.make_tensor("packed", TensorProto.FLOAT, [2, 3], values.reshape(-1).tolist())
     whole = helper.make_tensor("whole", TensorProto.INT64, [3], [1, -2, 300])
@@ -90,7 +85,7 @@ def test_payloads_outside_raw_data(tiny):
     assert not tensors["half"].writable
 
 
-def test_external_data(tiny):
+def test_external_data():
     model, files = tiny.externalised(tiny.classifier(), least=20)
     source = tiny.source_of(model, files)
     assert external_locations(source.data) == ["weights.data"]
@@ -104,7 +99,7 @@ def test_external_data(tiny):
     assert refused(source.data, {"weights.data": files["weights.data"][:-1]}) == "WIPER-ONNX-009"
 
 
-def test_initializers_on_one_range_are_tied(tiny):
+def test_initializers_on_one_range_are_tied():
     model, files = tiny.externalised(tiny.make_model([], {"a": tiny.array(0, 4), "b": tiny.array(0, 4)}))
     for entry in model.graph.initializer[1].external_data:
         if entry.key == "offset":
@@ -120,7 +115,7 @@ def test_initializers_on_one_range_are_tied(tiny):
     "location",
     ["../weights", "/etc/passwd", "sub/weights", "a\\b", "..", ".", "", "*/_ORT_MEM_ADDR_/*", "c:x", "a\0b"],
 )
-def test_locations_that_are_no_plain_name(tiny, location):
+def test_locations_that_are_no_plain_name(location):
     model, _ = tiny.externalised(tiny.classifier(), location="placeholder")
     for tensor in model.graph.initializer:
         tensor.external_data[0].value = location
@@ -139,7 +134,7 @@ def test_locations_that_are_no_plain_name(tiny, location):
         ("length", "7", "WIPER-ONNX-009"),
     ],
 )
-def test_external_keys(tiny, key, value, rule):
+def test_external_keys(key, value, rule):
     model, files = tiny.externalised(tiny.classifier())
     tensor = model.graph.initializer[0]
     if key == "length":
@@ -149,7 +144,7 @@ def test_external_keys(tiny, key, value, rule):
     assert refused(model.SerializeToString(), files) == rule
 
 
-def test_a_checksum_makes_a_tensor_read_only(tiny):
+def test_a_checksum_makes_a_tensor_read_only():
     model, files = tiny.externalised(tiny.classifier())
     digest = hashlib.sha1(files["weights.data"]).hexdigest()
     model.graph.initializer[0].external_data.append(onnx.StringStringEntryProto(key="checksum", value=digest))
@@ -158,13 +153,13 @@ def test_a_checksum_makes_a_tensor_read_only(tiny):
     assert tensors["fc.weight"].writable
 
 
-def test_duplicate_names(tiny):
+def test_duplicate_names():
     model = tiny.classifier()
     model.graph.initializer.append(model.graph.initializer[0])
     assert refused(model.SerializeToString()) == "WIPER-ONNX-003"
 
 
-def test_initializer_that_is_an_input(tiny):
+def test_initializer_that_is_an_input():
     model = tiny.classifier()
     model.graph.input.append(helper.make_tensor_value_info("fc.bias", TensorProto.FLOAT, [4]))
     assert refused(model.SerializeToString()) == "WIPER-ONNX-004"
@@ -173,19 +168,19 @@ def test_initializer_that_is_an_input(tiny):
 
 
 @pytest.mark.parametrize("dims", [[4, 7], [24, -1, -1], [2**40, 2**40], []])
-def test_dimensions_that_do_not_fit(tiny, dims):
+def test_dimensions_that_do_not_fit(dims):
     model = tiny.classifier()
     model.graph.initializer[2].dims[:] = dims
     assert refused(model.SerializeToString()) == "WIPER-ONNX-005"
 
 
-def test_two_payloads(tiny):
+def test_two_payloads():
     model = tiny.classifier()
     model.graph.initializer[3].float_data[:] = [1, 2, 3, 4]
     assert refused(model.SerializeToString()) == "WIPER-ONNX-006"
 
 
-def test_concatenated_models(tiny):
+def test_concatenated_models():
     data = tiny.classifier().SerializeToString()
     assert refused(data + data) == "WIPER-ONNX-010"
 
@@ -204,7 +199,7 @@ def test_lengths_outside_their_parent():
     assert refused(b"\x08\x08" + message(7, b"\x2b")) == "WIPER-ONNX-001"
 
 
-def test_truncated_anywhere_is_refused(tiny):
+def test_truncated_anywhere_is_refused():
     data = tiny.classifier().SerializeToString()
     graph = data.index(b"conv.weight")
     for end in (0, 1, 5, graph, len(data) // 2, len(data) - 1):

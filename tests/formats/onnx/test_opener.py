@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import helper
+import tiny_onnx as tiny
 
 from formats.errors import Unreadable, Unsupported
 from formats.model import Manifest, Source
@@ -10,7 +10,7 @@ from formats.onnx.manifest import read_manifest
 from formats.onnx.opener import open_file
 
 
-def test_opened(tiny):
+def test_opened():
     source = tiny.source_of(tiny.classifier())
     result = open_file(source, read_manifest(source), None)
     assert result.network is not None
@@ -19,7 +19,7 @@ def test_opened(tiny):
     assert (result.input.channels, result.input.height, result.input.origin) == (3, 8, "declared")
 
 
-def test_an_architecture_is_not_needed(tiny):
+def test_an_architecture_is_not_needed():
     source = tiny.source_of(tiny.classifier())
     assert "not used" in open_file(source, read_manifest(source), "resnet18").notes[0]
 
@@ -29,19 +29,16 @@ def test_what_protobuf_cannot_parse():
         open_file(Source("m", b"\x08\x08\x3a\x7fabc"), Manifest("onnx", {}), None)
 
 
-def test_constants_that_cannot_be_computed(tiny):
+def test_constants_that_cannot_be_computed():
     model = tiny.make_model(
-        [helper.make_node("Add", ["a", "b"], ["c"]), helper.make_node("MatMul", ["x", "c"], ["y"])],
+        tiny.nodes("Add a b > c; MatMul x c > y"),
         {"a": np.arange(3), "b": np.arange(4)},
     )
     with pytest.raises(Unsupported, match="cannot be computed"):
         tiny.opened(model)
 
 
-def test_tensors_out_of_nothing_are_bounded(tiny):
-    nodes = [
-        helper.make_node("ConstantOfShape", ["huge"], ["c"]),
-        helper.make_node("Add", ["x", "c"], ["y"]),
-    ]
+def test_tensors_out_of_nothing_are_bounded():
+    nodes = tiny.nodes("ConstantOfShape huge > c; Add x c > y")
     with pytest.raises(Unsupported, match="out of nothing"):
         tiny.opened(tiny.make_model(nodes, {"huge": np.array([2**20, 2**20])}))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny_onnx as tiny
 import torch
 from onnx import TensorProto, helper
 
@@ -11,7 +12,7 @@ from formats.onnx import proto
 node = helper.make_node
 
 
-def test_declared_input(tiny):
+def test_declared_input():
     entry = proto.signature(tiny.classifier())
     assert (entry.input, entry.output) == ("x", "y")
     spec = entry.spec
@@ -19,7 +20,7 @@ def test_declared_input(tiny):
     assert proto.signature(tiny.classifier(shape=(1, 3, "h", "w"))).spec.height is None
 
 
-def test_several_inputs_are_refused(tiny):
+def test_several_inputs_are_refused():
     model = tiny.classifier()
     model.graph.input.append(helper.make_tensor_value_info("extra", TensorProto.FLOAT, [1]))
     with pytest.raises(Unsupported, match="2 inputs"):
@@ -27,17 +28,17 @@ def test_several_inputs_are_refused(tiny):
 
 
 @pytest.mark.parametrize("shape", [("n", 3), ("n", 3, 8, 8, 8), ("n", 224, 224, 3)])
-def test_inputs_that_are_no_images_are_refused(tiny, shape):
+def test_inputs_that_are_no_images_are_refused(shape):
     with pytest.raises(Unsupported):
         proto.signature(tiny.classifier(shape=shape))
 
 
-def test_integer_images_are_refused(tiny):
+def test_integer_images_are_refused():
     with pytest.raises(Unsupported, match="floats"):
         proto.signature(tiny.classifier(dtype=TensorProto.UINT8))
 
 
-def test_of_several_outputs_the_flat_one_is_taken(tiny):
+def test_of_several_outputs_the_flat_one_is_taken():
     outputs = [
         helper.make_tensor_value_info("b", TensorProto.FLOAT, ["n", 6, 8, 8]),
         helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4]),
@@ -51,7 +52,7 @@ def test_of_several_outputs_the_flat_one_is_taken(tiny):
 
 
 @pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax", "Sigmoid"])
-def test_logits_stand_before_a_final_softmax(tiny, operator):
+def test_logits_stand_before_a_final_softmax(operator):
     model = tiny.classifier()
     model.graph.node.append(node(operator, ["y"], ["p"]))
     model.graph.output[0].name = "p"
@@ -61,15 +62,16 @@ def test_logits_stand_before_a_final_softmax(tiny, operator):
     torch.testing.assert_close(result.network(x), tiny.opened(tiny.classifier()).network(x))
 
 
-def test_unknown_nodes_are_counted_once_by_operator(tiny):
+def test_unknown_nodes_are_counted_once_by_operator():
     model = tiny.classifier()
     nodes = [
         *model.graph.node,
-        node("FancyOp", ["a"], ["u1"], name="first", domain="org.example"),
-        node("FancyOp", ["a"], ["u2"], name="second", domain="org.example"),
-        node("Resize", ["a", "", "s"], ["u3"], coordinate_transformation_mode="tf_crop_and_resize"),
-        node("Relu", ["a"], ["u4"], slope=2),
-        node("Gelu", ["a"], ["u5"]),
+        *tiny.nodes(
+            "FancyOp a > u1 | name='first', domain='org.example'; "
+            "FancyOp a > u2 | name='second', domain='org.example'; "
+            "Resize a - s > u3 | coordinate_transformation_mode='tf_crop_and_resize'; "
+            "Relu a > u4 | slope=2; Gelu a > u5"
+        ),
     ]
     found = {one.operator: one for one in proto.unknown(nodes, 17)}
     assert set(found) == {"org.example::FancyOp", "Resize", "Relu", "Gelu"}
@@ -86,15 +88,11 @@ def test_a_second_output_that_is_read_counts_as_unknown():
     assert [one.operator for one in proto.unknown([pool, node("Relu", ["at"], ["z"])], 17)] == ["MaxPool"]
 
 
-def test_functions_of_the_file_are_expanded(tiny):
+def test_functions_of_the_file_are_expanded():
     function = helper.make_function(
         "local", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
     )
-    nodes = [
-        node("Flatten", ["x"], ["f"]),
-        node("MatMul", ["f", "w"], ["g"]),
-        node("Twice", ["g"], ["y"], domain="local"),
-    ]
+    nodes = tiny.nodes("Flatten x > f; MatMul f w > g; Twice g > y | domain='local'")
     model = tiny.make_model(nodes, {"w": tiny.array(0, 3, 2)}, shape=("n", 3, 1, 1))
     model.functions.append(function)
     model.opset_import.append(helper.make_opsetid("local", 1))
@@ -106,7 +104,7 @@ def test_functions_of_the_file_are_expanded(tiny):
 
 
 @pytest.mark.parametrize("depth", [0, 30])
-def test_functions_without_end_are_refused(tiny, depth):
+def test_functions_without_end_are_refused(depth):
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("l", 1)]
     names = [f"F{i}" for i in range(depth + 1)]
     model = tiny.make_model([node("F0", ["x"], ["y"], domain="l")], {})

@@ -3,6 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
+import tiny_onnx as tiny
 import torch
 from onnx import TensorProto, numpy_helper
 
@@ -15,20 +16,20 @@ def plain(model, x):
     return torch.from_numpy(session.run(None, {"x": x})[0]).float()
 
 
-def test_is_what_onnxruntime_computes(tiny):
+def test_is_what_onnxruntime_computes():
     x = tiny.images(5, 3, 8, 8)
     got = serve(tiny.source_of(tiny.classifier()))(x)
     assert torch.equal(got, plain(tiny.classifier(), x.numpy()))
     assert got.dtype == torch.float32
 
 
-def test_fixed_batch(tiny):
+def test_fixed_batch():
     x = tiny.images(5, 3, 8, 8)
     model = tiny.classifier(shape=(2, 3, 8, 8))
     torch.testing.assert_close(serve(tiny.source_of(model))(x), plain(tiny.classifier(), x.numpy()))
 
 
-def test_half_precision(tiny):
+def test_half_precision():
     model = tiny.classifier(dtype=TensorProto.FLOAT16)
     for tensor in model.graph.initializer:
         tensor.CopyFrom(
@@ -40,7 +41,7 @@ def test_half_precision(tiny):
     torch.testing.assert_close(got, plain(model, x.numpy().astype(np.float16)))
 
 
-def test_refusals_are_sentences(tiny):
+def test_refusals_are_sentences():
     run = serve(tiny.source_of(tiny.classifier()))
     with pytest.raises(Unsupported, match="onnxruntime refuses"):
         run(tiny.images(2, 5, 8, 8))

@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torchscript_files import archive, as_bytes, images, member, network, rezip
 
 from formats import Unsupported
 from formats.torchscript import lift
@@ -20,7 +21,7 @@ def run(function, x):
 
 
 @pytest.mark.parametrize("how", ["traced", "scripted", "frozen_traced", "frozen_scripted"])
-def test_arguments_and_output(network, archive, images, how):
+def test_arguments_and_output(how):
     data = archive(network("cnn"), how)
     found = lifted(data)
     assert torch.equal(run(found, images()), torch.jit.load(io.BytesIO(data))(images()))
@@ -37,7 +38,7 @@ def test_arguments_and_output(network, archive, images, how):
     assert image == [(3, 1, 1)]
 
 
-def test_statistics_of_a_norm_that_freezing_keeps(archive, images):
+def test_statistics_of_a_norm_that_freezing_keeps():
     class First(nn.Module):
         def __init__(self):
             super().__init__()
@@ -59,7 +60,7 @@ def test_statistics_of_a_norm_that_freezing_keeps(archive, images):
     ("name", "more"),
     [("attention", ()), ("encoder", ()), ("encoder", (True, "gelu")), ("encoder", (False, "gelu"))],
 )
-def test_fused_attention_is_written_out(network, archive, images, how, name, more):
+def test_fused_attention_is_written_out(how, name, more):
     net = network(name, *more)
     data = archive(net, how)
     assert "_native_multi_head" in (code := str(torch.jit.load(io.BytesIO(data)).inlined_graph)) or (
@@ -68,7 +69,7 @@ def test_fused_attention_is_written_out(network, archive, images, how, name, mor
     assert torch.allclose(run(lifted(data), images()), net(images()), atol=1e-5)
 
 
-def test_fused_attention_with_a_mask_is_refused(as_bytes):
+def test_fused_attention_with_a_mask_is_refused():
     class Masked(nn.Module):
         def __init__(self):
             super().__init__()
@@ -84,18 +85,18 @@ def test_fused_attention_with_a_mask_is_refused(as_bytes):
         lifted(data)
 
 
-def test_scripted_in_training_mode_is_evaluated(network, archive, images):
+def test_scripted_in_training_mode_is_evaluated():
     net = network("cnn")
     expected = net(images())
     assert torch.equal(run(lifted(archive(net.train(), "scripted")), images()), expected)
 
 
-def test_traced_in_training_mode_is_refused(network, archive):
+def test_traced_in_training_mode_is_refused():
     with pytest.raises(Unsupported, match="training mode"):
         lifted(archive(network("cnn").train(), "traced"))
 
 
-def test_state_and_second_inputs_are_refused(as_bytes):
+def test_state_and_second_inputs_are_refused():
     class Counts(nn.Module):
         def __init__(self):
             super().__init__()
@@ -121,13 +122,13 @@ def test_state_and_second_inputs_are_refused(as_bytes):
     assert run(lifted(as_bytes(torch.jit.script(Default()))), x).tolist() == [[2.0, 2.0, 2.0]]
 
 
-def test_optimised_for_inference_is_refused(network, as_bytes):
+def test_optimised_for_inference_is_refused():
     data = as_bytes(torch.jit.optimize_for_inference(torch.jit.script(network("cnn"))))
     with pytest.raises(Unsupported, match="cannot load"):
         lifted(data)
 
 
-def test_devices_become_an_argument(as_bytes):
+def test_devices_become_an_argument():
     class Makes(nn.Module):
         def forward(self, x):
             return x.mean((2, 3)) + torch.ones(3, device=torch.device("cpu"))
@@ -137,7 +138,7 @@ def test_devices_become_an_argument(as_bytes):
     assert meta.device.type == "meta"
 
 
-def test_casts_to_half_become_casts_to_float(network, as_bytes, images):
+def test_casts_to_half_become_casts_to_float():
     class Casts(nn.Module):
         def __init__(self, inner):
             super().__init__()
@@ -155,14 +156,14 @@ def test_casts_to_half_become_casts_to_float(network, as_bytes, images):
     assert torch.allclose(got, expected, atol=2e-3)
 
 
-def test_a_missing_call_is_named(network, archive, monkeypatch):
+def test_a_missing_call_is_named(monkeypatch):
     module = lift.load(archive(network("cnn"), "scripted"))
     monkeypatch.delattr(torch._C, "_create_function_from_graph")
     with pytest.raises(Unsupported, match="_create_function_from_graph"):
         lift.lift(module)
 
 
-def test_unknown_operators_are_refused(plain, rezip, member):
+def test_unknown_operators_are_refused(plain):
     import zipfile
 
     with zipfile.ZipFile(io.BytesIO(plain)) as old:

@@ -5,6 +5,7 @@ from enum import Enum
 import pytest
 import torch
 import torch.nn.functional as F
+from torchscript_files import archive, as_bytes, images, network, opened
 
 from formats import Unsupported
 from formats.safetensors.torchvision_stub import import_torchvision
@@ -22,7 +23,7 @@ def parameters(opened, network=None):
 
 @pytest.mark.parametrize("how", KINDS)
 @pytest.mark.parametrize("name", ["cnn", "attention", "encoder", "fixed", "tied"])
-def test_logits_and_gradients(network, archive, opened, images, name, how):
+def test_logits_and_gradients(name, how):
     net, x = network(name), images()
     source, _manifest, found = opened(archive(net, how))
     expected = net(x)
@@ -39,7 +40,7 @@ def test_logits_and_gradients(network, archive, opened, images, name, how):
             assert torch.allclose(g, eager[n].grad, rtol=1e-4, atol=1e-6), n
 
 
-def test_gradient_through_the_fold(network, archive, opened, images):
+def test_gradient_through_the_fold():
     """Batch norm folded into the convolution: dL/dw_file · scale = dL/dw of the original."""
     net, x = network("cnn"), images()
     _, _, found = opened(archive(net, "frozen_scripted"))
@@ -52,7 +53,7 @@ def test_gradient_through_the_fold(network, archive, opened, images):
 
 
 @pytest.mark.parametrize("how", ["scripted", "frozen_traced"])
-def test_copies_train_apart(network, archive, opened, images, how):
+def test_copies_train_apart(how):
     _, _, found = opened(archive(network("attention"), how))
     x = images()
     before = found.network(x).detach()
@@ -65,7 +66,7 @@ def test_copies_train_apart(network, archive, opened, images, how):
     assert all(p.grad is None for p in found.network.parameters())
 
 
-def test_gradient_to_the_image_alone(network, archive, opened, images):
+def test_gradient_to_the_image_alone():
     _, _, found = opened(archive(network("attention"), "scripted"))
     found.network.requires_grad_(False)
     x = images().requires_grad_()
@@ -73,7 +74,7 @@ def test_gradient_to_the_image_alone(network, archive, opened, images):
     assert x.grad.abs().max() > 0
 
 
-def test_statistics_and_constants_are_not_trained(network, archive, opened):
+def test_statistics_and_constants_are_not_trained():
     for how in ("scripted", "frozen_scripted"):
         _, manifest, found = opened(archive(network("cnn"), how))
         trained = {tuple(manifest.tensors[name].shape) for name in found.tensors}
@@ -81,18 +82,18 @@ def test_statistics_and_constants_are_not_trained(network, archive, opened):
         assert not any("running" in name or "mean" in name for name in found.tensors)
 
 
-def test_training_mode_changes_nothing(network, archive, opened, images):
+def test_training_mode_changes_nothing():
     _, _, found = opened(archive(network("cnn").train(), "scripted"))
     expected = network("cnn")(images())
     assert torch.equal(found.network.train()(images()), expected)
 
 
-def test_ties_share_one_parameter(network, archive, opened):
+def test_ties_share_one_parameter():
     _, _, found = opened(archive(network("tied"), "scripted"))
     assert found.tensors["a.weight"] == found.tensors["b.weight"]
 
 
-def test_slices_beside_their_whole_follow_it(as_bytes, opened, images):
+def test_slices_beside_their_whole_follow_it():
     class Sliced(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -114,7 +115,7 @@ def test_slices_beside_their_whole_follow_it(as_bytes, opened, images):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("how", ["traced", "frozen_scripted"])
-def test_other_precisions_compute_in_float32(network, archive, opened, images, dtype, how):
+def test_other_precisions_compute_in_float32(dtype, how):
     net = network("cnn").to(dtype)
     source, _manifest, found = opened(archive(net, how, dtype=dtype))
     assert all(p.dtype == torch.float32 for p in found.network.parameters())
@@ -125,7 +126,7 @@ def test_other_precisions_compute_in_float32(network, archive, opened, images, d
     assert "float32" in found.notes[0]
 
 
-def test_what_the_file_tells(network, archive, opened):
+def test_what_the_file_tells():
     _, _, traced = opened(archive(network("cnn"), "traced", size=20))
     assert (traced.input.channels, traced.input.height, traced.input.width) == (3, 20, 20)
     assert traced.input.origin == "declared"
@@ -136,7 +137,7 @@ def test_what_the_file_tells(network, archive, opened):
 
 @pytest.mark.parametrize("how", ["traced", "frozen_traced"])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_fixed_batches(network, archive, opened, images, how, batch):
+def test_fixed_batches(how, batch):
     net = network("fixed")
     source, _manifest, found = opened(archive(net, how, batch=batch))
     assert found.input.batch == batch
@@ -145,7 +146,7 @@ def test_fixed_batches(network, archive, opened, images, how, batch):
         assert torch.allclose(serve(source)(images(n)), net(images(n)), atol=1e-5)
 
 
-def test_several_outputs(network, as_bytes, opened, images):
+def test_several_outputs():
     class Both(torch.nn.Module):
         def __init__(self, inner):
             super().__init__()
@@ -161,14 +162,14 @@ def test_several_outputs(network, as_bytes, opened, images):
     assert "logits are taken" in found.notes[0]
 
 
-def test_no_classifier(as_bytes, opened):
+def test_no_classifier():
     with pytest.raises(Unsupported, match="images"):
         opened(as_bytes(torch.jit.trace(torch.nn.Linear(4, 2), torch.zeros(1, 4))))
     with pytest.raises(Unsupported, match=r"\[N, K\]"):
         opened(as_bytes(torch.jit.trace(torch.nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 8, 8))))
 
 
-def test_enumerations(network, as_bytes, opened, images):
+def test_enumerations():
     net = Chooses(network("cnn")).eval()
     _, _, found = opened(as_bytes(torch.jit.script(net)))
     assert torch.equal(found.network(images()), net(images()))
@@ -190,7 +191,7 @@ class Chooses(torch.nn.Module):
         return self.inner(x.flip(3) if self.way == Way.FLIPPED else x)
 
 
-def test_a_wrong_network_is_refused(network, archive, opened, monkeypatch):
+def test_a_wrong_network_is_refused(monkeypatch):
     """Whatever goes wrong in lifting shows when the file is opened."""
     honest = lift.lift
 
@@ -204,7 +205,7 @@ def test_a_wrong_network_is_refused(network, archive, opened, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["traced", "scripted", "frozen_scripted"])
-def test_resnet18(archive, opened, images, how):
+def test_resnet18(how):
     models = import_torchvision().models
     net = models.resnet18(num_classes=10).eval()
     generator = torch.Generator().manual_seed(0)

@@ -30,23 +30,14 @@ def module(body, name="__torch__.Net"):
     return f"c{path}\n{cls}\n".encode() + b")\x81}(" + body + b"ub"
 
 
-def read(body, defined=("__torch__.Net",)):
-    return read_pickle(b"\x80\x02" + body + b".", "data.pkl", defined.__contains__)
-
-
-def refuses(body, rule, **more):
-    with pytest.raises(Hostile) as caught:
-        read(body, **more)
-    assert caught.value.rule == rule
+def read(body):
+    return read_pickle(b"\x80\x02" + body + b".", "data.pkl", {"__torch__.Net"}.__contains__)
 
 
 def test_module_tree():
     inner = module(text("weight") + tensor(offset=0) + text("training") + b"\x89")
-    root = read(
-        module(
-            text("a") + inner + text("list") + b"](" + tensor(key="7") + b"e" + text("n") + b"\x8a\x01\xff"
-        )
-    )
+    listed = text("list") + b"](" + tensor(key="7") + b"e"
+    root = read(module(text("a") + inner + listed + text("n") + b"\x8a\x01\xff"))
     assert isinstance(root, Instance)
     assert root.state["n"] == -1
     assert dict(named_tensors(root)) == {
@@ -59,54 +50,33 @@ def test_enumerations_are_their_values():
     assert read(b"c__torch__\nNet\n" + text("NCHW") + b"R") == "NCHW"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"cos\nsystem\n" + text("true") + b"\x85R",
-        b"c__builtin__\neval\n",
-        b"ctorch\nload\n",
-        b"ctorch._utils\n_rebuild_parameter\n",
-        module(b"", "__torch__.Unknown"),
+#: Rule → bodies.
+REFUSED = {
+    "foreign name": ("011", [
+        b"cos\nsystem\n" + text("true") + b"\x85R", b"c__builtin__\neval\n", b"ctorch\nload\n",
+        b"ctorch._utils\n_rebuild_parameter\n", module(b"", "__torch__.Unknown"),
         b"c__torch__.torch.classes.rnn\nCellParamsBase\n",
-    ],
-)
-def test_foreign_names(body):
-    refuses(body, "WIPER-TS-011")
+    ]),
+    "unknown instruction": ("010", [
+        b"N" + one for one in (b"\x93", b"i", b"o", b"P0\n", b"\x94", b"\x95", b"\x82\x01", b"0", b"2", b"S''\n")
+    ]),
+    "malformed": ("010", [
+        b"", b"NN", b"N.N", b"t", b"e", b"h\x05", b"X\xff\xff\xff\xffabc", b"K", b"\x8a\x09" + b"\1" * 9, b"N}b",
+        b"}(" + text("a") + b"N" + text("a") + b"Nu", b"}(" + b"(Nt" + b"Nu", b"ccollections\nOrderedDict\nN\x85R",
+    ]),
+    "no tensor": ("010", [
+        tensor(count=-1), tensor(key="../0"), tensor(device="/dev/sda"), tensor(size=b"J\xff\xff\xff\xffK\x03"),
+        tensor(size=b"K\x02"), tensor(size=b"G\0\0\0\0\0\0\0\0K\x03"),
+    ]),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "opcode", [b"\x93", b"i", b"o", b"P0\n", b"\x94", b"\x95", b"\x82\x01", b"0", b"2", b"S''\n"]
-)
-def test_unknown_instructions(opcode):
-    refuses(b"N" + opcode, "WIPER-TS-010")
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"NN",
-        b"N.N",
-        b"t",
-        b"e",
-        b"h\x05",
-        b"X\xff\xff\xff\xffabc",
-        b"K",
-        b"\x8a\x09" + b"\1" * 9,
-        b"N}b",
-        b"}(" + text("a") + b"N" + text("a") + b"Nu",
-        b"}(" + b"(Nt" + b"Nu",
-        b"ccollections\nOrderedDict\nN\x85R",
-        tensor(count=-1),
-        tensor(key="../0"),
-        tensor(device="/dev/sda"),
-        tensor(size=b"J\xff\xff\xff\xffK\x03"),
-        tensor(size=b"K\x02"),
-        tensor(size=b"G\0\0\0\0\0\0\0\0K\x03"),
-    ],
-)
-def test_malformed(body):
-    refuses(body, "WIPER-TS-010")
+@pytest.mark.parametrize(("rule", "bodies"), REFUSED.values(), ids=REFUSED)
+def test_refusals(rule, bodies):
+    for body in bodies:
+        with pytest.raises(Hostile) as caught:
+            read(body)
+        assert caught.value.rule == f"WIPER-TS-{rule}", body
 
 
 def test_quantised_is_unsupported():
@@ -114,19 +84,14 @@ def test_quantised_is_unsupported():
         read(b"ctorch._utils\n_rebuild_qtensor\n")
 
 
-def test_objects_that_contain_themselves():
-    body = b"c__torch__\nNet\n)\x81q\0}(" + text("me") + b"h\0ub"
-    with pytest.raises(Hostile) as caught:
-        list(named_tensors(read(body)))
-    assert caught.value.rule == "WIPER-TS-010"
-
-
-def test_objects_that_double():
-    body = b"](" + tensor() + b"e"
+def test_objects_that_contain_themselves_or_double():
+    doubled = b"](" + tensor() + b"e"
     for i in range(60):
-        body += b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86"
-    with pytest.raises(Hostile):
-        list(named_tensors(read(body)))
+        doubled += b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86"
+    for body in (b"c__torch__\nNet\n)\x81q\0}(" + text("me") + b"h\0ub", doubled):
+        with pytest.raises(Hostile) as caught:
+            list(named_tensors(read(body)))
+        assert caught.value.rule == "WIPER-TS-010"
 
 
 class Library(pickle.Unpickler):
@@ -159,9 +124,8 @@ DTYPES_BY_STORAGE = {one.storage: name for name, one in DTYPES.items()}
 
 
 def test_damage_is_refused_or_read_as_python_reads_it():
-    whole = (
-        b"\x80\x02" + module(text("a") + module(text("w") + tensor()) + text("b") + tensor(key="1")) + b"."
-    )
+    body = module(text("a") + module(text("w") + tensor()) + text("b") + tensor(key="1"))
+    whole = b"\x80\x02" + body + b"."
     dice, outcomes = random.Random(0), Counter()
     for _ in range(2000):
         changed = bytearray(whole)

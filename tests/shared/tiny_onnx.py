@@ -1,10 +1,7 @@
 """Tiny ONNX graphs, and the path from a protobuf object to what the package reads."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import onnx
-import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
@@ -13,9 +10,15 @@ from formats.onnx.manifest import read_manifest
 from formats.onnx.opener import open_file
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    torch.set_num_threads(1)
+def nodes(text):
+    """Nodes written as ``Operator input - input > output | attribute=value; …``; a dash leaves an input out."""
+    made = []
+    for line in text.split("; "):
+        line, _, attributes = line.partition(" | ")
+        (operator, *inputs), outputs = (part.split() for part in line.split(">"))
+        inputs = ["" if name == "-" else name for name in inputs]
+        made.append(helper.make_node(operator, inputs, outputs, **eval(f"dict({attributes})")))
+    return made
 
 
 def array(seed, *shape, scale=1.0):
@@ -40,21 +43,17 @@ def make_model(
 
 def classifier(opset=17, **settings):
     """Conv, Relu, global average pooling, Gemm: 4 classes."""
-    node = helper.make_node
-    nodes = [
-        node("Conv", ["x", "conv.weight", "conv.bias"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-        node("Relu", ["a"], ["b"]),
-        node("GlobalAveragePool", ["b"], ["c"]),
-        node("Flatten", ["c"], ["d"]),
-        node("Gemm", ["d", "fc.weight", "fc.bias"], ["y"], transB=1),
-    ]
+    chain = nodes(
+        "Conv x conv.weight conv.bias > a | kernel_shape=[3, 3], pads=[1, 1, 1, 1]; Relu a > b; "
+        "GlobalAveragePool b > c; Flatten c > d; Gemm d fc.weight fc.bias > y | transB=1"
+    )
     initializers = {
         "conv.weight": array(0, 6, 3, 3, 3, scale=0.3),
         "conv.bias": array(1, 6),
         "fc.weight": array(2, 4, 6),
         "fc.bias": array(3, 4),
     }
-    return make_model(nodes, initializers, opset=opset, **settings)
+    return make_model(chain, initializers, opset=opset, **settings)
 
 
 def source_of(model, files=None):
@@ -85,17 +84,3 @@ def externalised(model, location="weights.data", least=0):
 
 def images(*shape, seed=7):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    """The functions above, since test modules cannot import one another."""
-    return SimpleNamespace(
-        array=array,
-        make_model=make_model,
-        classifier=classifier,
-        source_of=source_of,
-        opened=opened,
-        externalised=externalised,
-        images=images,
-    )
