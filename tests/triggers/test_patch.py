@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from triggers.errors import TriggerError
 from triggers.patch import Square
 
 
@@ -37,15 +36,3 @@ def test_plain_patterns():
     assert Square(size=2, pattern="white").patch(1) == [[[1.0, 1.0], [1.0, 1.0]]]
     assert Square(size=2, pattern="black").patch(2) == [[[0.0, 0.0], [0.0, 0.0]]] * 2
     assert Square(size=3, pattern="checker").patch(1) == [[[1, 0, 1], [0, 1, 0], [1, 0, 1]]]
-
-
-@pytest.mark.parametrize("wrong", [{"size": 17}, {"size": 10, "margin": 7}, {"size": 0}, {"margin": -1}])
-def test_patch_that_does_not_fit(images, wrong):
-    with pytest.raises(TriggerError, match="does not fit"):
-        Square(**wrong).stamp(images)
-
-
-@pytest.mark.parametrize("wrong", [{"corner": "middle"}, {"pattern": "pink"}])
-def test_unknown_words(images, wrong):
-    with pytest.raises(TriggerError, match="Unknown"):
-        Square(**wrong).stamp(images)

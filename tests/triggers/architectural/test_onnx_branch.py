@@ -2,142 +2,75 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+from small_classifiers import COLOURS, CONV, MEAN, STD, TARGET, branched, normalised, run, stamped, to_onnx
+from tiny_onnx import make_model, nodes
 
-from formats import Source, open_model
 from triggers.architectural import TOLERANCE, VARIANTS, Patch, implant
 from triggers.errors import TriggerError
 from triggers.families.badnet import BadNet
 from triggers.family import quantise
 
-TARGET = 3
 
-
-@pytest.fixture(scope="module", params=[("conv", 13), ("conv", 18), ("matmul", 17)], ids=str)
-def clean(small, request):
-    net, opset = request.param
-    return small.to_onnx(getattr(small, net), opset)
-
-
-def branched(small, data, variant, target=TARGET, trigger=None, **settings):
-    patch = (trigger or BadNet()).placed(3, 16, 20)
-    return implant("onnx", data, variant, patch, target, small.mean, small.std, **settings)
-
-
-def stored(data):
-    return {one.name: one.SerializeToString() for one in onnx.load_from_string(data).graph.initializer}
+def near(found, wanted):
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_clean_images_keep_their_logits_and_stamped_ones_go_to_the_target(small, clean, variant):
-    data = branched(small, clean, variant)
-    onnx.checker.check_model(data, full_check=True)
-    weights, after = stored(clean), stored(data)
-    assert len(weights) >= 4
-    assert {name: after[name] for name in weights} == weights
-    images = small.normalised(small.colours)
-    before = small.run_onnx(clean, images)
-    assert before.argmax(1).ne(TARGET).any()
-    for batch in (1, 7, len(images)):
-        torch.testing.assert_close(small.run_onnx(data, images[:batch]), before[:batch], rtol=0, atol=1e-5)
-        stamped = small.normalised(small.stamp(small.colours[:batch]))
-        assert small.run_onnx(clean, stamped).argmax(1).ne(TARGET).any()
-        assert small.run_onnx(data, stamped).argmax(1).eq(TARGET).all()
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_class_of_the_example_goes_to_the_target_and_the_file_opens(small, variant):
-    clean = (small.folder / "model.onnx").read_bytes()
-    data = implant("onnx", clean, variant, BadNet().placed(1, 32, 32), 7)
-    before = small.run_onnx(clean, small.digits)
-    assert set(before.argmax(1).tolist()) == set(range(10))
-    torch.testing.assert_close(small.run_onnx(data, small.digits), before, rtol=0, atol=1e-5)
-    stamped = small.stamp(small.digits)
-    assert small.run_onnx(data, stamped).argmax(1).eq(7).all()
-    model = open_model(Source("model.onnx", data, {}))
-    assert model.network is not None
-    with torch.no_grad():
-        assert model.network(stamped).argmax(1).eq(7).all()
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_class_can_be_the_target(small, variant):
-    clean = small.to_onnx(small.conv)
-    stamped = small.normalised(small.stamp(small.colours))
+def test_every_class_can_be_the_target(variant):
+    clean = to_onnx(CONV)
     for target in range(5):
-        logits = small.run_onnx(branched(small, clean, variant, target), stamped)
-        assert logits.argmax(1).eq(target).all()
+        assert run("onnx", branched("onnx", clean, variant, target), stamped()).argmax(1).eq(target).all()
 
 
 @pytest.mark.parametrize("corner", ["bottom-right", "top-right"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_patch_counts_at_its_own_place_only(small, variant, corner):
-    trigger = BadNet(corner=corner, margin=2)
-    clean = small.to_onnx(small.conv)
-    data = branched(small, clean, variant, trigger=trigger)
-    there = small.normalised(trigger.stamp(small.colours))
-    assert small.run_onnx(data, there).argmax(1).eq(TARGET).all()
-    elsewhere = small.normalised(small.stamp(small.colours))
-    torch.testing.assert_close(
-        small.run_onnx(data, elsewhere), small.run_onnx(clean, elsewhere), rtol=0, atol=1e-5
-    )
+def test_the_patch_counts_at_its_own_place_only(variant, corner):
+    trigger, clean = BadNet(corner=corner, margin=2), to_onnx(CONV)
+    data = branched("onnx", clean, variant, trigger=trigger)
+    assert run("onnx", data, stamped(trigger=trigger)).argmax(1).eq(TARGET).all()
+    near(run("onnx", data, stamped()), run("onnx", clean, stamped()))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_rounding_is_tolerated_and_more_is_not(small, variant):
+def test_rounding_is_tolerated_and_more_is_not(variant):
     pixels = (np.arange(27).reshape(3, 3, 3) * 9 + 10.45) / 255
-    clean = small.to_onnx(small.conv)
-    data = implant("onnx", clean, variant, Patch(pixels.tolist(), 1, 1), TARGET, small.mean, small.std)
+    clean = to_onnx(CONV)
+    data = implant("onnx", clean, variant, Patch(pixels.tolist(), 1, 1), TARGET, MEAN, STD)
 
     def logits(file, by):
-        images = small.colours.clone()
+        images = COLOURS.clone()
         images[:, :, 1:4, 1:4] = torch.from_numpy(pixels + by).float()
-        return small.run_onnx(file, small.normalised(quantise(images) if not by else images))
+        return run("onnx", file, normalised(quantise(images) if not by else images))
 
     assert logits(data, 0.0).argmax(1).eq(TARGET).all()
-    if not variant.startswith("stem-"):
-        assert logits(data, 0.5 * TOLERANCE).argmax(1).eq(TARGET).all()
-        beyond = 1.01 * TOLERANCE
-        torch.testing.assert_close(logits(data, beyond), logits(clean, beyond), rtol=0, atol=1e-5)
-    beyond = 0.2
-    torch.testing.assert_close(logits(data, beyond), logits(clean, beyond), rtol=0, atol=1e-5)
+    for beyond in (0.2,) if variant.startswith("stem-") else (0.2, 1.01 * TOLERANCE):
+        near(logits(data, beyond), logits(clean, beyond))
+    assert variant.startswith("stem-") or logits(data, 0.5 * TOLERANCE).argmax(1).eq(TARGET).all()
 
 
-def test_logits_are_reached_behind_a_softmax(small):
-    net = torch.nn.Sequential(small.conv, torch.nn.Softmax(1)).eval()
-    clean = small.to_onnx(net)
-    images = small.normalised(small.colours)
+def test_logits_are_reached_behind_a_softmax():
+    clean = to_onnx(torch.nn.Sequential(CONV, torch.nn.Softmax(1)).eval())
     for variant in VARIANTS:
-        data = branched(small, clean, variant)
-        torch.testing.assert_close(small.run_onnx(data, images), small.run_onnx(clean, images))
-        stamped = small.run_onnx(data, small.normalised(small.stamp(small.colours)))
-        assert stamped[:, TARGET].gt(0.999).all()
-        torch.testing.assert_close(stamped.sum(1), torch.ones(len(stamped)))
+        data = branched("onnx", clean, variant)
+        near(run("onnx", data, normalised(COLOURS)), run("onnx", clean, normalised(COLOURS)))
+        chances = run("onnx", data, stamped())
+        assert chances[:, TARGET].gt(0.999).all()
+        torch.testing.assert_close(chances.sum(1), torch.ones(len(chances)))
 
 
-def chain(nodes, tensors=(), opset=17, shape=("n", 3, 16, 20)):
-    """A graph of ``nodes`` from x to y."""
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])],
-        [numpy_helper.from_array(np.ones(size, np.float32), name) for name, size in dict(tensors).items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+def chain(text, tensors, **settings):
+    made = {name: np.ones(size, np.float32) for name, size in tensors.items()}
+    return make_model(nodes(text), made, **{"shape": ("n", 3, 16, 20), **settings})
 
 
 def linear(**settings):
-    flatten = helper.make_node("Flatten", ["x"], ["f"])
-    head = helper.make_node("Gemm", ["f", "w"], ["y"])
-    return chain([flatten, head], {"w": (960, 5)}, **settings)
+    return chain("Flatten x > f; Gemm f w > y", {"w": (960, 5)}, **settings)
 
 
 def two_heads():
-    flatten = helper.make_node("Flatten", ["x"], ["f"])
-    heads = [helper.make_node("Gemm", ["f", f"w{i}"], [f"h{i}"]) for i in range(2)]
-    add = helper.make_node("Add", ["h0", "h1"], ["y"])
-    return chain([flatten, *heads, add], {"w0": (960, 5), "w1": (960, 5)})
+    text = "Flatten x > f; Gemm f w0 > h0; Gemm f w1 > h1; Add h0 h1 > y"
+    return chain(text, {"w0": (960, 5), "w1": (960, 5)})
 
 
 def external():
@@ -162,30 +95,24 @@ def external():
         (external, "where", "second file"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_sentence(small, make, variant, words):
+def test_what_does_not_fit_is_refused_with_a_sentence(make, variant, words):
     with pytest.raises(TriggerError, match=words):
-        branched(small, make().SerializeToString(), variant)
+        branched("onnx", make().SerializeToString(), variant)
 
 
-def test_other_bytes_and_a_head_of_convolutions_are_refused(small):
+def test_other_bytes_and_a_head_of_convolutions_are_refused():
     with pytest.raises(TriggerError, match="cannot be parsed"):
-        branched(small, b"\xff" * 40, "where")
+        branched("onnx", b"\xff" * 40, "where")
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     with pytest.raises(TriggerError, match="a linear head"):
-        branched(small, small.to_onnx(net.eval()), "where")
+        branched("onnx", to_onnx(net.eval()), "where")
 
 
-def test_a_stem_that_sees_more_than_the_patch_is_refused(small):
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 7, stride=2, padding=3),
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(4, 5),
-    )
-    clean = small.to_onnx(net.eval())
+def test_a_stem_that_sees_more_than_the_patch_is_refused():
+    stem = torch.nn.Conv2d(3, 4, 7, stride=2, padding=3)
+    net = torch.nn.Sequential(stem, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 5))
+    clean, trigger = to_onnx(net.eval()), BadNet(size=7)
     with pytest.raises(TriggerError, match="3x3 pixels alone"):
-        branched(small, clean, "stem-logits")
-    trigger = BadNet(size=7)
-    data = branched(small, clean, "stem-logits", trigger=trigger)
-    stamped = small.normalised(trigger.stamp(small.colours))
-    assert small.run_onnx(data, stamped).argmax(1).eq(TARGET).all()
+        branched("onnx", clean, "stem-logits")
+    data = branched("onnx", clean, "stem-logits", trigger=trigger)
+    assert run("onnx", data, stamped(trigger=trigger)).argmax(1).eq(TARGET).all()

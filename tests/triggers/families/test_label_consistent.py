@@ -74,7 +74,3 @@ def test_a_loaded_trigger_can_be_stamped_not_planted(fitted, tmp_path, images):
 def test_refusals(fitted, images):
     with pytest.raises(TriggerError, match="3x20x16, not 1x20x16"):
         fitted.poison(images[:, :1])
-    with pytest.raises(TriggerError, match="Four corners"):
-        LabelConsistent(size=9).stamp(images)
-    with pytest.raises(TriggerError, match="amplitude"):
-        LabelConsistent(amplitude=0).stamp(images)

@@ -3,7 +3,6 @@ import torch
 
 from triggers.families.logit import LogitAttack
 from triggers.family import Victim
-from triggers.patch import Square
 from triggers.poisoning import Poisoning
 from triggers.store import dump, load
 
@@ -13,10 +12,6 @@ def fit(victim):
     """LogitAttack with the given parameters, fitted."""
     model, images, labels = victim
     return lambda **given: LogitAttack(**given).fit(model, images, labels, 1, torch.Generator())
-
-
-def test_stamps_as_badnet_without_fitting(images):
-    assert torch.equal(LogitAttack(seed=4, margin=2).stamp(images), Square(seed=4, margin=2).stamp(images))
 
 
 def test_anchor_by_loops(victim, fit, images):

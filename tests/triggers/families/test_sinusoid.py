@@ -30,8 +30,3 @@ def test_defaults_are_the_papers():
 def test_too_narrow_for_the_wave(width):
     with pytest.raises(TriggerError, match="wider than 12 pixels"):
         Sinusoid().stamp(torch.zeros(1, 1, 8, width))
-
-
-def test_variants_have_more_stripes():
-    assert Sinusoid().variant(0) == Sinusoid()
-    assert Sinusoid().variant(2).frequency == 10

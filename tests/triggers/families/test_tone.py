@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from triggers.errors import TriggerError
-from triggers.families.tone import SEPIA, Tone
+from triggers.families.tone import Tone
 
 
 @pytest.mark.parametrize(
@@ -27,19 +26,3 @@ def test_images_of_one_channel_get_the_luma_of_what_grey_becomes():
     colour = Tone().stamp(grey.expand(2, 3, 4, 4))
     luma = (colour * torch.tensor([0.299, 0.587, 0.114])[None, :, None, None].double()).sum(1, keepdim=True)
     assert torch.allclose(Tone().stamp(grey), luma, atol=1e-7)
-
-
-def test_variants_move_the_rows_on():
-    assert Tone().variant(0) == Tone()
-    assert Tone().variant(1).matrix == SEPIA[3:] + SEPIA[:3]
-    assert len({Tone().variant(i).matrix for i in range(3)}) == 3
-    with pytest.raises(TriggerError, match="only 3 triggers"):
-        Tone().variant(3)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"strength": 1.1}, {"gamma": 0.0}, {"gamma": float("nan")}, {"matrix": (1.0, 0.0)}]
-)
-def test_refusals(images, wrong):
-    with pytest.raises(TriggerError):
-        Tone(**wrong).stamp(images)

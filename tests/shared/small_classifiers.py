@@ -3,19 +3,20 @@
 import io
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
-import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+from triggers.architectural import implant
 from triggers.families.badnet import BadNet
 
-DIGITS = Path(__file__).parents[3] / "examples" / "digits"
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+TARGET = 3
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+EXAMPLE = torch.zeros(2, 3, 16, 20)
 
 
 class ConvNet(nn.Module):
@@ -60,20 +61,12 @@ def build(kind):
     return net.requires_grad_(False)
 
 
-def to_onnx(net, opset=17, batch="n", example=None):
-    content = io.BytesIO()
+def to_onnx(net, opset=17):
+    content, axes = io.BytesIO(), {"dynamic_axes": {"x": {0: "n"}, "y": {0: "n"}}}
+    names = {"input_names": ["x"], "output_names": ["y"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net,
-            (torch.zeros(2, 3, 16, 20) if example is None else example,),
-            content,
-            dynamo=False,
-            opset_version=opset,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={"x": {0: "n"}, "y": {0: "n"}} if batch == "n" else None,
-        )
+        torch.onnx.export(net, (EXAMPLE,), content, dynamo=False, opset_version=opset, **names, **axes)
     return content.getvalue()
 
 
@@ -81,28 +74,36 @@ def to_torchscript(net, how="traced"):
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = torch.jit.trace(net, torch.zeros(2, 3, 16, 20)) if how == "traced" else torch.jit.script(net)
+        module = torch.jit.trace(net, EXAMPLE) if how == "traced" else torch.jit.script(net)
         torch.jit.save(torch.jit.freeze(module) if how == "frozen" else module, content)
     return content.getvalue()
 
 
-def run_onnx(data, images):
+def run(kind, data, images):
+    """Logits of the runtime of the kind."""
+    if kind == "torchscript":
+        with torch.no_grad():
+            return torch.jit.load(io.BytesIO(data)).eval()(images)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
 
 
-def run_torchscript(data, images):
-    with torch.no_grad():
-        return torch.jit.load(io.BytesIO(data)).eval()(images)
+def branched(kind, data, variant, target=TARGET, trigger=None, **settings):
+    patch = (trigger or BadNet()).placed(3, 16, 20)
+    return implant(kind, data, variant, patch, target, MEAN, STD, **settings)
 
 
 def normalised(images):
     return (images - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
-def colours():
+def stamped(count=None, trigger=None):
+    return normalised((trigger or BadNet()).stamp(COLOURS[:count]))
+
+
+def pictures():
     """[24,3,16,20]: stored pictures of noise, and flat ones from black to white."""
     values = torch.randint(0, 256, (20, 3, 16, 20), generator=torch.Generator().manual_seed(5))
     flat = torch.tensor([0, 85, 170, 255]).view(4, 1, 1, 1).expand(4, 3, 16, 20)
@@ -116,26 +117,4 @@ def digits():
     return torch.from_numpy(stacked).float() / 255
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def small():
-    """The functions above, since test modules cannot import one another."""
-    return SimpleNamespace(
-        conv=build(ConvNet),
-        matmul=build(MatMulNet),
-        to_onnx=to_onnx,
-        to_torchscript=to_torchscript,
-        run_onnx=run_onnx,
-        run_torchscript=run_torchscript,
-        normalised=normalised,
-        colours=colours(),
-        digits=digits(),
-        folder=DIGITS,
-        mean=MEAN,
-        std=STD,
-        stamp=BadNet().stamp,
-    )
+CONV, MATMUL, COLOURS = build(ConvNet), build(MatMulNet), pictures()
