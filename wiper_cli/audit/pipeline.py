@@ -191,20 +191,10 @@ def _detect(
 def _require(request: requests.PurifyRequest, subject: Subject) -> None:
     """Refuses, before the long work, a method or a target that this model or this call cannot serve."""
     method, model = request.method, subject.model
-    if "triggered" in method.needs and request.triggered is None:
-        raise Problem(
-            f"The method {method.name} needs images that carry the trigger: give them with --triggered."
-        )
     for target in request.targets:
         if target >= model.classes:
             raise Problem(f"--target {target} is no class of the model; it has {model.classes}, from 0.")
-    method.require_live(request.live)
-    if "body" in method.needs and model.head_only:
-        raise Problem(
-            f"The method {method.name} trains the whole network, and this file was opened head-only: try "
-            "--method wiper --train head.",
-            ExitCode.NO_VERDICT,
-        )
+    method.require(model, request.live, request.triggered is not None)
     if request.live and model.network is not None:
         live_norms(model, model.network)
     if "head" in method.needs and (model.head is None or not model.head.linear):

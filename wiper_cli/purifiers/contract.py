@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from formats import Edit
+from formats import Edit, Model
 from wiper_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Purifier(Protocol):
         trigger); depends on the settings."""
         ...
 
-    def require_live(self, live: bool) -> None:
-        """Raises :class:`wiper_cli.verdict.Problem` for ``live`` where the method cannot."""
+    def require(self, model: Model, live: bool, triggered: bool) -> None:
+        """Raises :class:`wiper_cli.verdict.Problem` where the model, or the call, lacks what the method needs."""
         ...
 
     def run(self, task: Task) -> Purified:

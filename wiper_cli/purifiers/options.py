@@ -92,18 +92,14 @@ class Settings:
             raise Problem(
                 f"The method {self.name} needs images that carry the trigger: give them with --triggered."
             )
-        self.require_live(live)
+        if live and not self.trains_live:
+            raise Problem(f"The method {self.name} leaves batch norm frozen: leave out --batch-norm live.")
         if "body" in self.needs and model.head_only:
             raise Problem(
                 f"The method {self.name} trains the whole network, and this file was opened head-only: try "
                 "--method wiper --train head.",
                 ExitCode.NO_VERDICT,
             )
-
-    def require_live(self, live: bool) -> None:
-        """Raises :class:`Problem` for ``live`` batch norm where the method works with a frozen one."""
-        if live and not self.trains_live:
-            raise Problem(f"The method {self.name} leaves batch norm frozen: leave out --batch-norm live.")
 
     def run(self, task: Task) -> Purified:
         """Loads the module named like the method, and runs it. Raises :class:`Problem` where it cannot."""
