@@ -17,7 +17,6 @@ import errno
 import json
 import os
 import platform
-import signal
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -92,10 +91,10 @@ class Terms:
 
 def enter(terms: Terms) -> list[Layer]:
     """Binds the process to its parent's life and to the files it may read; for a process with one thread."""
-    layers = [_layer("parent", _die_with_parent)]
+    layers = [_layer("pdeathsig", _die_with_parent)]
     if terms.mode == "off":
         return [*layers, Layer("confinement", False, "--isolation off")]
-    layers += [_layer("privileges", _drop_privileges), _layer("landlock", lambda: _landlock(terms))]
+    layers += [_layer("no_new_privs", _drop_privileges), _layer("landlock", lambda: _landlock(terms))]
     return layers
 
 
@@ -104,15 +103,9 @@ def seal(terms: Terms) -> list[Layer]:
     if terms.mode == "off":
         return []
     if terms.cuda:
-        return [
-            _layer("limits", _limits),
-            Layer(
-                "seccomp",
-                False,
-                "a GPU's driver needs system calls without number; --device cpu has this layer",
-            ),
-        ]
-    return [_layer("limits", _limits), _layer("seccomp", _seccomp)]
+        why = "a GPU's driver needs too many system calls; --device cpu has this layer"
+        return [_layer("rlimits", _limits), Layer("seccomp", False, why)]
+    return [_layer("rlimits", _limits), _layer("seccomp", _seccomp)]
 
 
 def _layer(name: str, apply: Callable[[], str]) -> Layer:
@@ -135,7 +128,7 @@ _NUMBERS: Mapping[str, tuple[int, int]] = {
 def _call(name: str, *arguments: int | bytes | None) -> int:
     """A system call, or ``prctl``; raises OSError."""
     machine = platform.machine()
-    if sys.platform != "linux" or machine not in _MACHINES:
+    if sys.platform != "linux" or machine not in _MACHINES or sys.maxsize < 1 << 32:
         raise OSError(errno.ENOSYS, f"not on {sys.platform}, {machine}")
     libc = ctypes.CDLL(None, use_errno=True)
     values = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
@@ -156,7 +149,7 @@ def _die_with_parent() -> str:
 
     A parent that was gone before this call is noticed by reading the job from it.
     """
-    _call("prctl", 1, signal.SIGKILL)
+    _call("prctl", 1, 9)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("1000")  # where memory runs out all the same, this process is the one to go
     return "ends with its parent"
@@ -210,19 +203,18 @@ def _landlock(terms: Terms) -> str:
         files &= ~reading
         granted = [(path, files) for path in _cuda_nodes()]
     else:
-        granted = [(path, reading) for path in (*_SYSTEM, *_interpreter(), *terms.read, *_linked(terms.read))]
+        granted = [(path, reading) for path in (*_SYSTEM, *_interpreter(), *terms.read)]
+        granted += _linked(terms.read)
     attributes = struct.pack("<QQQ", files, network, outside)
     ruleset = _call("landlock_create_ruleset", attributes, len(attributes), 0)
     for path, rights in granted:
-        try:
+        with suppress(OSError):  # what is not there, or cannot be opened, is not granted
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
             allowed = rights if os.path.isdir(path) else rights & _ON_FILES  # noqa: PTH112
-            _call("landlock_add_rule", ruleset, 1, struct.pack("<Qi", allowed, place), 0)
-        finally:
-            os.close(place)
+            try:
+                _call("landlock_add_rule", ruleset, 1, struct.pack("<Qi", allowed, place), 0)
+            finally:
+                os.close(place)
     _call("landlock_restrict_self", ruleset, 0)
     os.close(ruleset)
     return f"version {version}" + (", writing and the network only" if terms.cuda else "")
@@ -241,20 +233,40 @@ def _cuda_nodes() -> Iterator[str]:
         yield from glob(pattern)  # noqa: PTH207
 
 
-def _linked(paths: Iterable[str]) -> Iterator[str]:
-    """What the links below ``paths`` lead to: Landlock looks at where a file lies, not at how it was reached."""
-    waiting, seen = [path for path in paths if os.path.isdir(path)], set[str]()  # noqa: PTH112
+#: How the pictures begin that :mod:`wiper_cli.images.decode` reads.
+_PICTURES = (
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF",
+    b"II*\0", b"II+\0", b"MM\0*", b"MM\0+", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51",
+    *(b"P%d" % kind for kind in range(1, 8)),
+)  # fmt: skip
+
+
+def _linked(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Rights for what links below ``paths`` lead to, since Landlock looks at where a file lies and not at how it was
+    reached: pictures and the names in folders, so that a link in a folder of images opens nothing else."""
+    waiting, seen = [(path, False) for path in paths if os.path.isdir(path)], set[str]()  # noqa: PTH112
     while waiting:
-        folder = os.path.realpath(waiting.pop())
-        if folder in seen:
+        path, outside = waiting.pop()
+        if (folder := os.path.realpath(path)) in seen:
             continue
         seen.add(folder)
+        if outside:
+            yield folder, _READ_FOLDER
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_symlink():
-                    yield entry.path
+                beyond = outside or entry.is_symlink()
                 if entry.is_dir():
-                    waiting.append(entry.path)
+                    waiting.append((entry.path, beyond))
+                elif beyond and entry.is_file() and _is_picture(entry.path):
+                    yield entry.path, _READ_FILE
+
+
+def _is_picture(path: str) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read(8).startswith(_PICTURES)
+    except OSError:
+        return False
 
 
 # Limits.
