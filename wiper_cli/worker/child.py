@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from contextlib import suppress
+from importlib import import_module
 from typing import IO
 
 from formats import FormatError, Hostile, Unsupported
 from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker.confinement import Isolation, Terms, enter, seal
 from wiper_cli.worker.protocol import Log, Progress, ProtocolError, Refusal, receive, send
 
 #: Seconds between two messages on the progress of one stage.
@@ -18,14 +22,41 @@ _PROGRESS_EVERY = 0.1
 
 
 def main() -> int:
-    """Answers one request. Whatever libraries print goes to stderr; the answer has the channel to itself."""
+    """Answers one request. Whatever libraries print goes to stderr; the answer has the channel to itself.
+
+    Nothing of a model is touched before this process is locked down and the parent was told how far.
+    """
+    terms = Terms.parse(sys.argv[1])
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, channel)
+    isolation = lock_down(terms)
+    send(channel, isolation)
+    if terms.mode == "require" and isolation.missing:
+        sentence = f"--isolation require cannot be met, and the model was not opened. {isolation.note}"
+        send(channel, Refusal(sentence, ExitCode.NO_VERDICT))
+    else:
+        serve(sys.stdin.buffer, channel, terms.mode != "off")
     return 0
 
 
-def serve(stdin: IO[bytes], channel: IO[bytes]) -> None:
+def lock_down(terms: Terms) -> Isolation:
+    """Confines this process, which has one thread so far. In between it imports what a job needs, above all what
+    writes or starts something while it is imported; the rest may come later."""
+    layers = enter(terms)
+    if terms.mode != "off":
+        sys.dont_write_bytecode = True
+        # A folder that is there keeps libraries from looking for one; nothing is written to it.
+        tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.sep
+        for module in ("wiper_cli.audit.pipeline", *(["torch._dynamo"] if terms.training else [])):
+            import_module(module)
+        with suppress(Problem):  # told when a request is served
+            from wiper_cli.tables.plugins import inherit
+
+            inherit()
+    return Isolation((*layers, *seal(terms)))
+
+
+def serve(stdin: IO[bytes], channel: IO[bytes], confined: bool = False) -> None:
     """Reads a request and sends its answer, or a :class:`Refusal` for whatever was raised."""
     try:
         from wiper_cli.audit.requests import REQUESTS
@@ -41,10 +72,10 @@ def serve(stdin: IO[bytes], channel: IO[bytes]) -> None:
         answer = run(request, Reporter(channel))
         send(channel, answer)
     except Exception as error:
-        send(channel, refusal(error))
+        send(channel, refusal(error, confined))
 
 
-def refusal(error: Exception) -> Refusal:
+def refusal(error: Exception, confined: bool = False) -> Refusal:
     """One sentence and the exit code for anything that was raised."""
     if isinstance(error, Problem):
         return Refusal(str(error), error.exit_code)
@@ -57,6 +88,12 @@ def refusal(error: Exception) -> Refusal:
     if isinstance(error, ProtocolError):
         return Refusal(
             f"The worker process was asked something that it does not know: {error}.", ExitCode.USAGE
+        )
+    if isinstance(error, PermissionError) and confined:
+        return Refusal(
+            f"The process that opens the model was refused {error.filename or 'what it asked of the system'}: it may "
+            "read what the command names and nothing else. Where that is too little, --isolation off lifts it.",
+            ExitCode.NO_VERDICT,
         )
     traceback.print_exc()
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():

@@ -42,8 +42,7 @@ class Layer:
 class Isolation:
     """What separated the model from the rest of the machine: the report's ``isolation``."""
 
-    layers: tuple[Layer, ...]
-    process: str = "child"
+    layers: tuple[Layer, ...] = ()
 
     @property
     def missing(self) -> list[Layer]:
@@ -68,7 +67,7 @@ class Isolation:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "process": self.process,
+            "process": "child" if self.layers else "none",
             "confined": self.confined,
             "note": self.note,
             "layers": [asdict(layer) for layer in self.layers],
@@ -77,11 +76,22 @@ class Isolation:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the parent asks of the child. ``read``: the paths that the job names. ``device``: as ``--device``."""
+    """What the parent asks of the child: its command line, since it comes before everything else. ``read``: the
+    paths that the job names. ``device``: as ``--device``. ``training``: whether optimisers will be used."""
 
     mode: Mode = "auto"
     read: tuple[str, ...] = ()
     device: str = "cpu"
+    training: bool = False
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Terms:
+        """What :meth:`__str__` wrote."""
+        said = json.loads(text)
+        return cls(**{**said, "read": tuple(said["read"])})
 
     @property
     def cuda(self) -> bool:
@@ -94,12 +104,12 @@ def enter(terms: Terms) -> list[Layer]:
     layers = [_layer("pdeathsig", _die_with_parent)]
     if terms.mode == "off":
         return [*layers, Layer("confinement", False, "--isolation off")]
-    layers += [_layer("no_new_privs", _drop_privileges), _layer("landlock", lambda: _landlock(terms))]
-    return layers
+    platform.platform()  # asks another program, and remembers
+    return [*layers, _layer("no_new_privs", _drop_privileges), _layer("landlock", lambda: _landlock(terms))]
 
 
 def seal(terms: Terms) -> list[Layer]:
-    """Limits, and the filter of system calls for all threads; nothing can be imported that writes or starts."""
+    """Limits, and the filter of system calls for all threads."""
     if terms.mode == "off":
         return []
     if terms.cuda:
@@ -188,6 +198,30 @@ _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
 #: Rights that a rule on something other than a folder may give.
 _ON_FILES = 0xC007
 
+#: The variables that a child is given, by name or by how they begin: nobody's keys and tokens are among them.
+_VARIABLES = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "WIPER_PLUGIN",
+)
+_PREFIXES = (
+    "LC_", "PYTHON", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "ATEN_", "TORCH_", "PYTORCH_",
+    "ORT_", "MALLOC_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "HIP_", "HSA_", "ROCR_",
+)  # fmt: skip
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment a confined child needs."""
+    return {name: text for name, text in given.items() if name in _VARIABLES or name.startswith(_PREFIXES)}
+
+
 #: Beside the interpreter: libraries, and what numerical libraries ask about the machine.
 _SYSTEM = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/dev/null", "/dev/urandom",
@@ -222,7 +256,7 @@ def _landlock(terms: Terms) -> str:
 
 def _interpreter() -> Iterator[str]:
     """Where the interpreter finds modules and libraries."""
-    yield from filter(None, sys.path)
+    yield from filter(None, (*sys.path, sys.pycache_prefix))
     for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix}:
         yield from (os.path.join(prefix, name) for name in ("lib", "lib64"))  # noqa: PTH118
     yield from filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from formats import Source
-from wiper_cli.audit.requests import Request
+from wiper_cli.audit.requests import Examination, PurifyRequest, Request, VerifyRequest
 from wiper_cli.verdict import ExitCode, Problem
-from wiper_cli.worker import launcher
+from wiper_cli.worker import confinement, launcher
+from wiper_cli.worker.confinement import Isolation, Mode, Terms
 from wiper_cli.worker.protocol import Log, Progress, ProtocolError, Refusal, Truncated, receive, send
+from wiper_cli.worker.watch import Watch
 
 A = TypeVar("A")
-
-#: What is kept of a dying child's stderr.
-_STDERR_TAIL = 4000
 
 
 @contextmanager
@@ -61,62 +63,79 @@ def ask(
     progress: Callable[[str, int, int], None],
     log: Callable[[str], None],
     timeout: float | None = None,
+    mode: Mode = "auto",
+    isolated: Callable[[Isolation], None] = lambda _: None,
 ) -> A:
     """The answer of a fresh child to ``request``, checked against its declared type: the child holds the model, and
-    what it says is not trusted.
+    what it says is not trusted. ``isolated`` hears how far it is confined, before it opens the model.
 
-    Raises Problem: with the child's own sentence, or ``NO_VERDICT`` when it died, ran out of time or gave no usable
-    answer.
+    Raises Problem: with the child's own sentence, or ``NO_VERDICT`` when it died, was ended for what it took, or gave
+    no usable answer.
     """
-    with tempfile.TemporaryFile() as stderr:
-        child = subprocess.Popen(
-            launcher.command("-m", "wiper_cli.worker.child"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=launcher.environment(PYTHONUNBUFFERED="1", ORT_LOGGING_LEVEL="3"),
-            # Ctrl-C reaches the parent alone, which then ends the child in good order.
-            start_new_session=True,
-        )
-        timed_out = threading.Event()
+    given = launcher.environment(PYTHONUNBUFFERED="1", ORT_LOGGING_LEVEL="3", ORT_DISABLE_TELEMETRY="1")
+    if mode != "off":
+        _compile(given)
+        given = confinement.environment(given)
+    device = request.device if isinstance(request, Examination) else "cpu"
+    terms = Terms(mode, tuple(map(str, readable(request))), device, isinstance(request, PurifyRequest))
+    child = subprocess.Popen(
+        launcher.command("-m", "wiper_cli.worker.child", str(terms)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=given,
+        # Ctrl-C reaches the parent alone, which then ends the child in good order.
+        start_new_session=True,
+    )
+    watch = Watch(child, timeout, bounded=mode != "off")
 
-        def expire() -> None:
-            timed_out.set()
-            child.kill()
+    def told(isolation: Isolation) -> None:
+        isolated(isolation if mode == "off" else Isolation((*isolation.layers, watch.layer)))
 
-        timer = threading.Timer(timeout, expire) if timeout else None
-        if timer:
-            timer.daemon = True
-            timer.start()
+    answer = None
+    with watch:
         try:
-            answer = _converse(child, request, progress, log)
+            answer = _converse(child, request, progress, log, told)
             child.wait(timeout=30)
-        except Truncated:
-            answer = None
+        except (Truncated, subprocess.TimeoutExpired):
+            pass
         except ProtocolError as error:
             raise Problem(
                 f"The worker process gave an answer that cannot be used: {error}.", ExitCode.NO_VERDICT
             ) from error
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            if timer:
-                timer.cancel()
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe:
-                    # The child may be gone with our last words unread.
-                    with suppress(OSError):
-                        pipe.close()
-        if answer is not None:
-            return answer
-        if timed_out.is_set():
-            raise Problem(
-                f"The time of {timeout:g} s is spent without a result; allow more with --timeout.",
-                ExitCode.NO_VERDICT,
-            )
-        raise Problem(_cause_of_death(child.returncode, _tail(stderr)), ExitCode.NO_VERDICT)
+    if answer is not None:
+        return answer
+    raise Problem(watch.reason or _cause_of_death(child.returncode, watch.said), ExitCode.NO_VERDICT)
+
+
+def readable(request: Request[A]) -> Iterator[Path]:
+    """The paths that a request names, and the folders around model files and around a program of the user's."""
+    models = [request.model, request.purified if isinstance(request, VerifyRequest) else None]
+    yield from (model.parent for model in models if model)
+    if request.arch and ".py:" in request.arch:
+        yield Path(request.arch.rpartition(":")[0]).parent
+    yield from _paths(request)
+
+
+def _paths(value: object) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _paths(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _paths(getattr(value, field.name))
+
+
+def _compile(given: dict[str, str]) -> None:
+    """Has a process that opens no model write the libraries' bytecode, once: a confined one cannot, and would compile
+    them every time where the installer did not."""
+    torch = find_spec("torch")
+    cached = Path(torch.cached) if torch and torch.cached else None
+    if cached and not cached.exists() and os.access(cached.parents[1], os.W_OK):
+        code = "import wiper_cli.audit.pipeline, torch._dynamo"
+        subprocess.run(launcher.command("-c", code), env=given, capture_output=True, check=False)
 
 
 def _converse(
@@ -124,14 +143,18 @@ def _converse(
     request: Request[A],
     progress: Callable[[str, int, int], None],
     log: Callable[[str], None],
+    isolated: Callable[[Isolation], None],
 ) -> A | None:
-    """Sends the request, hears progress, returns the answer; ``None`` when the child ended without one."""
+    """Sends the request, hears progress, returns the answer; ``None`` when the child ended without one. How far it is
+    confined is the first thing that a child says; later it may be the model that speaks."""
     assert child.stdin is not None
     assert child.stdout is not None
-    try:
+    with suppress(BrokenPipeError):  # it may have refused before it read
         send(child.stdin, request)
-    except BrokenPipeError:
+    isolation = receive(child.stdout, Isolation)
+    if isolation is None:
         return None
+    isolated(isolation)
     while (message := receive(child.stdout, Progress, Log, Refusal, request.answer)) is not None:
         if isinstance(message, Progress):
             progress(message.stage, message.done, message.total)
@@ -147,18 +170,18 @@ def _converse(
     return None
 
 
-def _tail(stderr: Any) -> str:
-    stderr.seek(0, os.SEEK_END)
-    stderr.seek(max(0, stderr.tell() - _STDERR_TAIL))
-    return bytes(stderr.read()).decode(errors="replace").strip()
-
-
-def _cause_of_death(returncode: int | None, tail: str) -> str:
+def _cause_of_death(returncode: int | None, said: bytes) -> str:
+    if sys.platform == "linux" and returncode == -signal.SIGSYS:
+        return (
+            "The worker process was ended by its confinement: while the model was open, something tried to write to a "
+            "file. A model has no reason to; where a program of yours has (--arch), --isolation off lets it."
+        )
     if returncode is not None and returncode < 0:
         reason = f"was killed by signal {-returncode}"
         if returncode == -9:
             reason += " (often: out of memory)"
     else:
         reason = f"ended with code {returncode}"
+    tail = said.decode(errors="replace").strip()
     last = tail.splitlines()[-1] if tail else ""
     return f"The worker process {reason} before it had a result{': ' + last if last else ''}."

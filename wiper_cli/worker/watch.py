@@ -27,7 +27,8 @@ _EVERY = 0.05
 
 
 class Watch:
-    """Kills ``child`` at the first bound that it crosses, and says which in :attr:`reason`; a context manager.
+    """Kills ``child`` at the first bound that it crosses, and says which in :attr:`reason`; a context manager, at the
+    end of which the child and its pipes are gone.
 
     ``timeout``: seconds. ``bounded``: whether memory and threads are watched too.
     """
@@ -62,6 +63,10 @@ class Watch:
         self._child.wait()
         for worker in self._workers:
             worker.join(10)
+        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+            with suppress(OSError):  # the child may be gone with our last words unread
+                if pipe:
+                    pipe.close()
 
     def _kill(self, reason: str) -> None:
         self.reason = self.reason or reason

@@ -40,7 +40,7 @@ class Child:
     def __init__(self):
         self.requests, self.answers = [], {}
 
-    def __call__(self, request, progress, log, timeout=None):
+    def __call__(self, request, progress, log, timeout=None, mode="auto", isolated=None):
         class Reporter:
             def __call__(self, stage, done, total):
                 progress(stage, done, total)

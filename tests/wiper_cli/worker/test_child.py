@@ -15,6 +15,7 @@ from wiper_cli.audit.requests import InspectRequest, ScanRequest
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import child, launcher
+from wiper_cli.worker.confinement import Terms
 from wiper_cli.worker.protocol import Log, Progress, Refusal, receive, send
 
 DIGITS = example_folder()
@@ -103,7 +104,7 @@ def test_progress_is_sent_now_and_then(monkeypatch):
 def test_a_child_dies_with_its_parent():
     """The parent's end of the pipe closes, however the parent dies; what was being computed is left."""
     process = subprocess.Popen(
-        launcher.command("-m", "wiper_cli.worker.child"),
+        launcher.command("-m", "wiper_cli.worker.child", str(Terms("off"))),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=launcher.environment(),
     )  # fmt: skip
     send(process.stdin, ScanRequest(model=DIGITS / "model.onnx", clean=DIGITS / "clean"))

@@ -26,9 +26,11 @@ def child(monkeypatch, tmp_path):
             "import json, os, struct, sys, time\n"
             "from wiper_cli.audit.answers import CheckAnswer\n"
             "from wiper_cli.audit.requests import *\n"
+            "from wiper_cli.worker.confinement import Isolation, Layer\n"
             "from wiper_cli.worker.protocol import *\n"
             "def frame(kind, data): out.write(struct.pack('<Qc', len(data), kind) + data); out.flush()\n"
-            "out, request = sys.stdout.buffer, receive(sys.stdin.buffer, CheckRequest)\n" + code
+            "out, request = sys.stdout.buffer, receive(sys.stdin.buffer, CheckRequest)\n"
+            "send(out, Isolation((Layer('only', True, ''),)))\n" + code
         )
         real = parent.subprocess.Popen
         monkeypatch.setattr(

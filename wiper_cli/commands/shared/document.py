@@ -15,6 +15,7 @@ from formats import FormatError, Hostile, Manifest, Source, Unreadable
 from wiper_cli import __version__
 from wiper_cli.audit.answers import Answer, ExaminationAnswer
 from wiper_cli.verdict import SCHEMA, ExitCode, Finding, Problem, Severity, Verdict
+from wiper_cli.worker.confinement import Isolation
 
 Document = dict[str, Any]
 
@@ -40,11 +41,7 @@ def begin(command: str, arguments: Sequence[str], path: Path, seed: int) -> Docu
         "explanation": None,
         "verification": None,
         "purification": None,
-        "isolation": {
-            "process": "child",
-            "confined": False,
-            "note": "The model was opened in a process of its own, which this version does not confine further.",
-        },
+        "isolation": Isolation().as_dict(),
         "not_done": [],
         "environment": {},
         "timing": {},

@@ -22,6 +22,7 @@ from wiper_cli.nearest import nearest
 from wiper_cli.reports import FORMATS
 from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Problem, Severity
+from wiper_cli.worker.confinement import Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +50,7 @@ class Settings:
     device: str
     seed: int
     timeout: float | None
-    isolation: str
+    isolation: Mode
     fail_on: str
     exit_zero: bool
     quiet: bool
@@ -65,12 +66,6 @@ class Settings:
             context.exit(ExitCode.OK)
         names = [field.name for field in fields(cls) if field.name != "origins"]
         values = {name: context.params.pop(name) for name in names}
-        if values["isolation"] == "require":
-            raise Problem(
-                "--isolation require cannot be met: this version runs the model in a process of its own "
-                "but does not confine it yet.",
-                ExitCode.NO_VERDICT,
-            )
         return cls(**values, origins={name: origin(context, name) for name in names})
 
     def examination(self) -> dict[str, Any]:
@@ -231,7 +226,7 @@ SHARED: Sequence[Callable[[Any], Any]] = (
     option("--timeout", type=Number(min=1), metavar="SECONDS", help="Give up after this long."),
     option(
         "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto",
-        help="Confinement of the process that opens the model; this version has none, so 'require' is refused.",
+        help="Confinement of the process that opens the model: what the system offers, all of it or a refusal, none.",
     ),
     option(
         "--fail-on", type=click.Choice(SEVERITIES), default="high",

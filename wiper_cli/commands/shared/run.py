@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports import outputs, render, style_of
 from wiper_cli.verdict import ExitCode, Problem, combine
+from wiper_cli.worker.confinement import Isolation
 from wiper_cli.worker.parent import ask, private_copy
 
 A = TypeVar("A")
@@ -41,6 +42,7 @@ class Run:
     command: str
     settings: Settings
     display: Display
+    _isolation: Isolation = field(default_factory=Isolation)
 
     @contextmanager
     def subject(self, path: Path, document: Document | None = None) -> Iterator[Subject]:
@@ -60,12 +62,21 @@ class Run:
 
     def ask(self, request: Request[A]) -> A:
         """The answer of a fresh child to ``request``."""
-        return ask(request, self.display.progress, self.display.log, self.settings.timeout)
+        return ask(
+            request, self.display.progress, self.display.log, self.settings.timeout, self.settings.isolation,
+            self._isolated,
+        )  # fmt: skip
+
+    def _isolated(self, isolation: Isolation) -> None:
+        """Of several children the report tells of the one that was confined least."""
+        if not self._isolation.layers or self._isolation.confined:
+            self._isolation = isolation
 
     def document(self, path: Path, work: Callable[[Document], None]) -> Document:
         """One document for one model; a refusal becomes its sentence, never a traceback."""
         document = documents.begin(self.command, sys.argv[1:], path, self.settings.seed)
         started = time.monotonic()
+        self._isolation = Isolation()
         try:
             work(document)
         except (FormatError, Problem) as error:
@@ -73,6 +84,7 @@ class Run:
             document["exit_code"] = int(
                 documents.spare(ExitCode(document["exit_code"]), self.settings.exit_zero)
             )
+        document["isolation"] = self._isolation.as_dict()
         document["timing"]["total"] = round(time.monotonic() - started, 3)
         return document
 
