@@ -19,18 +19,7 @@ import pytest
 from wiper_cli.worker import confinement
 from wiper_cli.worker.confinement import Isolation, Layer, Terms
 
-#: What this machine lacks, asked in a process of its own.
-MISSING = [
-    layer["name"]
-    for layer in json.loads(
-        subprocess.run(
-            [sys.executable, "-m", confinement.__name__], capture_output=True, check=True, timeout=60,
-            env={**os.environ, "PYTHONPATH": str(Path(confinement.__file__).parents[2])},
-        ).stdout
-    )
-    if not layer["holds"]
-]  # fmt: skip
-needs_all = pytest.mark.skipif(bool(MISSING), reason=f"this machine lacks {', '.join(MISSING)}")
+needs_all = pytest.mark.usefixtures("lockable")
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of x86-64")
 
 #: As root the attacks run as root and as nobody; else as whoever runs the tests.
@@ -253,7 +242,7 @@ HERE = {
 
 
 @pytest.fixture(scope="module", params=IDENTITIES)
-def outcomes(request, ground):
+def outcomes(request, ground, lockable):
     return attempt(HERE, ground, request.param)
 
 

@@ -106,12 +106,6 @@ def test_settings_are_shown_with_their_origin(probe):
     assert "max_images = 5000  (default)" in shown
 
 
-def test_confinement_that_does_not_exist_is_not_promised(probe):
-    with pytest.raises(Problem, match="does not confine") as caught:
-        probe("--isolation", "require")
-    assert caught.value.exit_code == ExitCode.NO_VERDICT
-
-
 def test_a_found_file_may_not_name_a_program(probe):
     Path("wiper.toml").write_text("arch = 'net.py:make'\n")
     with pytest.raises(Problem, match="may not name a program"):
