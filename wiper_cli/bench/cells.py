@@ -1,22 +1,20 @@
-"""One cell: what is measured on which specimen, its name, and where its outcome stands. Imports no torch."""
+"""One cell: what is measured on which specimen, and its name. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from wiper_cli.nearest import nearest
 from wiper_cli.purifiers import METHODS
-from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.salience import METRICS
+from wiper_cli.verdict import Problem
 
-FORMAT = "wiper-cell/1"
 #: The settings' own defaults, by a name in the place of a preset.
 DEFAULT = "default"
 
@@ -46,7 +44,12 @@ class Cell:
     watch: bool = False
     live: bool = False
 
-    @property
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From :meth:`given` or :meth:`as_dict`."""
+        return cls(**{**given, "settings": tuple(given.get("settings", {}).items())})
+
+    @cached_property
     def id(self) -> str:
         """Readable, and different for different cells: it ends in a digest of everything."""
         parts = [self.specimen, *([] if self.kind == "purify" else [self.kind]), self.name]
@@ -66,12 +69,17 @@ class Cell:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON gives them back."""
+        """Every field, as JSON gives it back."""
         own = {**asdict(self), "settings": dict(self.settings)}
-        if not self.live:  # cells older than the field have none
+        if not self.live:  # names older than the field do without
             del own["live"]
         found: dict[str, Any] = json.loads(json.dumps(own))
         return found
+
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults, as JSON gives it back."""
+        usual = {item.name: item.default for item in fields(self)} | {"settings": {}}
+        return {key: value for key, value in self.as_dict().items() if value != usual[key]}
 
     def purifier(self) -> Any:
         """The settings of its method, typed. Raises :class:`Problem` for a method, preset or setting that is not."""
@@ -87,6 +95,25 @@ class Cell:
                 raise Problem(f"{self.name} has no setting {key!r}{nearest(key, known)}.")
         return kind(**given)
 
+    def resolved(self) -> dict[str, Any]:
+        """The settings that its names stand for now, as JSON gives them back; those of detectors stand in their code.
+        Raises :class:`Problem` as :meth:`purifier`, and for a metric that is not."""
+        if self.kind == "scan":
+            return {}
+        if self.kind == "purify":
+            return _plain(self.purifier())
+        if self.name not in METRICS:
+            raise Problem(f"There is no metric {self.name!r}{nearest(self.name, METRICS)}.")
+        own = METRICS[self.name].settings
+        return _plain(own()) if own else {}
+
+    @property
+    def uses_scan(self) -> bool:
+        """Whether its method takes suspects and recovered transforms; all others would give the same without."""
+        return self.kind == "purify" and getattr(
+            METHODS.get(self.name), "uses_scan", self.name in ("unlearn", "lmr")
+        )
+
     def scan(self) -> Cell:
         """The scan whose findings this cell takes."""
         return Cell(
@@ -94,46 +121,6 @@ class Cell:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Store:
-    """The folder RESULTS: ``cells/ID.json``, and what scans recovered as ``cells/ID.safetensors``."""
-
-    root: Path
-
-    def path(self, cell: Cell, suffix: str = ".json") -> Path:
-        """Where an outcome belongs."""
-        return self.root / "cells" / f"{cell.id}{suffix}"
-
-    def read(self, cell: Cell, sha256: str | None = None) -> dict[str, Any] | None:
-        """The outcome that stands for exactly this cell, or ``None``; what is damaged does not stand, nor, where
-        ``sha256`` is given, what was measured on another file of the same name."""
-        try:
-            found: dict[str, Any] = json.loads(self.path(cell).read_bytes())
-        except (OSError, ValueError):
-            return None
-        right = found.get("format") == FORMAT and found.get("cell") == cell.as_dict()
-        if right and sha256 is not None:
-            right = (found.get("model") or {}).get("sha256") == sha256
-        return found if right else None
-
-    def write(self, cell: Cell, outcome: Mapping[str, Any]) -> dict[str, Any]:
-        """Whole or not at all; gives back what a reader will get."""
-        found = {"format": FORMAT, "id": cell.id, "cell": cell.as_dict(), **outcome}
-        lines = (f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in found.items())
-        text = "{\n" + ",\n".join(lines) + "\n}\n"
-        put(self.path(cell), text.encode())
-        kept: dict[str, Any] = json.loads(text)
-        return kept
-
-
-def put(path: Path, data: bytes) -> None:
-    """Writes beside ``path`` and renames. Raises :class:`Problem`."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise Problem(f"{path} cannot be written: {error.strerror}.", ExitCode.USAGE) from error
+def _plain(settings: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return found

@@ -9,8 +9,8 @@ from typing import Any
 
 from wiper_cli.bench.matrix import Table
 from wiper_cli.bench.measures import MEASURES, Outcome, mean_and_spread
-from wiper_cli.bench.pages import Standing
-from wiper_cli.bench.plans import COUNTS, RIVALS
+from wiper_cli.bench.plans import BASELINES, COUNTS
+from wiper_cli.bench.standing import Standing
 from wiper_cli.verdict import ExitCode, Problem
 
 #: Told apart in print and by most eyes.
@@ -77,7 +77,7 @@ def ratios(table: Table, standing: Standing) -> Any:
     for column, attack in enumerate(grid.attacks):
         for row, measure in enumerate(("acc", "asr")):
             axis = axes[row][column]
-            for colour, one in zip(COLOURS, RIVALS, strict=True):
+            for colour, one in zip(COLOURS, BASELINES, strict=True):
                 own = [standing.of(places[attack.title, f"{one.title}, {words}"]) for words in COUNTS]
                 points = [(_images(found[0]), mean) for found in own for mean in _means(found, measure)]
                 axis.plot(

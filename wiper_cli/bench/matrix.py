@@ -229,7 +229,7 @@ def scale_of(name: str) -> Scale:
 def printed() -> dict[str, Any]:
     """Numbers of others by table: ``{where, footnotes[], values{attack{treatment[...]}}}``, footnotes resolved."""
     found: dict[str, Any] = {}
-    for name in ("paper.json", "field.json"):
+    for name in ("paper.json", "benchmark.json"):
         document = json.loads((HERE / name).read_bytes())
         for key, table in document["tables"].items():
             notes = [document["footnotes"][note] for note in table["footnotes"]]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Outcome = Mapping[str, Any]
+#: Behind a number that was measured before something changed.
+STALE = "†"
 
 
 @dataclass(frozen=True)
@@ -36,36 +38,23 @@ def _part(*path: str, times: float = 1.0) -> Callable[[Outcome], float | None]:
     return of
 
 
+def _twin(outcome: Outcome) -> Mapping[str, Any]:
+    return outcome.get("specimen", {}).get("twin") or {}
+
+
 def _lost(outcome: Outcome) -> float | None:
     old, new = _share(outcome, "acc", "before"), _share(outcome, "acc")
     return None if old is None or new is None else old - new
 
 
 def _of_ceiling(outcome: Outcome) -> float | None:
-    ra, ceiling = _share(outcome, "ra"), (outcome.get("twin") or {}).get("ra", {}).get("value")
+    ra, ceiling = _share(outcome, "ra"), _twin(outcome).get("ra", {}).get("value")
     return 100 * ra / (100 * ceiling) if ra is not None and ceiling else None
 
 
 def _speed(outcome: Outcome) -> float | None:
     seen, seconds = outcome.get("images_seen"), outcome.get("seconds")
     return seen / seconds if seen and seconds else None
-
-
-def _head(outcome: Outcome) -> Mapping[str, float] | None:
-    found: Mapping[str, float] | None = (outcome.get("moved") or {}).get(outcome.get("head"))
-    return found
-
-
-def _moved(outcome: Outcome) -> float | None:
-    return max((tensor["largest"] for tensor in (outcome.get("moved") or {}).values()), default=None)
-
-
-def _of_head(key: str) -> Callable[[Outcome], float | None]:
-    def of(outcome: Outcome) -> float | None:
-        head = _head(outcome)
-        return None if head is None else float(head[key])
-
-    return of
 
 
 def _low(choose: Callable[[list[float]], float]) -> Callable[[Outcome], float | None]:
@@ -88,9 +77,9 @@ MEASURES: Mapping[str, Measure] = {
     "images_seen": Measure("images", _part("images_seen"), 0),
     "speed": Measure("images/s", _speed, 0),
     "memory": Measure("MB", _part("peak_bytes", "host", times=1e-6), 0),
-    "moved": Measure("largest change", _moved, 4),
-    "head_moved": Measure("of the head", _of_head("largest"), 4),
-    "over_one": Measure("head weights over 1", _of_head("over_one"), 0),
+    "moved": Measure("largest change", _part("moved", "largest"), 4),
+    "head_moved": Measure("of the head", _part("moved", "head", "largest"), 4),
+    "over_one": Measure("head weights over 1", _part("moved", "head", "over_one"), 0),
     "low_before": Measure("before", _low(lambda looks: looks[0]), 4),
     "low_least": Measure("least", _low(min), 4),
     "low_after": Measure("after", _low(lambda looks: looks[-1]), 4),
@@ -107,8 +96,8 @@ MEASURES: Mapping[str, Measure] = {
 
 def untouched(outcome: Outcome) -> dict[str, Any]:
     """An outcome as if nothing had been done: the row "before"."""
-    kept = {key: outcome.get(key) for key in ("before", "twin", "model")}
-    return {**kept, "after": outcome.get("before", {})}
+    kept = {key: outcome.get(key, {}) for key in ("before", "specimen")}
+    return {**kept, "after": kept["before"]}
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -117,7 +106,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def shown(measure: Measure, outcomes: Sequence[Outcome], printed: Sequence[float] | None = None) -> str:
-    """``ours ± spread (printed)``; "–" for what is not there."""
+    """``ours ± spread (printed)``; "–" for what is not there, a mark for what is stale."""
     values = [value for outcome in outcomes if (value := measure.of(outcome)) is not None]
     text = "–"
     if values:
@@ -125,6 +114,7 @@ def shown(measure: Measure, outcomes: Sequence[Outcome], printed: Sequence[float
         text = f"{mean:.{measure.digits}f}" + (
             f" ± {spread:.{measure.digits}f}" if spread is not None else ""
         )
+        text += STALE if any("stale" in outcome for outcome in outcomes) else ""
     if printed is not None and measure.printed is not None and measure.printed < len(printed):
         text += f" ({printed[measure.printed]:.2f})"
     return text

@@ -6,12 +6,13 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from wiper_cli.bench.cells import Cell, Store
-from wiper_cli.bench.matrix import Entry, Grid, Table, entries, printed, scale_of
-from wiper_cli.bench.measures import MEASURES, Outcome, mean_and_spread, shown, untouched
+from wiper_cli.bench.cells import Cell
+from wiper_cli.bench.figures import draw
+from wiper_cli.bench.matrix import Entry, Grid, Table, printed, scale_of
+from wiper_cli.bench.measures import MEASURES, STALE, Outcome, mean_and_spread, shown
+from wiper_cli.bench.standing import Standing
 from wiper_cli.verdict import Problem
 
 COLUMNS = (
@@ -22,46 +23,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass
-class Standing:
-    """What stands of a table: outcomes by cell, and for the row "before" any outcome of a specimen."""
-
-    scale: str
-    seeds: Sequence[int]
-    test_images: int | None
-    outcomes: dict[Cell, Outcome] = field(default_factory=dict)
-    before: dict[str, Outcome] = field(default_factory=dict)
-
-    @classmethod
-    def read(
-        cls, table: Table, store: Store, scale: str, seeds: Sequence[int], test_images: int | None = None
-    ) -> Standing:
-        """Everything of ``table`` that is in ``store``."""
-        made = cls(scale, seeds, test_images)
-        for grid in table.grids:
-            for entry in made.entries(grid):
-                for cell in entry.cells:
-                    found = made.outcomes.get(cell) or store.read(cell)
-                    if found is None:
-                        continue
-                    made.outcomes[cell] = found
-                    if found.get("before") and cell.file == Cell.file:
-                        made.before.setdefault(cell.specimen, untouched(found))
-        return made
-
-    def entries(self, grid: Grid) -> list[Entry]:
-        """The places of a grid at this scale and with these seeds."""
-        return list(entries(grid, self.scale, self.seeds, self.test_images))
-
-    def of(self, entry: Entry) -> list[Outcome]:
-        """What stands of an entry, without refusals."""
-        if not entry.treatment.name:
-            return [self.before[entry.specimen]] if entry.specimen in self.before else []
-        return [o for o in self.all_of(entry) if "refused" not in o]
-
-    def all_of(self, entry: Entry) -> list[Outcome]:
-        """The same with refusals."""
-        return [self.outcomes[cell] for cell in entry.cells if cell in self.outcomes]
+def files(table: Table, standing: Standing) -> dict[str, bytes]:
+    """CSV, page and, for a figure of which something ran, SVG, by their names. Raises :class:`Problem` where a figure
+    cannot be drawn."""
+    stem = f"{table.name}-{standing.scale}"
+    drawing = draw(table, standing) if table.drawn else None
+    found = {} if drawing is None else {f"{stem}.svg": drawing}
+    found[f"{stem}.csv"] = sheet(table, standing).encode()
+    found[f"{stem}.md"] = page(table, standing, None if drawing is None else f"{stem}.svg").encode()
+    return found
 
 
 def page(table: Table, standing: Standing, picture: str | None = None) -> str:
@@ -112,11 +82,9 @@ def _parts(outcome: Outcome) -> str:
 
 
 def _machine(outcome: Outcome) -> str:
-    told = outcome["environment"]
-    which = (
-        told["cuda"] if outcome["device"] == "cuda" else f"CPU, {told['threads']} of {told['cores']} cores"
-    )
-    return f"{which} ({told['machine']}), Python {told['python']}, torch {told['torch']}"
+    run = outcome["run"]
+    which = run["cuda"] if run["device"] == "cuda" else f"CPU, {run['threads']} of {run['cores']} cores"
+    return f"{which} ({run['machine']}), Python {run['python']}, torch {run['torch']}"
 
 
 def _grid(grid: Grid, standing: Standing) -> list[str]:
@@ -161,7 +129,8 @@ def _mean(grid: Grid, by_attack: Sequence[Sequence[Outcome]]) -> str:
             [v for outcome in outcomes if (v := measure.of(outcome)) is not None] for outcomes in by_attack
         ]
         means = [mean_and_spread(values)[0] for values in every if values]
-        told.append(f"{mean_and_spread(means)[0]:.{measure.digits}f}" if means else "–")
+        mark = STALE if any("stale" in outcome for outcomes in by_attack for outcome in outcomes) else ""
+        told.append(f"{mean_and_spread(means)[0]:.{measure.digits}f}{mark}" if means else "–")
         count = max(count, len(means))
     return f"{' / '.join(told)} ({count})" if count else "–"
 
@@ -191,6 +160,12 @@ def _remarks(table: Table, standing: Standing) -> list[str]:
     missing = [cell for cell in cells if cell not in standing.outcomes]
     if cells:
         lines.append(f"- {len(cells) - len(missing)} of {len(cells)} cells stand.")
+    if changed := standing.stale():
+        lines.append(
+            f"- {STALE} Measured before a change, and to be run again: "
+            + "; ".join(f"{change} ({count})" for change, count in sorted(changed.items()))
+            + "."
+        )
     if missing:
         whole = Counter(cell.specimen for cell in cells)
         gone = sorted(
@@ -295,11 +270,12 @@ def _line(cell: Cell, outcome: Outcome | None) -> dict[str, Any]:
         return found | {"status": "not run"}
     if "refused" in outcome:
         return found | {"status": f"refused: {outcome['refused']}"}
-    return found | {"status": "ran"} | _measured(outcome)
+    status = "; ".join(["stale", *outcome["stale"]]) if "stale" in outcome else "ran"
+    return found | {"status": status} | _measured(outcome)
 
 
 def _measured(outcome: Outcome) -> dict[str, Any]:
-    after, before, twin = outcome.get("after") or {}, outcome.get("before") or {}, outcome.get("twin") or {}
+    after, before, specimen = outcome.get("after", {}), outcome.get("before", {}), outcome.get("specimen", {})
     found: dict[str, Any] = {f"{key}_before": _value(before.get(key)) for key in ("acc", "asr", "ra")}
     for key in ("acc", "asr", "ra"):
         share = after.get(key)
@@ -307,13 +283,13 @@ def _measured(outcome: Outcome) -> dict[str, Any]:
         found[f"{key}_low"], found[f"{key}_high"] = share["interval"] if share else (None, None)
     return found | {
         "asr_n": (after.get("asr") or {}).get("n"),
-        "ra_ceiling": _value(twin.get("ra")),
+        "ra_ceiling": _value((specimen.get("twin") or {}).get("ra")),
         "base_rate": _value(after.get("base_rate")),
         "der": outcome.get("der"),
         "seconds": outcome.get("seconds"),
         "images_seen": outcome.get("images_seen"),
-        "peak_bytes": (outcome.get("peak_bytes") or {}).get("host"),
-        "bn": (outcome.get("model") or {}).get("bn"),
+        "peak_bytes": outcome.get("peak_bytes", {}).get("host"),
+        "bn": specimen.get("bn"),
         "largest_change": MEASURES["moved"].of(outcome),
     }
 

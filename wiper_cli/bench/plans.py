@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wiper_cli.bench.cells import DEFAULT
-from wiper_cli.bench.matrix import Attack, Grid, Table, Treatment
+from wiper_cli.bench.cells import DEFAULT, Cell
+from wiper_cli.bench.matrix import Attack, Grid, Table, Treatment, cells_of
 from wiper_cli.nearest import nearest
 from wiper_cli.purifiers import METHODS
 from wiper_cli.salience import METRICS
@@ -29,7 +29,7 @@ TEN = (
 )  # fmt: skip
 #: Rows that the paper does not tell apart; its numbers stand beside both.
 VARIANTS = (Attack("IA, fixed noise", "regular", "IA"), SIG_DIRTY)
-FIELD = (
+BENCHMARK = (
     Attack("BadNets", "badnet"), Attack("Blended", "blend"), Attack("LC", "label-consistent"),
     Attack("SIG", "sinusoid"), Attack("LF", "low-frequency"), Attack("SSBA", "issba"),
     Attack("Input-aware", "input-aware"), Attack("WaNet", "wanet"), Attack("BppAttack", "bpp"),
@@ -40,12 +40,12 @@ FOUR = (BADNET, BLEND, SIG_DIRTY, Attack("WaNet", "wanet"))
 NONE = Attack("no backdoor", "clean")
 
 BEFORE = Treatment("Before")
-RIVALS = (
+BASELINES = (
     Treatment("Fine-tuning", "fine-tuning"), Treatment("KD", "kd"), Treatment("NAD", "nad"),
     Treatment("Fine-Pruning", "fine-pruning"), Treatment("IBAU", "i-bau"), Treatment("WIPER", "wiper"),
 )  # fmt: skip
-#: The paper's rivals as others set them, WIPER with a stronger penalty, and every other method as it comes.
-BEYOND = (
+#: The paper's baselines as benchmarks set them, WIPER with a stronger penalty, and every other method as it comes.
+OTHERS = (
     *(Treatment(f"{name}, {preset}", name, preset) for name in ("fine-tuning", "nad", "fine-pruning", "i-bau")
       for preset in ("field",)),
     Treatment("wiper, strong", "wiper", "strong"),
@@ -65,11 +65,11 @@ def _compared(number: int, data: str, title: str) -> Table:
         key,
         title,
         (
-            Grid("As in the paper", TEN + VARIANTS, (BEFORE, *RIVALS), data=data, printed=key),
+            Grid("As in the paper", TEN + VARIANTS, (BEFORE, *BASELINES), data=data, printed=key),
             Grid(
                 "Every defence",
                 TEN + VARIANTS,
-                (BEFORE, *RIVALS, *BEYOND),
+                (BEFORE, *BASELINES, *OTHERS),
                 FULL,
                 data,
                 across=True,
@@ -100,7 +100,7 @@ def _strategies(name: str, data: str, pruning: str, purifying: str) -> Table:
 def _ratios(number: int, data: str) -> Table:
     treatments = tuple(
         Treatment(f"{one.title}, {words}", one.name, one.preset, images=count)
-        for one in RIVALS
+        for one in BASELINES
         for words, count in COUNTS.items()
     )
     text = (
@@ -348,7 +348,7 @@ TABLES: Mapping[str, Table] = {
             (
                 Grid(
                     "Beside published numbers",
-                    FIELD,
+                    BENCHMARK,
                     (
                         BEFORE,
                         Treatment("Fine-tuning", "fine-tuning", "field"),
@@ -366,8 +366,8 @@ TABLES: Mapping[str, Table] = {
                 ),
                 Grid(
                     "Every defence",
-                    FIELD,
-                    (BEFORE, *RIVALS, *BEYOND),
+                    BENCHMARK,
+                    (BEFORE, *BASELINES, *OTHERS),
                     FULL,
                     across=True,
                     split=False,
@@ -383,7 +383,7 @@ TABLES: Mapping[str, Table] = {
                 Grid(
                     "Methods: a model without a backdoor, and one with",
                     (NONE, BADNET),
-                    (*RIVALS, *BEYOND),
+                    (*BASELINES, *OTHERS),
                     ("acc_lost", "seconds", "images_seen", "speed", "memory"),
                     across=True,
                     split=False,
@@ -406,6 +406,12 @@ ALIASES: Mapping[str, str] = {
     "table7": "table1", "table8": "table3", "figure2": "figure3", "appendix5": "table6", "appendix6": "table5",
     "appendix7": "table1", "appendix8": "table3", "appendix9": "table9", "appendix10": "table10",
 }  # fmt: skip
+
+
+def drawn(cell: Cell, scale: str) -> bool:
+    """Whether a figure at this scale shows the units of a cell one by one."""
+    tables = (table for table in TABLES.values() if table.drawn == "units")
+    return any(cell in cells_of(table, scale, (cell.seed,), cell.test_images) for table in tables)
 
 
 def find(name: str) -> Table:

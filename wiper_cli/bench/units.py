@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from wiper_cli.audit.explanation import SHARE, how_many, precisions, saliency_maps
-from wiper_cli.bench.cells import Cell
+from wiper_cli.bench.ground import Ground
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Clean
-from wiper_cli.nearest import nearest
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.oracle import activation_change, target_contribution
 from wiper_cli.salience.stream import correlation, lowest, stability
-from wiper_cli.verdict import Problem
-
-if TYPE_CHECKING:
-    from wiper_cli.bench.running import Ground
 
 #: Shares of the lowest units that are compared with the oracle.
 SHARES = (SHARE, 0.5)
@@ -26,13 +21,11 @@ SHARES = (SHARE, 0.5)
 SHOWN = 500
 
 
-def scored(cell: Cell, classifier: Classifier, clean: Clean, ground: Ground) -> dict[str, Any]:
-    """Values on the fit part, their agreement between its halves and with benign salience, seconds with the
-    features at hand and for the forward pass; with a trigger, values on triggered test images labelled with its
-    target, the precision of the lowest units against what the trigger moves, and attention maps."""
-    if cell.name not in METRICS:
-        raise Problem(f"There is no metric {cell.name!r}{nearest(cell.name, METRICS)}.")
-    metric, fit = METRICS[cell.name], clean.fit
+def scored(name: str, classifier: Classifier, clean: Clean, ground: Ground) -> dict[str, Any]:
+    """Values of the metric ``name`` on the fit part, their agreement between its halves and with benign salience,
+    seconds with the features at hand and for the forward pass; with a trigger, values on triggered test images
+    labelled with its target, the precision of the lowest units against what the trigger moves, and attention maps."""
+    metric, fit = METRICS[name], clean.fit
     began = time.perf_counter()
     features, logits = classifier.features(fit.images)
     forward = time.perf_counter() - began
@@ -67,8 +60,6 @@ def scored(cell: Cell, classifier: Classifier, clean: Clean, ground: Ground) -> 
     true = {"change": change, "contribution": adds}
     found |= {
         "triggered": triggered.tolist(),
-        "change": change.tolist(),
-        "contribution": adds.tolist(),
         "precision": {str(share): precisions(values, true, share) for share in SHARES},
         "rank_correlation_with_change": correlation(values, -change),
         "attention": attention(classifier, stamped[chosen[:1]], values),

@@ -1,16 +1,22 @@
-"""Looking at a network while a method trains it, from outside: the method gets no trigger and gives no weights.
+"""Looking at a method from outside while it works: the network it trains, images, seconds, memory.
 
-A method copies the classifier it is given and trains the copy; this classifier remembers its first copy, and the
-method's own progress says when an epoch is over.
+The method gets no trigger and gives no weights: it copies the classifier it is given and trains the copy. A watched
+classifier remembers its first copy, and the method's own progress says when an epoch is over.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Part
@@ -76,3 +82,52 @@ class Watched(Classifier):
             }
         )
         self.seconds += time.perf_counter() - began
+
+
+@dataclass
+class Cost:
+    """``seconds`` and ``cpu_seconds`` of a piece of work, ``images`` that went forward through a network or copies."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    images: int = 0
+
+
+@contextmanager
+def costs(classifier: Classifier) -> Iterator[Cost]:
+    """What is done inside, whole at the end of it."""
+    found, handle = Cost(), None
+
+    def count(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        found.images += len(inputs[0])  # a closure is not copied with the network: copies count here, too
+
+    if classifier.network is not None:
+        handle = classifier.network.register_forward_pre_hook(count)
+    began, busy = time.perf_counter(), time.process_time()
+    try:
+        yield found
+        if classifier.device.type == "cuda":
+            torch.cuda.synchronize()
+        found.seconds, found.cpu_seconds = time.perf_counter() - began, time.process_time() - busy
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def reset_peak() -> None:
+    """Begins to measure memory anew where the system allows it (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak() -> dict[str, int | None]:
+    """Largest resident size of this process since :func:`reset_peak`, and of tensors on the GPU."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                host = int(line.split()[1]) * 1024
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {"host": host, "gpu": gpu}

@@ -5,43 +5,37 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wiper_cli.bench.cells import Cell, Store
+from wiper_cli.bench import identity
+from wiper_cli.bench.cells import Cell
+from wiper_cli.bench.store import Place, Store
 from wiper_cli.jobs.local import fan_out
 from wiper_cli.jobs.ray import Fleet
 from wiper_cli.progress import Progress, silent
-from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import Problem
-
-if TYPE_CHECKING:
-    from wiper_cli.bench.running import Place
 
 Say = Callable[[str], None]
 
 
 def missing(cells: Sequence[Cell], store: Store, retry: bool = False, zoo: Path | None = None) -> list[Cell]:
-    """Those without an outcome; with ``retry`` also those that were refused, with ``zoo`` also those whose file in it
-    has changed since."""
-    found = []
-    for cell in cells:
-        outcome = store.read(cell, None if zoo is None else _digest(zoo / cell.specimen, cell.file))
-        if outcome is None or (retry and "refused" in outcome):
-            found.append(cell)
-    return found
+    """Those without an outcome that holds; with ``retry`` also those that were refused. Model files are compared where
+    they are in ``zoo``."""
+    return [
+        cell for cell in cells if status(cell, store, zoo) in ("missing", "stale", "refused")[: 2 + retry]
+    ]
 
 
-@lru_cache(maxsize=1024)
-def _digest(folder: Path, file: str) -> str | None:
-    from wiper_cli.zoo.specimen import read_manifest
-
-    try:
-        found: str = read_manifest(folder)["files"][file]["sha256"]
-    except (Problem, KeyError):
-        return None
-    return found
+def status(cell: Cell, store: Store, zoo: Path | None = None) -> str:
+    """``missing``, ``stale``, ``refused`` or ``stands``."""
+    outcome = store.read(cell)
+    if outcome is None:
+        return "missing"
+    if identity.changes(cell, outcome, identity.sha256_of(zoo, cell)):
+        return "stale"
+    return "refused" if "refused" in outcome else "stands"
 
 
 def complete(
@@ -53,36 +47,50 @@ def complete(
     retry: bool = False,
     fleet: Fleet | None = None,
 ) -> list[Problem]:
-    """Runs every cell that has no outcome yet, ``jobs`` at once or on a ``fleet``; returns what went wrong, which
-    stops no other cell.
+    """Runs every cell that has no outcome that holds, ``jobs`` at once or on a ``fleet``; returns what went wrong,
+    which stops no other cell.
 
     Skipped, and said: cells of specimens that the zoo lacks, and settings that a method does not have.
     """
-    store, failures = Store(place.results), []
-    _digest.cache_clear()
+    store, failures = place.store, list[Problem]()
+    identity.forget_models()
+    store.merge()
     todo = missing(cells, store, retry, place.zoo)
     if len(todo) < len(cells):
         say(f"{len(cells) - len(todo)} of {len(cells)} cells stand already.")
-    changed = len(todo) - len(missing(todo, store, retry))
-    if changed:
-        say(f"{changed} cells were measured on files that have changed since, and are run again.")
+    for change, count in sorted(_changed(todo, place).items()):
+        say(f"{count} cells are run again, since something has changed: {change}.")
     runnable = _runnable(todo, place, say)
-    scans = {cell.scan(): None for cell in runnable if cell.kind == "purify" and METHODS[cell.name].uses_scan}
+    scans = {cell.scan(): None for cell in runnable if cell.uses_scan}
     first = missing(list(scans), store, retry, place.zoo)
     done, total = 0, len(first) + len(runnable)
     work = partial(_run, place=place)
-    for wave in (first, runnable):
-        for cell, outcome in fleet.fan_out(wave, work) if fleet else fan_out(wave, work, jobs):
-            done += 1
-            if isinstance(outcome, Problem):
-                failures.append(outcome)
-                say(f"[{done}/{total}] {cell.id}: {outcome}")
-            else:
-                if fleet and store.read(cell) != outcome:
-                    store.write(cell, outcome)  # shared storage may show late what another machine wrote
-                say(f"[{done}/{total}] {in_short(cell, outcome)}")
-            progress("bench", done, total)
+    try:
+        for wave in (first, runnable):
+            for cell, outcome in fleet.fan_out(wave, work) if fleet else fan_out(wave, work, jobs):
+                done += 1
+                if isinstance(outcome, Problem):
+                    failures.append(outcome)
+                    say(f"[{done}/{total}] {cell.id}: {outcome}")
+                else:
+                    if fleet and store.read(cell) != outcome:
+                        store.write(cell, outcome)  # shared storage may show late what another machine wrote
+                    say(f"[{done}/{total}] {in_short(cell, outcome)}")
+                progress("bench", done, total)
+    finally:
+        store.merge()
     return failures
+
+
+def _changed(todo: Sequence[Cell], place: Place) -> Counter[str]:
+    """What has changed since the outcomes that are there were measured."""
+    found = ((cell, place.store.read(cell)) for cell in todo)
+    return Counter(
+        change
+        for cell, outcome in found
+        if outcome is not None
+        for change in identity.changes(cell, outcome, identity.sha256_of(place.zoo, cell))
+    )
 
 
 def _run(cell: Cell, place: Place) -> dict[str, Any]:
@@ -112,8 +120,7 @@ def _runnable(todo: Sequence[Cell], place: Place, say: Say) -> list[Cell]:
         if cell.specimen in absent:
             continue
         try:
-            if cell.kind == "purify":
-                cell.purifier()
+            cell.resolved()
             kept.append(cell)
         except Problem as problem:
             sentences[str(problem)] += 1

@@ -11,15 +11,15 @@ from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import ExitCode, Problem
 
 if TYPE_CHECKING:
-    from wiper_cli.bench.cells import Cell, Store
-    from wiper_cli.bench.matrix import Table
+    from wiper_cli.bench.cells import Cell
+    from wiper_cli.bench.store import Store
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
-    help="Folder of results: cells/*.json, and a page, CSV and figure for each NAME.",
+    help="Folder of results: cells-SCALE.jsonl, and a page, CSV and figure for each NAME.",
 )  # fmt: skip
 @click.option(
     "--zoo", type=click.Path(path_type=Path), metavar="DIR", help="Folder made by 'wiper zoo build'."
@@ -72,7 +72,10 @@ def bench(
     ablations, cost, or 'all'. A cell that stands is never run again; stop and go on as you like.
     """
     from wiper_cli.bench import matrix, plans
-    from wiper_cli.bench.cells import Store
+    from wiper_cli.bench.pages import files
+    from wiper_cli.bench.standing import Standing
+    from wiper_cli.bench.store import Store, put
+    from wiper_cli.bench.work import status
 
     matrix.scale_of(scale)
     tables = list(
@@ -91,21 +94,19 @@ def bench(
         raise Problem(
             f"No cell of {', '.join(t.name for t in tables)} at the scale {scale} is called like {only!r}."
         )
-    store = Store(out)
-    if listing:
-        for cell in cells:
-            outcome = store.read(cell)
-            click.echo(
-                f"{'missing' if outcome is None else 'refused' if 'refused' in outcome else 'stands':<8} {cell.id}"
-            )
-        return
-    failures: list[Problem] = []
+    store = Store(out, scale)
     with Display(quiet) as display:
-        if not render_only:
-            failures = _run(cells, zoo, out, root, device, jobs, ray, retry, display)
+        for sentence in store.damaged():
+            display.say(sentence)
+        if listing:
+            for cell in cells:
+                click.echo(f"{status(cell, store, zoo):<8} {cell.id}")
+            return
+        failures = [] if render_only else _run(cells, zoo, store, root, device, jobs, ray, retry, display)
         for table in tables:
-            standing = _render(table, store, scale, drawn, test_images)
-            click.echo(standing)
+            for name, data in files(table, Standing.read(table, store, drawn, test_images, zoo)).items():
+                put(out / name, data)
+            click.echo(out / f"{table.name}-{scale}.md")
     if failures:
         context.exit(ExitCode.NO_VERDICT)
 
@@ -113,7 +114,7 @@ def bench(
 def _run(
     cells: list[Cell],
     zoo: Path | None,
-    out: Path,
+    store: Store,
     root: Path | None,
     device: str,
     jobs: int | None,
@@ -121,7 +122,7 @@ def _run(
     retry: bool,
     display: Display,
 ) -> list[Problem]:
-    from wiper_cli.bench.running import Place
+    from wiper_cli.bench.store import Place
     from wiper_cli.bench.work import complete
     from wiper_cli.jobs.local import share_of_cores
     from wiper_cli.jobs.ray import connect
@@ -129,32 +130,12 @@ def _run(
     if zoo is None or not zoo.is_dir():
         raise Problem("A zoo is needed: --zoo DIR, as 'wiper zoo build' makes it; or --render-only.")
     if ray is None:
-        place = Place(zoo, out, root, device, share_of_cores(jobs or 1))
+        place = Place(zoo, store.root, root, device, share_of_cores(jobs or 1), store.scale)
         return complete(cells, place, jobs or 1, display.progress, display.say, retry)
     with connect(ray, jobs, device) as fleet:
-        place = Place(zoo.absolute(), out.absolute(), root and root.absolute(), device, fleet.cpus)
+        zoo, out, root = zoo.absolute(), store.root.absolute(), root and root.absolute()
+        place = Place(zoo, out, root, device, fleet.cpus, store.scale)
         return complete(cells, place, 1, display.progress, display.say, retry, fleet)
-
-
-def _render(table: Table, store: Store, scale: str, seeds: tuple[int, ...], test_images: int | None) -> str:
-    """Writes page, CSV and, for a figure, SVG; returns the page's path."""
-    from wiper_cli.bench.cells import put
-    from wiper_cli.bench.pages import Standing, page, sheet
-
-    standing = Standing.read(table, store, scale, seeds, test_images)
-    stem = f"{table.name}-{scale}"
-    picture = None
-    if table.drawn:
-        from wiper_cli.bench.figures import draw
-
-        drawing = draw(table, standing)
-        if drawing is not None:
-            picture = f"{stem}.svg"
-            put(store.root / picture, drawing)
-    put(store.root / f"{stem}.csv", sheet(table, standing).encode())
-    path = store.root / f"{stem}.md"
-    put(path, page(table, standing, picture).encode())
-    return str(path)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
