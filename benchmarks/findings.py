@@ -21,11 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from wiper_cli.bench.cells import Store
 from wiper_cli.bench.matrix import Grid, Table
-from wiper_cli.bench.measures import MEASURES, untouched
-from wiper_cli.bench.pages import Standing
+from wiper_cli.bench.measures import MEASURES, STALE, untouched
 from wiper_cli.bench.plans import find
+from wiper_cli.bench.standing import Standing
+from wiper_cli.bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -47,8 +47,11 @@ class Missing(Exception):
 
 
 def render(template: str) -> str:
-    """The page. Raises :class:`Missing`."""
-    return PLACE.sub(lambda match: number(match[1]), template)
+    """The page; a number that was measured before a change is marked. Raises :class:`Missing`."""
+    text = PLACE.sub(lambda match: number(match[1]), template)
+    if STALE in text:
+        text += f"\n{STALE} Measured before a change; the page of the table says which.\n"
+    return text
 
 
 def number(place: str) -> str:
@@ -80,18 +83,19 @@ def _of_cells(name: str, title: str, treatment: str, measure: str, statistic: st
     refused = [attack for attack, entry in own.items() if standing.all_of(entry) and not standing.of(entry)]
     if statistic == "refused":
         return str(len(refused))
-    values = []
+    values, mark = [], ""
     for attack, entry in own.items():
         if attack in refused:
             return "refused"
         outcomes = standing.of(entry)
+        mark = STALE if any("stale" in outcome for outcome in outcomes) else mark
         if plain != measure:
             outcomes = [untouched(outcome) for outcome in outcomes]
         found = [value for outcome in outcomes if (value := MEASURES[plain].of(outcome)) is not None]
         if not found:
             return "not run"
         values.append(statistics.fmean(found))
-    return f"{REDUCED.get(statistic, statistics.fmean)(values):.{MEASURES[plain].digits}f}"
+    return f"{REDUCED.get(statistic, statistics.fmean)(values):.{MEASURES[plain].digits}f}{mark}"
 
 
 def _grid(table: Table, title: str) -> Grid:
@@ -103,7 +107,7 @@ def _grid(table: Table, title: str) -> Grid:
 
 @lru_cache(maxsize=32)
 def _standing(name: str) -> Standing:
-    return Standing.read(find(name), Store(RESULTS), "tiny", (1,))
+    return Standing.read(find(name), Store(RESULTS), (1,))
 
 
 def main() -> int:

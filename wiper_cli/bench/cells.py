@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Self
 
+from wiper_cli.detectors import DETECTORS
 from wiper_cli.nearest import nearest
 from wiper_cli.purifiers import METHODS
 from wiper_cli.salience import METRICS
@@ -96,10 +97,10 @@ class Cell:
         return kind(**given)
 
     def resolved(self) -> dict[str, Any]:
-        """The settings that its names stand for now, as JSON gives them back; those of detectors stand in their code.
-        Raises :class:`Problem` as :meth:`purifier`, and for a metric that is not."""
+        """The settings that its names stand for now, as JSON gives them back; for a scan by detector. Raises
+        :class:`Problem` as :meth:`purifier`, and for a metric that is not."""
         if self.kind == "scan":
-            return {}
+            return {name: _plain(own()) for name, own in DETECTORS.items()}
         if self.kind == "purify":
             return _plain(self.purifier())
         if self.name not in METRICS:
@@ -110,9 +111,7 @@ class Cell:
     @property
     def uses_scan(self) -> bool:
         """Whether its method takes suspects and recovered transforms; all others would give the same without."""
-        return self.kind == "purify" and getattr(
-            METHODS.get(self.name), "uses_scan", self.name in ("unlearn", "lmr")
-        )
+        return self.kind == "purify" and self.name in METHODS and METHODS[self.name].uses_scan
 
     def scan(self) -> Cell:
         """The scan whose findings this cell takes."""

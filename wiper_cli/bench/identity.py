@@ -15,10 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from wiper_cli import detectors, salience
 from wiper_cli.bench.cells import Cell
-from wiper_cli.detectors import DETECTORS
 from wiper_cli.purifiers import METHODS
-from wiper_cli.salience import METRICS
 from wiper_cli.verdict import Problem
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -76,15 +75,15 @@ def _manifest(folder: Path) -> Any:
 def code_of(cell: Cell) -> str:
     """Digest of the files of its method, metric or detectors, 12 hexadecimal digits; a method that takes a scan
     depends on the detectors, too."""
-    modules: list[str] = []
+    modules = []
     if cell.kind == "salience":
-        module = METRICS[cell.name].place.partition(":")[0]
-        modules.append(module if "." in module else f"wiper_cli.salience.{module}")
+        modules.append(f"{salience.__name__}.{salience.METRICS[cell.name].place.partition(':')[0]}")
     elif cell.kind == "purify":
         modules.append(METHODS[cell.name].__module__)
     if cell.kind == "scan" or cell.uses_scan:
-        scanning = (place.partition(":")[0] for place in DETECTORS.values())
-        modules += sorted({module.rpartition(".")[0] or module for module in scanning})
+        ours = detectors.__name__
+        others = (one.__module__ for one in detectors.DETECTORS.values())
+        modules += [ours, *(module for module in others if not module.startswith(f"{ours}."))]
     return _digest(tuple(modules))
 
 
@@ -119,7 +118,7 @@ def _write(node: Any, pieces: list[str]) -> None:
     else:
         pieces.append(f"{type(node).__name__}(")
         for name in node._fields:
-            value = getattr(node, name, None)
+            value: Any = getattr(node, name, None)
             if name == "body" and isinstance(node, _DOCUMENTED):
                 value = value[ast.get_docstring(node, clean=False) is not None :]
             elif isinstance(node, ast.JoinedStr):  # 3.12.0 has empty pieces

@@ -90,20 +90,22 @@ class Store:
         """Those of the large file."""
         return [Cell.of(outcome["cell"]) for outcome in _read_all(self.path).outcomes.values()]
 
-    def damaged(self) -> list[str]:
-        """A sentence for every line of the large file that does not stand; the others do."""
-        return [
-            f"{self.path.name}, line {number}, is damaged and left out; its cell counts as missing."
-            for number in _read_all(self.path).damaged
-        ]
+    def damaged(self) -> str:
+        """A sentence on the lines of the large file that do not stand, or nothing; all others do."""
+        numbers = sorted(_read_all(self.path).damaged)
+        if not numbers:
+            return ""
+        named = ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if numbers[5:] else "")
+        return f"{self.path}: damaged, or without what it refers to, and so left out: line {named}."
 
     def write(self, cell: Cell, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Whole or not at all; gives back what a reader will get."""
-        packed = {key: value for key, value in _packed(outcome).items() if value not in (None, [], {})}
+        own = {key: value for key, value in outcome.items() if key not in ("id", "cell")}
+        packed = {key: value for key, value in _packed(own).items() if value not in (None, [], {})}
         lines, keys = [], {}
         for kind in SHARED:
             shared = packed.pop(kind, {})
-            keys[kind] = hashlib.sha256(_line(shared).encode()).hexdigest()[:8]
+            keys[kind] = _key(shared)
             lines.append(_line({kind: keys[kind], "is": shared}))
         lines.append(_line({"cell": cell.id, "is": cell.given(), **keys, **packed}))
         put(self.beside(cell), "".join(lines).encode())
@@ -148,7 +150,7 @@ def _read_all(path: Path) -> _Lines:
     """The large file, parsed once for every state of it."""
     try:
         state = path.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return _Lines()
     return _cached(path, state.st_ino, state.st_mtime_ns, state.st_size)
 
@@ -163,8 +165,10 @@ def _read(path: Path) -> _Lines:
     shared: dict[tuple[str, str], Any] = {}
     try:
         lines = path.read_bytes().splitlines()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return found
+    except OSError as error:
+        raise Problem(f"{path} cannot be read: {error.strerror}.", ExitCode.USAGE) from error
     for number, line in enumerate(lines, 1):
         try:
             value = json.loads(line.decode("ascii"))
@@ -172,6 +176,8 @@ def _read(path: Path) -> _Lines:
             name = str(value.pop(kind))
             if kind == "cell":
                 cells.append((number, name, line, value))
+            elif name != _key(value["is"]):
+                raise ValueError
             else:
                 shared[kind, name] = _unpacked(value["is"])
                 found.lines[kind, name] = line
@@ -187,6 +193,10 @@ def _read(path: Path) -> _Lines:
         except (ValueError, LookupError, TypeError, AttributeError):
             found.damaged[number] = line
     return found
+
+
+def _key(shared: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_line(shared).encode()).hexdigest()[:8]
 
 
 def _line(value: Mapping[str, Any]) -> str:

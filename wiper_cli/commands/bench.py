@@ -96,7 +96,7 @@ def bench(
         )
     store = Store(out, scale)
     with Display(quiet) as display:
-        for sentence in store.damaged():
+        if sentence := store.damaged():
             display.say(sentence)
         if listing:
             for cell in cells:

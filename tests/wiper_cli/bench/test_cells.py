@@ -2,7 +2,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from wiper_cli.bench.cells import Cell, Store
+from wiper_cli.bench.cells import Cell
 from wiper_cli.verdict import Problem
 
 CELL = Cell("some-specimen-s1", "wiper", preset="strong", settings=(("alpha", 0.1), ("train", "head")))
@@ -18,6 +18,7 @@ def test_the_name_is_readable_and_stays():
     [
         {"specimen": "other"}, {"name": "clp"}, {"kind": "salience"}, {"preset": "paper"}, {"settings": ()},
         {"file": "model.onnx"}, {"images": 50}, {"labels": "model"}, {"test_images": 7}, {"seed": 2}, {"watch": True},
+        {"live": True},
     ],
 )  # fmt: skip
 def test_every_field_makes_another_cell(change):
@@ -31,29 +32,9 @@ def test_a_long_name_keeps_its_digest():
     assert long.id.endswith(long.digest[:8])
 
 
-def test_what_is_read_is_what_was_written(tmp_path):
-    store = Store(tmp_path)
-    assert store.read(CELL) is None
-    written = store.write(CELL, {"seconds": 1.5})
-    assert store.read(CELL) == written
-    assert written["seconds"] == 1.5
-    assert [path.name for path in (tmp_path / "cells").iterdir()] == [f"{CELL.id}.json"]
-
-
-def test_what_is_damaged_or_another_cell_does_not_stand(tmp_path):
-    store = Store(tmp_path)
-    store.write(CELL, {})
-    whole = store.path(CELL).read_text()
-    store.path(CELL).write_text(whole[: len(whole) // 2])
-    assert store.read(CELL) is None
-    store.path(CELL).write_text(whole.replace('"seed": 1', '"seed": 2'))
-    assert store.read(CELL) is None
-
-
-def test_a_folder_that_cannot_be_written_is_said(tmp_path):
-    (tmp_path / "cells").write_text("a file in the way")
-    with pytest.raises(Problem, match="cannot be written"):
-        Store(tmp_path).write(CELL, {})
+def test_what_differs_from_the_defaults_makes_the_same_cell():
+    assert Cell.of(CELL.given()) == Cell.of(CELL.as_dict()) == CELL
+    assert Cell("s", "n").given() == {"specimen": "s", "name": "n"}
 
 
 @pytest.mark.parametrize(
