@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from wiper_cli.bench.running import Place
+from wiper_cli.bench.identity import identity
+from wiper_cli.bench.store import Place, Store
+from wiper_cli.rates import rate
 from wiper_cli.zoo import build
 from wiper_cli.zoo.recipe import Recipe
 
@@ -56,3 +58,44 @@ def badnet():
 @pytest.fixture
 def clean():
     return CLEAN.id
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def by_hand():
+    """Writes an outcome with shares of 200 images."""
+
+    def share(value):
+        return rate(round(200 * value), 200)
+
+    def write(store, cell, acc=0.85, asr=0.05, ra=0.7, **more):
+        before = {"acc": share(0.9), "asr": share(0.99), "ra": share(0.01), "base_rate": share(0.02)}
+        run = {
+            "device": "cpu",
+            "cuda": None,
+            "threads": 1,
+            "cores": 2,
+            "machine": "m",
+            "python": "3.11",
+            "torch": "2",
+        }
+        outcome = {
+            "run": run,
+            "specimen": {"sha256": "ab", "bn": "frozen", "twin": {"ra": share(0.8)}},
+            **identity(cell),
+            "before": before,
+            "after": {"acc": share(acc), "asr": share(asr), "ra": share(ra), "base_rate": share(0.02)},
+            "der": (0.99 - asr - max(0, 0.9 - acc) + 1) / 2,
+            "seconds": 2.0,
+            "images_seen": 500,
+            "peak_bytes": {"host": 3 * 10**8, "gpu": None},
+            "parts": {"fit": 60, "select": 20, "report": 20},
+            "moved": {"largest": 0.375, "head": {"largest": 0.25, "over_one": 3}},
+        }
+        store.write(cell, outcome | more)
+
+    return write

@@ -1,12 +1,10 @@
-import json
-
 import pytest
 from click.testing import CliRunner
 
 from wiper_cli.bench import matrix, plans
-from wiper_cli.bench.cells import Cell
 from wiper_cli.bench.matrix import Attack, Grid, Scale, Table, Treatment
 from wiper_cli.bench.running import run
+from wiper_cli.bench.store import Store
 from wiper_cli.commands.bench import bench
 from wiper_cli.verdict import ExitCode, Problem
 
@@ -50,20 +48,21 @@ def test_runs_what_is_missing_and_renders(call, tmp_path, badnet):
     assert first.exit_code == 0, first.output
     assert first.stdout.strip() == str(tmp_path / "out" / "two-colours.md")
     assert "Skipped 1 cells: the zoo has no colours-resnet10-patch-w4-blend-rate0.2-s1" in first.stderr
-    (cell,) = (tmp_path / "out" / "cells").glob("*.json")
-    assert json.loads(cell.read_text())["cell"]["specimen"] == badnet
+    store = Store(tmp_path / "out", "colours")
+    (cell,) = store.cells()
+    assert cell.specimen == badnet
     page = (tmp_path / "out" / "two-colours.md").read_text()
     assert "Nothing was run on colours-resnet10-patch-w4-blend-rate0.2-s1." in page
-    stamp = cell.stat().st_mtime_ns
+    before = store.path.read_text()
     again = call("two")
     assert "1 of 2 cells stand already." in again.stderr
-    assert cell.stat().st_mtime_ns == stamp
-    assert f"stands   {cell.stem}" in call("two", "--list").stdout
+    assert store.path.read_text() == before
+    assert f"stands   {cell.id}" in call("two", "--list").stdout
 
 
 def test_render_only_runs_nothing(call, tmp_path):
     assert call("two", "--render-only").exit_code == 0
-    assert not (tmp_path / "out" / "cells").exists()
+    assert not list((tmp_path / "out").glob("cells*"))
     assert "0 of 2 cells stand." in (tmp_path / "out" / "two-colours.md").read_text()
 
 
@@ -95,9 +94,8 @@ def test_a_fleet_gives_the_same(call, place, tmp_path, monkeypatch):
     found = call("two", "--ray", "local")
     assert found.exit_code == 0, found.output
     assert found.stdout.strip() == str(tmp_path / "out" / "two-colours.md")
-    (path,) = (tmp_path / "out" / "cells").glob("*.json")
-    there = json.loads(path.read_text())
-    cell = Cell(**{**there["cell"], "settings": tuple(there["cell"]["settings"].items())})
-    here = run(cell, place)
-    assert there["environment"]["threads"] == 1
-    assert (there["after"], there["moved"]) == (here["after"], here["moved"])
+    store = Store(tmp_path / "out", "colours")
+    (cell,) = store.cells()
+    there, here = store.read(cell), run(cell, place)
+    assert there["run"]["threads"] == 1
+    assert (there["after"], there["edit"]) == (here["after"], here["edit"])

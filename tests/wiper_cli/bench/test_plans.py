@@ -2,12 +2,12 @@ import pytest
 
 from wiper_cli.bench.cells import DEFAULT, Cell
 from wiper_cli.bench.matrix import SCALES, Attack, Treatment, cells_of, cuts, entries, printed, scale_of
-from wiper_cli.bench.plans import ALIASES, RIVALS, SIX, TABLES, TEN, find
+from wiper_cli.bench.plans import ALIASES, BASELINES, SIX, TABLES, TEN, drawn, find
 from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo.recipe import Recipe
 
-NAMES = ["Before", *(one.title for one in RIVALS)]
+NAMES = ["Before", *(one.title for one in BASELINES)]
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table3"])
@@ -143,3 +143,10 @@ def test_a_row_takes_the_recipe_without_a_label_first():
     assert row.find([plain], "svhn") is None
     assert row.find([recipe(labelling="all-to-all")], "cifar10") is None
     assert Attack("SIG", "sinusoid", label="dirty").find([plain, dirty], "cifar10") is dirty
+
+
+def test_a_figure_draws_the_units_of_few_cells():
+    every = {cell for table in TABLES.values() for cell in cells_of(table, "tiny", (3,), 100)}
+    found = [cell.name for cell in every if drawn(cell, "tiny")]
+    assert sorted(found) == ["am", "bs", "gradient"]
+    assert not any(drawn(cell, "field") for cell in every)

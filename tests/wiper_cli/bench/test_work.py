@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from wiper_cli.bench import running
-from wiper_cli.bench.cells import Cell, Store
-from wiper_cli.bench.work import complete, missing
+from wiper_cli.bench.cells import Cell
+from wiper_cli.bench.running import run
+from wiper_cli.bench.work import complete, missing, status
 
 
 @pytest.fixture
@@ -12,8 +13,8 @@ def cells(badnet):
     return [Cell(badnet, "clp", settings=(("deviations", d),), test_images=30) for d in (2.0, 3.0, 4.0)]
 
 
-def times(place):
-    return {path.name: path.stat().st_mtime_ns for path in (place.results / "cells").iterdir()}
+def written(place):
+    return place.store.path.read_text()
 
 
 def test_a_resumed_bench_reruns_nothing(cells, place):
@@ -22,11 +23,11 @@ def test_a_resumed_bench_reruns_nothing(cells, place):
     assert len(said) == 3
     assert said[0].startswith(f"[1/3] {cells[0].id}: ACC ")
     assert moved[-1] == ("bench", 3, 3)
-    before = times(place)
+    before = written(place)
     said.clear()
     assert complete(cells, place, say=said.append) == []
     assert said == ["3 of 3 cells stand already."]
-    assert times(place) == before
+    assert written(place) == before
 
 
 def test_a_killed_run_loses_its_cell_at_most(cells, place, monkeypatch):
@@ -42,10 +43,12 @@ def test_a_killed_run_loses_its_cell_at_most(cells, place, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         complete(cells, place)
     monkeypatch.undo()
-    assert missing(cells, Store(place.results)) == cells[1:]
-    before = times(place)
+    assert missing(cells, place.store) == cells[1:]
+    before = place.store.read(cells[0])
+    run(cells[1], place)  # as if it had been killed before what it wrote was moved
     assert complete(cells, place) == []
-    assert times(place)[f"{cells[0].id}.json"] == before[f"{cells[0].id}.json"]
+    assert place.store.read(cells[0]) == before
+    assert place.store.cells() == sorted(cells, key=lambda cell: cell.id)
 
 
 def test_several_at_once_give_the_same(cells, place, tmp_path):
@@ -53,9 +56,8 @@ def test_several_at_once_give_the_same(cells, place, tmp_path):
     beside = replace(place, results=tmp_path / "beside")
     assert complete(cells[:2], beside, jobs=2) == []
     for cell in cells[:2]:
-        one, other = (Store(p.results).read(cell) for p in (place, beside))
-        assert one["after"] == other["after"]
-        assert one["moved"] == other["moved"]
+        one, other = (p.store.read(cell) for p in (place, beside))
+        assert (one["after"], one["edit"]) == (other["after"], other["edit"])
 
 
 def test_what_cannot_be_run_is_said(cells, place):
@@ -69,7 +71,7 @@ def test_what_cannot_be_run_is_said(cells, place):
         "Skipped 1 cells: the zoo has no cifar10-nowhere-s1; 'wiper zoo build' makes it.",
         "Skipped 1 cells: clp has no setting 'deviation'; the nearest is 'deviations'.",
     ]
-    assert missing([cells[0]], Store(place.results)) == []
+    assert missing([cells[0]], place.store) == []
 
 
 def test_a_refusal_stands_until_it_is_asked_again(place, badnet):
@@ -77,21 +79,33 @@ def test_a_refusal_stands_until_it_is_asked_again(place, badnet):
     said = []
     assert complete([cell], place, say=said.append) == []
     assert "refused. Training diverged" in said[0]
-    store = Store(place.results)
+    store = place.store
     assert missing([cell], store) == []
     assert missing([cell], store, retry=True) == [cell]
 
 
-def test_a_file_that_has_changed_is_measured_again(cells, place):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"specimen": {"sha256": "0" * 64}}, "model.safetensors of {specimen}"),
+        ({"settings": {"deviations": 2.5}}, "clp deviations was 2.5 and is 2.0"),
+        ({"code": "0" * 12}, "code of clp"),
+    ],
+)
+def test_what_has_changed_is_measured_again(cells, place, change, told):
     complete(cells[:1], place)
-    store = Store(place.results)
+    store = place.store
     outcome = store.read(cells[0])
-    store.write(cells[0], {**outcome, "model": {**outcome["model"], "sha256": "0" * 64}})
+    key, value = next(iter(change.items()))
+    store.write(cells[0], {**outcome, key: {**outcome[key], **value} if isinstance(value, dict) else value})
+    assert [status(cell, store, place.zoo) for cell in cells[:2]] == ["stale", "missing"]
     said = []
     assert complete(cells[:1], place, say=said.append) == []
-    assert said[0] == "1 cells were measured on files that have changed since, and are run again."
-    assert store.read(cells[0])["after"] == outcome["after"]
-    assert store.read(cells[0])["model"] == outcome["model"]
+    assert said[0] == (
+        f"1 cells are run again, since something has changed: {told.format(specimen=cells[0].specimen)}."
+    )
+    assert status(cells[0], store, place.zoo) == "stands"
+    assert all(store.read(cells[0])[key] == outcome[key] for key in ("after", "edit", *change))
 
 
 def test_a_mistake_in_one_method_stops_no_other(cells, place, monkeypatch):
@@ -108,4 +122,4 @@ def test_a_mistake_in_one_method_stops_no_other(cells, place, monkeypatch):
     (failure,) = complete(cells[:2], place, say=said.append)
     assert "Internal failure (RuntimeError): a shape is wrong" in str(failure)
     assert said[0].startswith(f"[1/2] {cells[0].id}: Internal failure")
-    assert missing(cells[:2], Store(place.results)) == cells[:1]
+    assert missing(cells[:2], place.store) == cells[:1]
