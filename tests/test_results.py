@@ -10,10 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from wiper_cli.bench.identity import changes
+from wiper_cli.bench.matrix import cells_of
+from wiper_cli.bench.pages import files
+from wiper_cli.bench.plans import TABLES
+from wiper_cli.bench.standing import Standing
+from wiper_cli.bench.store import Store
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 findings = importlib.import_module("benchmarks.findings")
 
+STORE = Store(findings.RESULTS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 #: Rows of the README's table of methods → rows of table 2.
 ROWS = {
@@ -50,6 +58,50 @@ def test_the_findings_are_rendered_from_the_committed_cells():
     assert page == findings.render(findings.TEMPLATE.read_text(encoding="utf-8")), (
         "run: python -m benchmarks.findings"
     )
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_every_page_is_rendered_from_the_committed_cells(table):
+    if table.drawn:
+        pytest.importorskip("matplotlib")
+    rendered = files(table, Standing.read(table, STORE, (1,)))
+    assert set(rendered) == {path.name for path in findings.RESULTS.glob(f"{table.name}-tiny.*")}
+    for name, data in rendered.items():
+        assert (findings.RESULTS / name).read_bytes() == data, (
+            f"{name}: run wiper bench {table.name} -o docs/results --render-only"
+        )
+
+
+def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
+    assert not STORE.damaged()
+    copy = Store(tmp_path)
+    copy.path.write_bytes(STORE.path.read_bytes())
+    cells = copy.cells()
+    copy.write(cells[0], copy.read(cells[0]))
+    copy.merge()
+    assert copy.path.read_bytes() == STORE.path.read_bytes()
+    wanted = {cell for table in TABLES.values() for cell in cells_of(table, "tiny")}
+    assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
+    others = {"cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json"}
+    names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
+    assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
+
+
+def test_a_change_that_was_shown_to_alter_nothing_can_be_vouched_for(tmp_path):
+    vouch = importlib.import_module("benchmarks.vouch").vouch
+    store = Store(tmp_path)
+    cell, other = STORE.cells()[:2]
+    settings = STORE.read(cell)["settings"]
+    first, *rest = settings
+    store.write(cell, {**STORE.read(cell), "code": "0", "settings": {key: settings[key] for key in rest}})
+    store.write(other, {**STORE.read(other), "settings": {first: "another"}})
+    store.merge()
+    assert vouch(store, "moved") == 2
+    found = store.read(cell)
+    assert changes(cell, found) == ()
+    assert (found["run"]["code"], found["after"]) == ("moved", STORE.read(cell)["after"])
+    assert all(first in change for change in changes(other, store.read(other)))
+    assert vouch(store, "moved") == 0
 
 
 def test_the_readme_quotes_table_2():

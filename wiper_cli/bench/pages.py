@@ -50,8 +50,8 @@ def _heading(table: Table, standing: Standing) -> list[str]:
     scale = scale_of(standing.scale)
     lines = [
         f"Scale {standing.scale}: {', '.join(scale.data)}; seeds {', '.join(map(str, standing.seeds))}"
-        f"{' (mean ± standard deviation)' if len(standing.seeds) > 1 else ''}. Rendered from cells/*.json by "
-        f"`wiper bench {table.name} --scale {standing.scale} --render-only`."
+        f"{' (mean ± standard deviation)' if len(standing.seeds) > 1 else ''}. Rendered from "
+        f"cells-{standing.scale}.jsonl by `wiper bench {table.name} --scale {standing.scale} --render-only`."
     ]
     absent = sorted({grid.data for grid in table.grids} - set(scale.data))
     if absent:
