@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from formats import FormatError, Model, pack_edit
+from formats import FormatError, Model, pack_tensors
 from wiper_cli import __version__
 from wiper_cli.audit.detection import detect
 from wiper_cli.audit.environment import environment
@@ -119,7 +119,7 @@ def _purify(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dic
         "seconds": round(cost.seconds - (watched.seconds if watched else 0.0), 3),
         "cpu_seconds": None if watched else round(cost.cpu_seconds, 3),
         "images_seen": None if watched else cost.images,
-        "edit": hashlib.sha256(pack_edit(purified.edit)).hexdigest()[:12],
+        "edit": hashlib.sha256(pack_tensors(purified.edit.tensors)).hexdigest()[:12],
         "moved": movement(classifier.model, treated.model, purified.edit.tensors),
         "notes": purified.notes,
         "watched": watched.found if watched else None,

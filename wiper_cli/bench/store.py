@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -22,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from wiper_cli.bench.cells import Cell
-from wiper_cli.rates import rate
+from wiper_cli.rates import Rate
+from wiper_cli.reports.plain import finite
 from wiper_cli.verdict import ExitCode, Problem
 
 #: The first key of every line is one of these, its value the line's name; lines stand in this order.
 SHARED = ("run", "settings", "specimen")
 KINDS = (*SHARED, "cell")
+#: More than any image count gives.
+DIGITS = 6
 _RATE = re.compile(r"(\d+)/(\d+)")
 
 
@@ -101,7 +103,9 @@ class Store:
     def write(self, cell: Cell, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Whole or not at all; gives back what a reader will get."""
         own = {key: value for key, value in outcome.items() if key not in ("id", "cell")}
-        packed = {key: value for key, value in _packed(own).items() if value not in (None, [], {})}
+        packed = {
+            key: value for key, value in finite(_packed(own), DIGITS).items() if value not in (None, [], {})
+        }
         lines, keys = [], {}
         for kind in SHARED:
             shared = packed.pop(kind, {})
@@ -204,28 +208,19 @@ def _line(value: Mapping[str, Any]) -> str:
 
 
 def _packed(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes ``None``."""
     if isinstance(value, Mapping):
         if value.keys() == {"value", "n", "interval"}:
             return f"{round((value['value'] or 0) * value['n'])}/{value['n']}"
         return {str(key): _packed(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_packed(one) for one in value]
-    return _six(value) if isinstance(value, float) else value
+    return [_packed(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _unpacked(value: Any) -> Any:
     if isinstance(value, str) and (found := _RATE.fullmatch(value)):
-        share = rate(int(found[1]), int(found[2]))
-        return {**share, "value": _six(share["value"]), "interval": [_six(end) for end in share["interval"]]}
+        return finite(Rate(int(found[1]), int(found[2])).as_dict(), DIGITS)
     if isinstance(value, dict):
         return {key: _unpacked(one) for key, one in value.items()}
     return [_unpacked(one) for one in value] if isinstance(value, list) else value
-
-
-def _six(value: float | None) -> float | None:
-    """Six digits are more than any image count gives."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
 def put(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from wiper_cli.bench.identity import identity
 from wiper_cli.bench.store import Place, Store
-from wiper_cli.rates import rate
+from wiper_cli.rates import Rate
 from wiper_cli.zoo import build
 from wiper_cli.zoo.recipe import Recipe
 
@@ -70,7 +70,7 @@ def by_hand():
     """Writes an outcome with shares of 200 images."""
 
     def share(value):
-        return rate(round(200 * value), 200)
+        return Rate(round(200 * value), 200).as_dict()
 
     def write(store, cell, acc=0.85, asr=0.05, ra=0.7, **more):
         before = {"acc": share(0.9), "asr": share(0.99), "ra": share(0.01), "base_rate": share(0.02)}

@@ -7,7 +7,7 @@ from wiper_cli.bench.figures import draw
 from wiper_cli.bench.matrix import cells_of
 from wiper_cli.bench.plans import TABLES
 from wiper_cli.bench.standing import Standing
-from wiper_cli.rates import rate
+from wiper_cli.rates import Rate
 from wiper_cli.verdict import Problem
 
 UNITS = {
@@ -19,7 +19,8 @@ UNITS = {
 
 def looks(share):
     return [
-        {"epoch": i, "acc": rate(8, 10), "asr": rate(round(100 * share / (i + 1)), 100)} for i in range(3)
+        {"epoch": i, "acc": Rate(8, 10).as_dict(), "asr": Rate(round(100 * share / (i + 1)), 100).as_dict()}
+        for i in range(3)
     ]
 
 

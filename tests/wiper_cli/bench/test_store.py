@@ -6,7 +6,7 @@ import pytest
 
 from wiper_cli.bench.cells import Cell
 from wiper_cli.bench.store import Store
-from wiper_cli.rates import rate
+from wiper_cli.rates import Rate
 from wiper_cli.verdict import Problem
 
 CELLS = [Cell("some-specimen-s1", "wiper", settings=(("alpha", n / 10),)) for n in range(8)]
@@ -14,8 +14,8 @@ CELL = CELLS[0]
 OUTCOME = {
     "run": {"commit": None, "torch": "2"},
     "settings": {"alpha": 0.0},
-    "specimen": {"sha256": "ab", "twin": {"id": "clean-s1", "acc": rate(7575, 10_000)}},
-    "before": {"acc": rate(2, 3), "asr": rate(0, 0)},
+    "specimen": {"sha256": "ab", "twin": {"id": "clean-s1", "acc": Rate(7575, 10_000).as_dict()}},
+    "before": {"acc": Rate(2, 3).as_dict(), "asr": Rate(0, 0).as_dict()},
     "seconds": 0.123456789,
     "der": float("nan"),
     "notes": (),
