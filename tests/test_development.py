@@ -57,7 +57,7 @@ def exists(name: str) -> bool:
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/releasing.md"])
 def test_the_pages_for_developers_name_what_exists(page):
     named = set(re.findall(r"`([^`]+)`", re.sub(r"\s+", " ", read(page))))
-    typed = {name for name in named if re.match(r"(pip|git|bash) |v", name)}
+    typed = {name for name in named if re.match(r"(pip|git|bash|pytest) |v", name)}
     assert not {name for name in named - typed if not exists(name)}
 
 
