@@ -288,10 +288,10 @@ def _linked(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
             yield folder, _READ_FOLDER
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                beyond = outside or entry.is_symlink()
+                linked = outside or entry.is_symlink()
                 if entry.is_dir():
-                    waiting.append((entry.path, beyond))
-                elif beyond and entry.is_file() and _is_picture(entry.path):
+                    waiting.append((entry.path, linked))
+                elif linked and entry.is_file() and _is_picture(entry.path):
                     yield entry.path, _READ_FILE
 
 
