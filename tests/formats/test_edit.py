@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch import nn
 
 from formats import (
     Edit,
@@ -22,8 +23,6 @@ from formats import (
     write_edit,
 )  # fmt: skip
 
-FACTORY = """
-from torch import nn
 
 class Tied(nn.Module):
     def __init__(self):
@@ -35,27 +34,19 @@ class Tied(nn.Module):
     def forward(self, x):
         return self.head(self.c(self.b(self.norm(self.a(x)))).relu().mean((2, 3)))
 
+
 def plain():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-"""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
 
 
-@pytest.fixture
-def opened(tmp_path):
-    """Opens a network of the factory file, stored in the given dtype."""
-    path = tmp_path / "nets.py"
-    path.write_text(FACTORY)
-    scope = {}
-    exec(FACTORY, scope)
-
-    def build(factory="plain", dtype=torch.float32):
-        torch.manual_seed(0)
-        network = scope[factory]()
-        state = {name: value.clone().to(dtype) if value.is_floating_point() else value
-                 for name, value in network.state_dict().items()}  # fmt: skip
-        return open_model(Source("m", save(state)), arch=f"{path}:{factory}")
-
-    return build
+def opened(factory=plain, dtype=torch.float32):
+    """A network of this file, stored in the given dtype."""
+    torch.manual_seed(0)
+    state = factory().state_dict().items()
+    state = {name: v.clone().to(dtype) if v.is_floating_point() else v for name, v in state}
+    return open_model(Source("m", save(state)), arch=f"{__file__}:{factory.__name__}")
 
 
 def moved(model, *names, by=0.25):
@@ -66,7 +57,7 @@ def moved(model, *names, by=0.25):
     return network
 
 
-def test_only_what_changed_enters(opened):
+def test_only_what_changed_enters():
     model = opened()
     assert not edit_of(model, copy.deepcopy(model.network))
     edit = edit_of(model, moved(model, "0.weight", "4.bias"))
@@ -78,7 +69,7 @@ def test_only_what_changed_enters(opened):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_change_that_rounding_swallows_is_none(opened, dtype):
+def test_a_change_that_rounding_swallows_is_none(dtype):
     model = opened(dtype=dtype)
     assert not edit_of(model, moved(model, "4.weight", by=1e-7))
     edit = edit_of(model, moved(model, "4.weight"))
@@ -87,21 +78,21 @@ def test_a_change_that_rounding_swallows_is_none(opened, dtype):
     assert torch.equal(written["4.weight"], expected)
 
 
-def test_layout_of_training_is_undone(opened):
+def test_layout_of_training_is_undone():
     model = opened()
     network = moved(model, "0.weight").to(memory_format=torch.channels_last)
     assert edit_of(model, network) == edit_of(model, moved(model, "0.weight"))
 
 
-def test_two_stored_copies_of_one_parameter_are_both_written(opened):
-    model = opened("Tied")
+def test_two_stored_copies_of_one_parameter_are_both_written():
+    model = opened(Tied)
     assert model.tensors["b.weight"] == model.tensors["c.weight"]
     edit = edit_of(model, moved(model, "b.weight"))
     assert set(edit.tensors) == {"b.weight", "c.weight"}
 
 
-def test_batch_norm_statistics_are_part_of_it_where_they_moved(opened):
-    model = opened("Tied")
+def test_batch_norm_statistics_are_part_of_it_where_they_moved():
+    model = opened(Tied)
     network = copy.deepcopy(model.network)
     assert not edit_of(model, network)
     network.network.norm.running_mean.add_(1)
@@ -113,13 +104,13 @@ def test_batch_norm_statistics_are_part_of_it_where_they_moved(opened):
     assert "norm.running_mean" not in model.tensors
 
 
-def test_values_that_overflow_are_refused(opened):
+def test_values_that_overflow_are_refused():
     model = opened(dtype=torch.float16)
     with pytest.raises(EditError, match="not finite"):
         edit_of(model, moved(model, "4.weight", by=1e6))
 
 
-def test_head_edit_and_apply(opened):
+def test_head_edit_and_apply():
     model = opened()
     weight, bias = torch.randn(3, 4), torch.randn(3)
     edit = head_edit(model, weight, bias)
@@ -132,7 +123,7 @@ def test_head_edit_and_apply(opened):
         head_edit(model, weight.T, bias)
 
 
-def test_apply_refuses_names_that_the_network_lacks(opened):
+def test_apply_refuses_names_that_the_network_lacks():
     with pytest.raises(EditError, match="no weight"):
         apply_edit(opened(), Edit({"nothing": NewTensor("F32", (1,), b"\0" * 4)}))
 

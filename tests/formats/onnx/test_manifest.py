@@ -39,7 +39,6 @@ def refused(data, files=None):
 def test_properties_do_not_hide_the_facts():
     model = tiny.classifier()
     helper.set_model_props(model, {"opset": "99", "mean": "0.5"})
-    found = read_manifest(tiny.source_of(model)).metadata
     told = {
         "opset": "17",
         "mean": "0.5",
@@ -48,7 +47,7 @@ def test_properties_do_not_hide_the_facts():
         "graph": "tiny",
         "nodes": "5",
     }
-    assert found == told
+    assert read_manifest(tiny.source_of(model)).metadata == told
 
 
 def test_constant_nodes_are_addressed_by_their_output():
@@ -153,12 +152,6 @@ def test_a_checksum_makes_a_tensor_read_only():
     assert tensors["fc.weight"].writable
 
 
-def test_duplicate_names():
-    model = tiny.classifier()
-    model.graph.initializer.append(model.graph.initializer[0])
-    assert refused(model.SerializeToString()) == "WIPER-ONNX-003"
-
-
 def test_initializer_that_is_an_input():
     model = tiny.classifier()
     model.graph.input.append(helper.make_tensor_value_info("fc.bias", TensorProto.FLOAT, [4]))
@@ -167,22 +160,23 @@ def test_initializer_that_is_an_input():
     assert "fc.bias" in read_manifest(tiny.source_of(model)).tensors
 
 
-@pytest.mark.parametrize("dims", [[4, 7], [24, -1, -1], [2**40, 2**40], []])
-def test_dimensions_that_do_not_fit(dims):
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("003", lambda tensors: tensors.append(tensors[0])),
+        *(("005", lambda tensors, dims=dims: tensors[2].dims.__setitem__(slice(None), dims))
+          for dims in ([4, 7], [24, -1, -1], [2**40, 2**40], [])),
+        ("006", lambda tensors: tensors[3].float_data.extend([1, 2, 3, 4])),
+    ],
+)  # fmt: skip
+def test_initializers_that_contradict(rule, change):
     model = tiny.classifier()
-    model.graph.initializer[2].dims[:] = dims
-    assert refused(model.SerializeToString()) == "WIPER-ONNX-005"
-
-
-def test_two_payloads():
-    model = tiny.classifier()
-    model.graph.initializer[3].float_data[:] = [1, 2, 3, 4]
-    assert refused(model.SerializeToString()) == "WIPER-ONNX-006"
+    change(model.graph.initializer)
+    assert refused(model.SerializeToString()) == f"WIPER-ONNX-{rule}"
 
 
 def test_concatenated_models():
-    data = tiny.classifier().SerializeToString()
-    assert refused(data + data) == "WIPER-ONNX-010"
+    assert refused(tiny.classifier().SerializeToString() * 2) == "WIPER-ONNX-010"
 
 
 def test_deep_nesting():
@@ -197,13 +191,3 @@ def test_lengths_outside_their_parent():
     assert refused(b"\x08\x08" + message(7, lying) + message(2, b"x" * 100)) == "WIPER-ONNX-001"
     assert refused(b"\x08\x08" + message(7, b"\x28\x05")) == "WIPER-ONNX-001"
     assert refused(b"\x08\x08" + message(7, b"\x2b")) == "WIPER-ONNX-001"
-
-
-def test_truncated_anywhere_is_refused():
-    data = tiny.classifier().SerializeToString()
-    graph = data.index(b"conv.weight")
-    for end in (0, 1, 5, graph, len(data) // 2, len(data) - 1):
-        with pytest.raises((Unreadable, Hostile)):
-            read_manifest(Source("m", data[:end]))
-    with pytest.raises(Unreadable, match="ends in the middle"):
-        read_manifest(Source("m", data[: len(data) // 2]))

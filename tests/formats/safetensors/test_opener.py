@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import nn
 
 from formats import Source, UnknownArchitecture, Unsupported, open_model, serve
@@ -21,8 +21,8 @@ def models():
     return import_torchvision().models
 
 
-def source_of(network, metadata=None, **sidecars):
-    data = save({name: value.clone() for name, value in network.state_dict().items()}, metadata)
+def source_of(net, metadata=None, **sidecars):
+    data = save({name: value.clone() for name, value in net.state_dict().items()}, metadata)
     files = {f"{name}.json": json.dumps(content).encode() for name, content in sidecars.items()}
     return Source("m.safetensors", data, sidecars=files)
 
@@ -135,56 +135,47 @@ def test_known_name_that_does_not_fit_says_where(models):
         open_model(source, arch="resnet50")
 
 
-FACTORY = """
-from torch import nn
-
 def network():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+
+
+def wrapped():
+    return nn.ModuleDict({"model": network()})
+
 
 def broken():
     raise KeyError("oops")
 
+
 number = int
-"""
 
 
-@pytest.fixture
-def own(tmp_path):
-    (tmp_path / "own.py").write_text(FACTORY)
-    network = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
-    )
-    return source_of(network), f"{tmp_path}/own.py"
-
-
-def test_factory_in_a_file(own):
-    source, path = own
-    model = open_model(source, arch=f"{path}:network")
+def test_factory_in_a_file():
+    model = open_model(source_of(network()), arch=f"{__file__}:network")
     assert model.head.weight == "4.weight"
     assert model.input.channels == 1
     assert any("was run" in note for note in model.notes)
 
 
 @pytest.mark.parametrize(
-    ("factory", "words"),
-    [("broken", "oops"), ("missing", "AttributeError"), ("number", "not a torch.nn.Module")],
+    ("arch", "words"),
+    [
+        (f"{__file__}:broken", "oops"),
+        (f"{__file__}:missing", "AttributeError"),
+        (f"{__file__}:number", "not a torch.nn.Module"),
+        ("nowhere.py:network", "does not exist"),
+    ],
 )
-def test_factory_that_fails(own, factory, words):
-    source, path = own
+def test_factory_that_fails(arch, words):
     with pytest.raises(Unsupported, match=words):
-        open_model(source, arch=f"{path}:{factory}")
-
-
-def test_factory_file_missing(own):
-    with pytest.raises(Unsupported, match="does not exist"):
-        open_model(own[0], arch="nowhere.py:network")
+        open_model(source_of(network()), arch=arch)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_compute_in_float32(own, dtype):
-    source, path = own
-    network = choose(source, read_manifest(source), f"{path}:network").network.to(dtype)
-    model = open_model(source_of(network), arch=f"{path}:network")
+def test_other_precisions_compute_in_float32(dtype):
+    model = open_model(source_of(network().to(dtype)), arch=f"{__file__}:network")
     assert next(model.network.parameters()).dtype == torch.float32
     assert any("rounded once" in note for note in model.notes)
 
@@ -199,14 +190,9 @@ def test_wrappers_are_seen_through_only_when_all_share_them():
     assert matches({"a": (1,)}) == []
 
 
-def test_a_factory_may_have_the_wrapper_itself(own, tmp_path):
-    source, _ = own
-    (tmp_path / "wrapped.py").write_text(FACTORY + """
-def wrapped():
-    return nn.ModuleDict({"model": network()})
-""")  # fmt: skip
-    state = {f"module.model.{name}": value for name, value in load(source.data).items()}
-    choice = chosen(Source("m", save(state)), f"{tmp_path}/wrapped.py:wrapped")
+def test_a_factory_may_have_the_wrapper_itself():
+    state = {f"module.model.{name}": value for name, value in network().state_dict().items()}
+    choice = chosen(Source("m", save(state)), f"{__file__}:wrapped")
     assert choice.prefix == "module."
     load_state(choice, state)
     assert torch.equal(choice.network["model"][4].weight, state["module.model.4.weight"])

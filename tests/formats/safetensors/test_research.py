@@ -1,5 +1,7 @@
 """Research networks written here as their papers draw them: saved, opened, equal logits."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,23 +11,21 @@ from torch import nn
 from formats import Source, open_model
 
 
+def conv(inputs, outputs, size=3, stride=1, padding=1):
+    return nn.Conv2d(inputs, outputs, size, stride, padding, bias=False)
+
+
 class Basic(nn.Module):
     """Post-activation block; ``option`` A pads, B projects."""
 
     def __init__(self, inputs, width, stride, option="B", shortcut="shortcut"):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.conv1, self.bn1 = conv(inputs, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width), nn.BatchNorm2d(width)
         self.stride, self.width, self.name = stride, width, None
         if (stride != 1 or inputs != width) and option == "B":
             self.name = shortcut
-            setattr(
-                self,
-                shortcut,
-                nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width)),
-            )
+            setattr(self, shortcut, nn.Sequential(conv(inputs, width, 1, stride, 0), nn.BatchNorm2d(width)))
 
     def forward(self, x):
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -37,42 +37,39 @@ class Basic(nn.Module):
         return F.relu(out + x)
 
 
+def stage(block, depth, inputs, width, stride, **settings):
+    first = block(inputs, width, stride, **settings)
+    return nn.Sequential(first, *(block(width, width, 1, **settings) for _ in range(depth - 1)))
+
+
 class ResNet(nn.Module):
     def __init__(self, stages, width, head="linear", channels=3, pool=False, **block):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        inputs, self.stages, self.head, self.pool = width, len(stages), head, pool
-        for stage, depth in enumerate(stages):
-            blocks = []
-            for i in range(depth):
-                outputs = width << stage
-                blocks.append(Basic(inputs, outputs, 2 if stage and i == 0 else 1, **block))
-                inputs = outputs
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.conv1, self.bn1 = conv(channels, width), nn.BatchNorm2d(width)
+        inputs, self.head = width, head
+        self.names = [f"layer{i + 1}" for i in range(len(stages))]
+        self.pool = (lambda x: F.max_pool2d(x, 3, 2, 1)) if pool else lambda x: x
+        for i, depth in enumerate(stages):
+            setattr(self, self.names[i], stage(Basic, depth, inputs, width << i, 2 if i else 1, **block))
+            inputs = width << i
         setattr(self, head, nn.Linear(inputs, 7))
 
     def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        if self.pool:
-            x = F.max_pool2d(x, 3, 2, 1)
-        for stage in range(self.stages):
-            x = getattr(self, f"layer{stage + 1}")(x)
+        x = self.pool(F.relu(self.bn1(self.conv1(x))))
+        for name in self.names:
+            x = getattr(self, name)(x)
         return getattr(self, self.head)(x.mean((2, 3)))
 
 
 class Pre(nn.Module):
-    def __init__(self, inputs, width, stride, shortcut, sequence=True):
+    def __init__(self, inputs, width, stride, shortcut="shortcut", sequence=True):
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv(inputs, width, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width)
         self.name = None
         if stride != 1 or inputs != width:
-            self.name = shortcut
-            conv = nn.Conv2d(inputs, width, 1, stride, bias=False)
-            setattr(self, shortcut, nn.Sequential(conv) if sequence else conv)
+            self.name, one = shortcut, conv(inputs, width, 1, stride, 0)
+            setattr(self, shortcut, nn.Sequential(one) if sequence else one)
 
     def forward(self, x):
         first = F.relu(self.bn1(x))
@@ -83,33 +80,14 @@ class Pre(nn.Module):
 class PreResNet(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, 1, 1, bias=False)
-        inputs = 8
-        for stage in range(1, 5):
-            outputs = 4 << stage
-            first = Pre(inputs, outputs, 1 if stage == 1 else 2, "shortcut")
-            setattr(self, f"layer{stage}", nn.Sequential(first, Pre(outputs, outputs, 1, "shortcut")))
-            inputs = outputs
-        self.linear = nn.Linear(inputs, 7)
+        self.conv1 = conv(3, 8)
+        self.layer1, self.layer2 = stage(Pre, 2, 8, 8, 1), stage(Pre, 2, 8, 16, 2)
+        self.layer3, self.layer4 = stage(Pre, 2, 16, 32, 2), stage(Pre, 2, 32, 64, 2)
+        self.linear = nn.Linear(64, 7)
 
     def forward(self, x):
-        x = self.conv1(x)
-        for stage in range(1, 5):
-            x = getattr(self, f"layer{stage}")(x)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         return self.linear(F.avg_pool2d(x, 4).flatten(1))
-
-
-class Group(nn.Module):
-    def __init__(self, depth, inputs, width, stride):
-        super().__init__()
-        blocks = [
-            Pre(inputs if i == 0 else width, width, stride if i == 0 else 1, "convShortcut", sequence=False)
-            for i in range(depth)
-        ]
-        self.layer = nn.Sequential(*blocks)
-
-    def forward(self, x):
-        return self.layer(x)
 
 
 class WideResNet(nn.Module):
@@ -118,49 +96,51 @@ class WideResNet(nn.Module):
     def __init__(self, depth, factor, base=16):
         super().__init__()
         n, widths = (depth - 4) // 6, [base, base * factor, 2 * base * factor, 4 * base * factor]
-        self.conv1 = nn.Conv2d(3, base, 3, 1, 1, bias=False)
+        self.conv1 = conv(3, base)
         for i in range(3):
-            setattr(self, f"block{i + 1}", Group(n, widths[i], widths[i + 1], 1 if i == 0 else 2))
-        self.bn1 = nn.BatchNorm2d(widths[3])
-        self.fc = nn.Linear(widths[3], 7)
+            group = stage(Pre, n, *widths[i : i + 2], 2 if i else 1, shortcut="convShortcut", sequence=False)
+            setattr(self, f"block{i + 1}", nn.Sequential(OrderedDict(layer=group)))
+        self.bn1, self.fc = nn.BatchNorm2d(widths[3]), nn.Linear(widths[3], 7)
 
     def forward(self, x):
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(F.avg_pool2d(F.relu(self.bn1(x)), 8).flatten(1))
 
 
-class VGG(nn.Module):
-    def __init__(self, plan, norm=True, hidden=()):
-        super().__init__()
-        layers, inputs = [], 3
-        for width in plan:
-            if width == "M":
-                layers.append(nn.MaxPool2d(2))
-                continue
-            layers += [
-                nn.Conv2d(inputs, width, 3, padding=1),
-                *([nn.BatchNorm2d(width)] if norm else []),
-                nn.ReLU(),
-            ]
-            inputs = width
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(inputs, 7)
-        if hidden:
-            self.classifier = nn.Sequential(
-                nn.Dropout(), nn.Linear(inputs, hidden[0]), nn.ReLU(), nn.Dropout(), nn.Linear(hidden[0], 7)
-            )
-
-    def forward(self, x):
-        return self.classifier(self.features(x).flatten(1))
+def vgg(plan, norm=True, hidden=()):
+    layers, inputs = [], 3
+    for width in plan:
+        if width == "M":
+            layers.append(nn.MaxPool2d(2))
+            continue
+        layers += [nn.Conv2d(inputs, width, 3, padding=1), *[nn.BatchNorm2d(width)] * norm, nn.ReLU()]
+        inputs = width
+    classifier = nn.Linear(inputs, 7)
+    if hidden:
+        first, last = nn.Linear(inputs, hidden[0]), nn.Linear(hidden[0], 7)
+        classifier = nn.Sequential(nn.Dropout(), first, nn.ReLU(), nn.Dropout(), last)
+    return nn.Sequential(
+        OrderedDict(features=nn.Sequential(*layers), flat=nn.Flatten(), classifier=classifier)
+    )
 
 
 def step(inputs, outputs, size=3, stride=1, padding=1, pool=0, bias=True):
-    layers = [
-        nn.Conv2d(inputs, outputs, size, stride, padding, bias=bias),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    ]
-    return nn.Sequential(*layers, *([nn.MaxPool2d(pool)] if pool else []))
+    first = nn.Conv2d(inputs, outputs, size, stride, padding, bias=bias)
+    return nn.Sequential(first, nn.BatchNorm2d(outputs), nn.ReLU(), *([nn.MaxPool2d(pool)] if pool else []))
+
+
+class Plus(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return x + self.module(x)
+
+
+class Times(nn.Module):
+    def forward(self, x):
+        return x * 0.2
 
 
 class ResNet9(nn.Module):
@@ -176,20 +156,6 @@ class ResNet9(nn.Module):
         x = self.conv2(self.conv1(x))
         x = self.conv4(self.conv3(self.res1(x) + x))
         return self.classifier(self.res2(x) + x)
-
-
-class Plus(nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, x):
-        return x + self.module(x)
-
-
-class Times(nn.Module):
-    def forward(self, x):
-        return x * 0.2
 
 
 def sequential_resnet9(w=8):
@@ -216,8 +182,8 @@ NETWORKS = {
     "preact-resnet18": PreResNet,
     "wrn-16-1": lambda: WideResNet(16, 1),
     "wrn-28-10": lambda: WideResNet(28, 10, base=2),
-    "vgg16-bn": lambda: VGG(VGG16),
-    "vgg11": lambda: VGG([8, "M", 8, "M", 16, 16, "M", 16, 16, "M", 16, 16, "M"], norm=False, hidden=(12,)),
+    "vgg16-bn": lambda: vgg(VGG16),
+    "vgg11": lambda: vgg([8, "M", 8, "M", 16, 16, "M", 16, 16, "M", 16, 16, "M"], norm=False, hidden=(12,)),
     "resnet9": ResNet9,
     "resnet9-sequential": sequential_resnet9,
 }

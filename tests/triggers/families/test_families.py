@@ -36,11 +36,8 @@ STAMPED = [
     (Mixture, r"0\.\.1", [{"alpha": 1.5}]),
     (Mixture, "at least one block", [{"blocks": 0}]),
     (Bpp, r"2\.\.128", [{"levels": 1}, {"levels": 129}]),
-    (
-        AdapPatch,
-        "",
-        [{"size": 17}, {"size": 0}, {"opacities": ()}, {"opacities": (2.0,)}, {"used": ()}, {"used": (4,)}],
-    ),
+    (AdapPatch, ".", [{"size": 17}, {"size": 0}, {"opacities": ()}, {"opacities": (2.0,)}, {"used": ()}]),
+    (AdapPatch, ".", [{"used": (4,)}]),
     (AdapPatch, "at least one pixel", [{"cell": 0}]),
     (Eta, "does not fit", [{"size": 17}]),
     (FTrojan, ".", [{"window": 0}, {"frequencies": ()}, {"frequencies": (32,)}, {"magnitude": float("inf")}]),
