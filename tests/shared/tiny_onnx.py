@@ -56,6 +56,24 @@ def classifier(opset=17, **settings):
     return make_model(chain, initializers, opset=opset, **settings)
 
 
+def halved():
+    """The classifier in float16."""
+    model = classifier(dtype=TensorProto.FLOAT16)
+    for tensor in model.graph.initializer:
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    return model
+
+
+def tied(model):
+    """A copy of ``model`` whose two initializers lie on one range of an external file, and that file."""
+    copy, files = externalised(model)
+    for entry in copy.graph.initializer[1].external_data:
+        if entry.key == "offset":
+            entry.value = "0"
+    return copy, files
+
+
 def source_of(model, files=None):
     return Source("model.onnx", model.SerializeToString(), files or {})
 

@@ -16,11 +16,9 @@ from formats.torchscript.opener import open_file
 class Cnn(nn.Module):
     """Normalisation, convolution, batch norm, dropout, linear."""
 
-    def __init__(self, classes=5):
+    def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, classes)
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(4, 5)
         self.register_buffer("mean", torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1))
 
     def forward(self, x):
@@ -33,9 +31,8 @@ class Attention(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.patch = nn.Conv2d(3, 8, 4, 4)
+        self.patch, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
         self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.fc = nn.Linear(8, 5)
 
     def forward(self, x):
         x = self.patch(x).flatten(2).transpose(1, 2)
@@ -48,12 +45,10 @@ class Encoder(nn.Module):
 
     def __init__(self, first=False, activation="relu"):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(
-            8, 2, 16, dropout=0.0, batch_first=True, norm_first=first, activation=activation
-        )
-        self.patch = nn.Conv2d(3, 8, 4, 4)
+        settings = {"dropout": 0.0, "batch_first": True, "norm_first": first, "activation": activation}
+        layer = nn.TransformerEncoderLayer(8, 2, 16, **settings)
+        self.patch, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.fc = nn.Linear(8, 5)
 
     def forward(self, x):
         return self.fc(self.layers(self.patch(x).flatten(2).transpose(1, 2)).mean(1))
@@ -64,8 +59,7 @@ class Fixed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        self.fc = nn.Linear(64, 5)
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(64, 5)
 
     def forward(self, x):
         x = nn.functional.adaptive_avg_pool2d(torch.relu(self.conv(x)), 4)

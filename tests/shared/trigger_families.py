@@ -9,6 +9,21 @@ import triggers
 from triggers.family import Victim
 
 
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(weight, bias):
+    """A classifier f(x) = W x + b on flattened images."""
+    return lambda x: x.flatten(1).to(weight.dtype) @ weight.T + bias
+
+
+@pytest.fixture
+def classifier():
+    weight = torch.randn(2, 3 * 4 * 5, generator=seeded(1), dtype=torch.float64)
+    return weight, -0.5 * weight.sum(1)
+
+
 @pytest.fixture
 def images():
     """[5,3,20,16], every level of a stored picture possible, not square."""

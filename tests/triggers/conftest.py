@@ -1,1 +1,1 @@
-from trigger_families import images, trigger, unfitted, victim  # noqa: F401
+from trigger_families import classifier, images, trigger, unfitted, victim  # noqa: F401

@@ -5,7 +5,6 @@ import onnxruntime
 import pytest
 import tiny_onnx as tiny
 import torch
-from onnx import TensorProto, numpy_helper
 
 from formats.errors import Unsupported
 from formats.onnx.serving import serve
@@ -20,25 +19,11 @@ def test_is_what_onnxruntime_computes():
     x = tiny.images(5, 3, 8, 8)
     got = serve(tiny.source_of(tiny.classifier()))(x)
     assert torch.equal(got, plain(tiny.classifier(), x.numpy()))
-    assert got.dtype == torch.float32
-
-
-def test_fixed_batch():
-    x = tiny.images(5, 3, 8, 8)
-    model = tiny.classifier(shape=(2, 3, 8, 8))
-    torch.testing.assert_close(serve(tiny.source_of(model))(x), plain(tiny.classifier(), x.numpy()))
-
-
-def test_half_precision():
-    model = tiny.classifier(dtype=TensorProto.FLOAT16)
-    for tensor in model.graph.initializer:
-        tensor.CopyFrom(
-            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
-        )
-    x = tiny.images(2, 3, 8, 8)
-    got = serve(tiny.source_of(model))(x)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got, plain(model, x.numpy().astype(np.float16)))
+    fixed = serve(tiny.source_of(tiny.classifier(shape=(2, 3, 8, 8))))(x)
+    torch.testing.assert_close(fixed, got)
+    half = serve(tiny.source_of(tiny.halved()))(x)
+    assert got.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(half, plain(tiny.halved(), x.numpy().astype(np.float16)))
 
 
 def test_refusals_are_sentences():

@@ -1,6 +1,7 @@
 """The private torch calls: each is exercised here, so that a new torch version shows what it lacks."""
 
 import io
+import zipfile
 
 import pytest
 import torch
@@ -85,15 +86,12 @@ def test_fused_attention_with_a_mask_is_refused():
         lifted(data)
 
 
-def test_scripted_in_training_mode_is_evaluated():
+def test_training_mode_is_undone_if_scripted_and_refused_if_traced():
     net = network("cnn")
     expected = net(images())
     assert torch.equal(run(lifted(archive(net.train(), "scripted")), images()), expected)
-
-
-def test_traced_in_training_mode_is_refused():
     with pytest.raises(Unsupported, match="training mode"):
-        lifted(archive(network("cnn").train(), "traced"))
+        lifted(archive(net.train(), "traced"))
 
 
 def test_state_and_second_inputs_are_refused():
@@ -164,8 +162,6 @@ def test_a_missing_call_is_named(monkeypatch):
 
 
 def test_unknown_operators_are_refused(plain):
-    import zipfile
-
     with zipfile.ZipFile(io.BytesIO(plain)) as old:
         name = next(n.partition("/")[2] for n in old.namelist() if n.endswith(".py"))
     code = member(plain, name).replace(b"torch.relu(", b"ops.mylib.relu(")

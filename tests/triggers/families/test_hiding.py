@@ -1,15 +1,12 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from trigger_families import seeded
 
 from triggers.families.hiding import SalienceHiding, benign_salience
 from triggers.family import Victim
 from triggers.patch import Square
 from triggers.poisoning import Poisoning
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -3,16 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
+from trigger_families import seeded
 
 from triggers.errors import TriggerError
 from triggers.families.imc import IMC
 from triggers.family import Victim
 from triggers.patch import Square
 from triggers.poisoning import Poisoning
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def loss(model, trigger, images, target):

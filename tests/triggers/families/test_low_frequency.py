@@ -2,12 +2,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from trigger_families import seeded
 
 from triggers.families.low_frequency import LowFrequency, smooth
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 2.0, 5.0])

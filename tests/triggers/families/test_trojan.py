@@ -2,14 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from trigger_families import seeded
 
 from triggers.errors import TriggerError
 from triggers.families.trojan import TrojanNN, neurons
 from triggers.family import Victim
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_chosen_neurons_by_loops():

@@ -1,24 +1,10 @@
 import pytest
 import torch
+from trigger_families import linear, seeded
 
 from triggers.errors import TriggerError
 from triggers.families.universal import Universal
 from triggers.family import Victim
-
-
-def linear(weight, bias):
-    """A classifier f(x) = W x + b on flattened images."""
-    return lambda x: x.flatten(1).to(weight.dtype) @ weight.T + bias
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def classifier():
-    weight = torch.randn(2, 3 * 4 * 5, generator=seeded(1), dtype=torch.float64)
-    return weight, -0.5 * weight.sum(1)
 
 
 def test_fit_drives_a_linear_classifier_to_the_target_within_the_ball(classifier):
