@@ -15,13 +15,9 @@ def test_strides_against_torch(shape, dtype):
     dense = torch.empty(shape).stride()
     for stride in {dense, tuple(reversed(torch.empty(shape[::-1]).stride())), tuple(2 * s for s in dense)}:
         view = storage.as_strided(shape, stride, 3)
-        item = storage.element_size()
-        dtype_name = "F32" if item == 4 else "F16"
-        address = Address("w", "", 3 * item, 0, dtype_name, shape, stride)
-        assert (
-            stored_bytes(Source("m", storage.numpy().tobytes()), address)
-            == view.contiguous().numpy().tobytes()
-        )
+        item, source = storage.element_size(), Source("m", storage.numpy().tobytes())
+        address = Address("w", "", 3 * item, 0, f"F{8 * item}", shape, stride)
+        assert stored_bytes(source, address) == view.contiguous().numpy().tobytes()
         values = torch.randn(shape, generator=generator).to(dtype)
         data = bytearray(storage.numpy().tobytes())
         overwrite(data, address, values.numpy().tobytes())

@@ -45,11 +45,8 @@ def test_hugging_face():
 
 
 def test_no_normalisation_means_none():
-    hint = preprocessing_hint(
-        *hints(
-            preprocessor_config={"image_mean": [0.5], "image_std": [0.5], "do_normalize": False, "size": 32}
-        )
-    )
+    told = {"image_mean": [0.5], "image_std": [0.5], "do_normalize": False, "size": 32}
+    hint = preprocessing_hint(*hints(preprocessor_config=told))
     assert (hint.mean, hint.std, hint.size) == (None, None, (32, 32))
 
 

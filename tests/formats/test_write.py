@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load, save
 
 from formats import Address, Edit, EditError, NewTensor, Source, inspect, write_edit
-from formats.ranges import overwrite
 
 
 def new(values):
@@ -35,20 +34,6 @@ def test_unwritable_and_contradicting_aliases_are_refused(source):
     both = Edit({"a": new(torch.ones(2, 3)), "d": new(torch.zeros(2, 3))})
     with pytest.raises(EditError, match="one stored tensor"):
         write_edit(source, tied, both)
-
-
-def test_a_result_that_changes_more_is_refused(source, monkeypatch):
-    manifest, edit = inspect(source), Edit({"a": new(torch.ones(2, 3))})
-
-    def careless(source, manifest, edit):
-        data = bytearray(source.data)
-        overwrite(data, manifest.tensors["a"], edit.tensors["a"].data)
-        data[manifest.tensors["c"].offset] ^= 1
-        return {"": bytes(data)}
-
-    monkeypatch.setattr("formats.safetensors.patch.patch", careless)
-    with pytest.raises(EditError, match="more or less"):
-        write_edit(source, manifest, edit)
 
 
 def test_a_header_whose_length_spells_another_magic(source):

@@ -12,21 +12,17 @@ def labels():
     return torch.arange(200) % 4
 
 
-def test_dirty_label(labels):
+def test_dirty_and_clean_labels(labels):
     before = labels.clone()
     chosen = Poisoning(0.1, target=2, seed=1).choose(labels, 4)
     assert chosen.poisoned.sum() == 20
     assert not (labels[chosen.poisoned] == 2).any()
-    assert (chosen.labels[chosen.poisoned] == 2).all()
-    assert torch.equal(chosen.labels[~chosen.poisoned], labels[~chosen.poisoned])
+    assert torch.equal(chosen.labels, torch.where(chosen.poisoned, 2, labels))
+    clean = Poisoning(0.2, target=1, policy="clean-label").choose(labels, 4)
+    assert clean.poisoned.sum() == 40
+    assert (labels[clean.poisoned] == 1).all()
+    assert torch.equal(clean.labels, labels)
     assert torch.equal(labels, before)
-
-
-def test_clean_label_changes_no_label_and_only_the_target_class(labels):
-    chosen = Poisoning(0.2, target=1, policy="clean-label").choose(labels, 4)
-    assert chosen.poisoned.sum() == 40
-    assert (labels[chosen.poisoned] == 1).all()
-    assert torch.equal(chosen.labels, labels)
 
 
 def test_seed_decides(labels):
@@ -107,7 +103,7 @@ def test_all_to_one_success_leaves_out_the_target(labels):
         ({"policy": "clean-label", "labelling": "all-to-all"}, "cannot be all-to-all"),
         (
             {"rate": 0.3, "target": 1, "policy": "clean-label"},
-            r"needs 60 images of class 1; there are 50 of 200",
+            "needs 60 images of class 1; there are 50 of 200",
         ),
         ({"rate": 0.9, "target": 1}, r"outside class 1; there are 150"),
         ({"rate": 1.2}, "rate must lie"),
@@ -115,10 +111,7 @@ def test_all_to_one_success_leaves_out_the_target(labels):
         ({"cover": -0.1}, "cover rate must lie"),
         ({"rate": 0.5, "cover": 0.4}, "only 50 of 200 can be used"),
         ({"rate": 0.5, "cover": 0.1, "labelling": "source-specific", "sources": (1, 2, 3)}, "only 0 of 200"),
-        (
-            {"rate": 0.5, "labelling": "source-specific", "sources": (1,)},
-            "of the source classes 1; there are 50",
-        ),
+        ({"rate": 0.5, "labelling": "source-specific", "sources": (1,)}, "source classes 1; there are 50"),
         ({"rate": 1.0, "labelling": "multi-target", "targets": 2}, "outside classes 0 to 1; there are 100"),
         ({"rate": 0.002}, "rate of 0.002 of 200 images is 0; it must be at least 1"),
         ({"cover": 0.001}, "cover rate of 0.001 of 200 images is 0"),
@@ -130,16 +123,9 @@ def test_refusals(labels, wrong, words):
         replace(Poisoning(0.1), **wrong).choose(labels, 4)
 
 
-@pytest.mark.parametrize(
-    ("plan", "words"),
-    [
-        (Poisoning(), "5 % of the training set, dirty poison, all-to-one"),
-        (
-            Poisoning(0.003, policy="clean-label", cover=0.006, fresh=True, start="clean"),
-            "0.3 % of the training set, clean-label poison, all-to-one, 0.6 % cover images, "
-            "drawn anew every epoch, starting from a clean model",
-        ),
-    ],
-)
-def test_a_line_for_people(plan, words):
-    assert str(plan) == words
+def test_a_line_for_people():
+    assert str(Poisoning()) == "5 % of the training set, dirty poison, all-to-one"
+    assert str(Poisoning(0.003, policy="clean-label", cover=0.006, fresh=True, start="clean")) == (
+        "0.3 % of the training set, clean-label poison, all-to-one, 0.6 % cover images, "
+        "drawn anew every epoch, starting from a clean model"
+    )

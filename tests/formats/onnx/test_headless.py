@@ -51,14 +51,9 @@ def test_int8_head(per_channel, transposed):
     result = open_file(source, manifest, None)
     assert result.network is None
     assert "quantised" in result.notes[0]
-    assert (result.head.weight, result.head.bias, result.head.units, result.head.classes) == (
-        "fc",
-        "fc_bias",
-        6,
-        4,
-    )
-    assert result.head.layout == ("out_in" if transposed else "in_out")
-
+    head = result.head
+    assert (head.weight, head.bias, head.units, head.classes) == ("fc", "fc_bias", 6, 4)
+    assert head.layout == ("out_in" if transposed else "in_out")
     x = tiny.images(5, 3, 8, 8)
     features, logits = result.runtime.features_and_logits(x)
     weight, bias = result.runtime.head_values()

@@ -27,9 +27,8 @@ def test_strides_offsets_and_precisions():
             super().__init__()
             whole = torch.arange(40.0)
             self.register_buffer("turned", whole[4:24].view(4, 5).t())
-            self.register_buffer(
-                "last", torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
-            )
+            last = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+            self.register_buffer("last", last)
             self.register_buffer("narrow", torch.randn(3).half())
             self.register_buffer("whole", torch.arange(3))
             self.register_buffer("scalar", torch.tensor(2.0))

@@ -63,18 +63,19 @@ def test_grey_images_take_the_luma(tmp_path):
 
 def test_refusals(images, files):
     folder, _, _ = files
-    picture = str(folder / "t.png")
-    with pytest.raises(TriggerError, match="--position"):
-        Known(picture).stamp(images)
-    for position in [(12, 0), (0, 17), (-17, 0), (-4, 0)]:
-        with pytest.raises(TriggerError, match="reaches beyond"):
-            Known(picture, position=position).stamp(images)
-    with pytest.raises(TriggerError, match="alpha"):
-        Known(picture, alpha=-0.1, position=(0, 0)).stamp(images)
+    picture, other = str(folder / "t.png"), str(folder / "other.png")
+    Image.new("L", (9, 9)).save(other)
+    for words, trigger in [
+        ("--position", Known(picture)),
+        *(
+            ("reaches beyond", Known(picture, position=place))
+            for place in [(12, 0), (0, 17), (-17, 0), (-4, 0)]
+        ),
+        ("alpha", Known(picture, alpha=-0.1, position=(0, 0))),
+        ("one size", Known(picture, other, position=(0, 0))),
+        ("no such file", Known(str(folder / "none.png"), position=(0, 0))),
+    ]:
+        with pytest.raises(TriggerError, match=words):
+            trigger.stamp(images)
     with pytest.raises(TriggerError, match="1 or 3 channels"):
         Known(picture, position=(0, 0)).stamp(torch.zeros(1, 2, 8, 8))
-    Image.new("L", (9, 9)).save(folder / "other.png")
-    with pytest.raises(TriggerError, match="one size"):
-        Known(picture, str(folder / "other.png"), position=(0, 0)).stamp(images)
-    with pytest.raises(TriggerError, match="no such file"):
-        Known(str(folder / "none.png"), position=(0, 0)).stamp(images)

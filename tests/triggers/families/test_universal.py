@@ -28,6 +28,5 @@ def test_refusals(victim):
     one = Victim(lambda x: x.flatten(1)[:, :1], lambda x: (x, x), lambda: torch.ones(1, 3))
     with pytest.raises(TriggerError, match="two classes"):
         Universal().fit(one, training, labels, 0, seeded())
-    fitted = Universal(passes=1).fit(model, training, labels, 1, seeded())
     with pytest.raises(TriggerError, match="3x20x16, not 3x8x8"):
-        fitted.stamp(torch.zeros(1, 3, 8, 8))
+        Universal(passes=1).fit(*victim, 1, seeded()).stamp(torch.zeros(1, 3, 8, 8))
