@@ -306,19 +306,13 @@ KINDS: Mapping[str, Kind] = {
         "Metric of units",
         ("wiper_cli/salience/__init__.py", "METRICS"),
         METRIC_ROW,
-        {
-            "wiper_cli/salience/{module}.py": METRIC,
-            "tests/wiper_cli/salience/test_{module}.py": METRIC_TEST,
-        },
+        {"wiper_cli/salience/{module}.py": METRIC, "tests/wiper_cli/salience/test_{module}.py": METRIC_TEST},
     ),
     "report": Kind(
         "Report format",
         ("wiper_cli/reports/__init__.py", "FORMATS"),
         '    "{name}": "wiper_cli.reports.{module}",\n',
-        {
-            "wiper_cli/reports/{module}.py": REPORT,
-            "tests/wiper_cli/reports/test_{module}.py": REPORT_TEST,
-        },
+        {"wiper_cli/reports/{module}.py": REPORT, "tests/wiper_cli/reports/test_{module}.py": REPORT_TEST},
     ),
     "operator": Kind(
         "ONNX operator",

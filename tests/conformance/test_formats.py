@@ -33,9 +33,7 @@ from formats import (
     stored_bytes,
     write_edit,
 )  # fmt: skip
-from formats import (
-    inspect as manifest_of,
-)
+from formats import inspect as manifest_of
 from formats.dtypes import DTYPES
 from formats.kinds import (
     KINDS,

@@ -211,10 +211,7 @@ def test_the_same_seed_gives_the_same_and_the_network_stays_as_it_was(trial, cla
     assert all(0 <= done <= total for _, done, total in calls)
     if "batch" in METHODS[name].__dataclass_fields__:
         other = trial(name, seed=4)
-        assert (other.edit, [e.loss for e in other.history]) != (
-            first.edit,
-            [e.loss for e in first.history],
-        )
+        assert (other.edit, [e.loss for e in other.history]) != (first.edit, [e.loss for e in first.history])
 
 
 @every_method

@@ -48,187 +48,117 @@ def salience(units: int = 64) -> dict:
     generator = random.Random(0)
     values = [generator.gauss(0.02, 0.05) + (0.4 if unit == 17 else 0.0) for unit in range(units)]
     return {
-        "metric": "BS",
-        "images": 1000,
-        "units": values,
-        "mbs": [abs(value) for value in values],
-        "am": None,
+        "metric": "BS", "images": 1000, "units": values, "mbs": [abs(value) for value in values], "am": None,
         "stability": {"rank_correlation": 0.41, "lowest_half_overlap": 0.66},
-    }
+    }  # fmt: skip
 
 
 def detectors(fired: bool) -> list:
     high = 9.9 if fired else 2.5
+    facts = {"success": 0.987, "size": 4, "position": [27, 27], "colour": "checkers"}
     return [
         {
-            "name": "max-margin",
-            "title": "Maximum margin of every class",
-            "ran": True,
-            "reason": "",
-            "statistic": high,
-            "threshold": 4.0,
+            "name": "max-margin", "title": "Maximum margin of every class", "ran": True, "reason": "",
+            "statistic": high, "threshold": 4.0,
             "threshold_origin": "above every value on three clean networks; not calibrated",
-            "false_alarm_rate": None,
-            "fired": fired,
-            "target": 0 if fired else None,
-            "p_value": None,
+            "false_alarm_rate": None, "fired": fired, "target": 0 if fired else None, "p_value": None,
             "per_class": [high, 0.4, -0.2, 1.1, 0.9, 2.1, -1.3, 0.1, 0.6, 1.9],
-            "facts": {"starts": 30, "steps": 300},
-            "seconds": 12.25,
-            "trigger": None,
+            "facts": {"starts": 30, "steps": 300}, "seconds": 12.25, "trigger": None,
         },
         {
-            "name": "squares",
-            "title": "Small squares",
-            "ran": True,
-            "statistic": 0.987 if fired else 0.11,
-            "threshold": 0.5,
-            "threshold_origin": "set by hand; not calibrated",
-            "false_alarm_rate": None,
-            "fired": fired,
-            "target": 0 if fired else None,
+            "name": "squares", "title": "Small squares", "ran": True, "statistic": 0.987 if fired else 0.11,
+            "threshold": 0.5, "threshold_origin": "set by hand; not calibrated", "false_alarm_rate": None,
+            "fired": fired, "target": 0 if fired else None,
             "per_class": [0.987 if fired else 0.11, 0.02, 0.01, 0.05, 0.02, 0.01, 0.09, 0.0, 0.03, 0.01],
-            "facts": {},
-            "seconds": 4.0,
-            "trigger": {
-                "family": "square",
-                "target": 0,
-                "facts": {"success": 0.987, "size": 4, "position": [27, 27], "colour": "checkers"},
-                "pictures": pictures(),
-            }
-            if fired
-            else None,
+            "facts": {}, "seconds": 4.0,
+            "trigger": {"family": "square", "target": 0, "facts": facts, "pictures": pictures()} if fired else None,
         },
         {
-            "name": "warp",
-            "title": "One-pixel warp",
-            "ran": False,
+            "name": "warp", "title": "One-pixel warp", "ran": False,
             "reason": "the file was opened head-only, and this needs gradients",
         },
-    ]
+    ]  # fmt: skip
 
 
 def findings() -> list:
     return [
         {
-            "rule": "WIPER-B03",
-            "severity": "high",
+            "rule": "WIPER-B03", "severity": "high",
             "message": "A 4x4 square at (27, 27) sends 98.7% of held-out images to class 0 (airplane).",
             "evidence": {
-                "statistic": 0.987,
-                "threshold": 0.5,
-                "threshold_origin": "set by hand",
-                "target": 0,
+                "statistic": 0.987, "threshold": 0.5, "threshold_origin": "set by hand", "target": 0,
             },
             "place": {"class": "airplane"},
         },
         {
-            "rule": "WIPER-B01",
-            "severity": "high",
+            "rule": "WIPER-B01", "severity": "high",
             "message": "Class 0 (airplane) reaches a margin 9.9 robust deviations above the median class.",
             "evidence": {"statistic": 9.9, "threshold": 4.0, "target": 0},
             "place": {"tensor": "fc.weight", "offset": 1200, "length": 2560},
         },
         {
-            "rule": "WIPER-F02",
-            "severity": "info",
+            "rule": "WIPER-F02", "severity": "info",
             "message": "The preprocessing was chosen by accuracy, 0.31 above the next candidate.",
             "evidence": {"margin": 0.31},
         },
-    ]
+    ]  # fmt: skip
 
 
 def base(command: str = "scan") -> dict:
     return {
-        "schema": "wiper-report/1",
-        "tool": {"name": "wiper", "version": "0.1.0"},
-        "command": command,
-        "arguments": [command, "models/model.onnx", "--clean", "clean images"],
-        "verdict": "no_finding",
-        "sentence": "The two detectors that ran found nothing.",
-        "exit_code": 0,
-        "created": "2026-11-21T10:17:00Z",
-        "seed": 0,
+        "schema": "wiper-report/1", "tool": {"name": "wiper", "version": "0.1.0"}, "command": command,
+        "arguments": [command, "models/model.onnx", "--clean", "clean images"], "verdict": "no_finding",
+        "sentence": "The two detectors that ran found nothing.", "exit_code": 0,
+        "created": "2026-11-21T10:17:00Z", "seed": 0,
         "model": {
-            "path": "models/model.onnx",
-            "kind": "onnx",
-            "sha256": "ab" * 32,
-            "size": 44700000,
+            "path": "models/model.onnx", "kind": "onnx", "sha256": "ab" * 32, "size": 44700000,
             "architecture": {
-                "name": "resnet18",
-                "how": "fingerprint of tensor names and shapes",
-                "candidates": [],
+                "name": "resnet18", "how": "fingerprint of tensor names and shapes", "candidates": [],
             },
-            "opened": "full",
-            "classes": CLASSES,
-            "parameters": 11181642,
+            "opened": "full", "classes": CLASSES, "parameters": 11181642,
             "input": {"channels": 3, "height": 32, "width": 32, "batch": None, "origin": "graph input"},
             "head": {"weight": "fc.weight", "bias": "fc.bias", "units": 64, "classes": 10, "linear": True},
             "notes": ["Fixed batch size 1 was made free."],
         },
         "clean": {
-            "path": "clean images",
-            "images": 2500,
-            "used": {"fit": 1500, "select": 500, "report": 500},
-            "labelled": True,
-            "labels": "sub-folders matched the model's class names",
+            "path": "clean images", "images": 2500, "used": {"fit": 1500, "select": 500, "report": 500},
+            "labelled": True, "labels": "sub-folders matched the model's class names",
             "classes": [{"name": name, "images": 250} for name in CLASSES],
             "skipped": [{"reason": "not an image", "count": 2, "examples": ["notes.txt", "Thumbs.db"]}],
-            "converted": [{"what": "grey to colour", "count": 4}],
-            "accuracy": 0.931,
+            "converted": [{"what": "grey to colour", "count": 4}], "accuracy": 0.931,
         },
         "preprocessing": {
-            "size": [32, 32],
-            "resize": None,
-            "crop": None,
-            "interpolation": "bilinear",
-            "mean": [0.4914, 0.4822, 0.4465],
-            "std": [0.247, 0.2435, 0.2616],
-            "origin": "chosen by accuracy",
+            "size": [32, 32], "resize": None, "crop": None, "interpolation": "bilinear",
+            "mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616], "origin": "chosen by accuracy",
             "margin": 0.31,
             "candidates": [{"name": "cifar10", "accuracy": 0.931}, {"name": "imagenet", "accuracy": 0.621}],
         },
-        "findings": [],
-        "salience": salience(),
+        "findings": [], "salience": salience(),
         "detection": {"suspects": [], "calibrated": False, "detectors": detectors(False)},
-        "verification": None,
-        "purification": None,
+        "verification": None, "purification": None,
         "isolation": {"process": "child", "confined": False, "note": "no confinement yet"},
         "not_done": [{"what": "Calibrated thresholds", "why": "no population of clean models was measured"}],
         "environment": {"python": "3.11.7", "torch": "2.13.0", "platform": "Linux x86_64", "device": "cpu"},
         "timing": {"open": 0.6, "features": 2.4, "detect": 16.2},
-    }
+    }  # fmt: skip
 
 
 def measurement(acc: float, asr: float, ra: float) -> dict:
     return {
-        "images": 500,
-        "acc": rate(acc),
+        "images": 500, "acc": rate(acc),
         "triggers": [
             {
-                "family": "square",
-                "origin": "recovered",
-                "parameters": {"size": 4, "x": 27, "y": 27},
-                "target": 0,
-                "target_chosen_by": "the detector that recovered it",
-                "asr": rate(asr, 450),
-                "ra": rate(ra, 450),
-                "base_rate": rate(0.013, 450),
-                "pictures": pictures(),
+                "family": "square", "origin": "recovered", "parameters": {"size": 4, "x": 27, "y": 27},
+                "target": 0, "target_chosen_by": "the detector that recovered it", "asr": rate(asr, 450),
+                "ra": rate(ra, 450), "base_rate": rate(0.013, 450), "pictures": pictures(),
             },
             {
-                "family": "sinusoid",
-                "origin": "built-in",
-                "parameters": {"amplitude": 0.08},
-                "target": 3,
-                "target_chosen_by": "greatest success",
-                "asr": rate(0.04, 450),
-                "ra": None,
-                "base_rate": rate(0.02, 450),
-                "pictures": None,
+                "family": "sinusoid", "origin": "built-in", "parameters": {"amplitude": 0.08}, "target": 3,
+                "target_chosen_by": "greatest success", "asr": rate(0.04, 450), "ra": None,
+                "base_rate": rate(0.02, 450), "pictures": None,
             },
         ],
-    }
+    }  # fmt: skip
 
 
 def scan_clean() -> dict:
@@ -239,55 +169,51 @@ def scan_finding() -> dict:
     return base() | {
         "verdict": "suspicious",
         "sentence": "Two detectors agree that class 0 (airplane) is the target of a backdoor.",
-        "exit_code": 1,
-        "findings": findings(),
+        "exit_code": 1, "findings": findings(),
         "detection": {"suspects": [0], "calibrated": False, "detectors": detectors(True)},
-    }
+    }  # fmt: skip
 
 
 def incomplete() -> dict:
     report = base() | {
-        "verdict": "incomplete",
-        "sentence": "No verdict: the clean folder has images of one class only.",
-        "exit_code": 3,
-        "salience": None,
-        "detection": None,
-        "preprocessing": None,
+        "verdict": "incomplete", "sentence": "No verdict: the clean folder has images of one class only.",
+        "exit_code": 3, "salience": None, "detection": None, "preprocessing": None,
         "not_done": [
-            {"what": "All detectors", "why": "at least two classes are needed; give more in --clean"}
+            {"what": "All detectors", "why": "at least two classes are needed; give more in --clean"},
         ],
-    }
+    }  # fmt: skip
     report["clean"] = report["clean"] | {"accuracy": None, "labelled": None}
     return report
 
 
 def refused() -> dict:
     report = base() | {
-        "verdict": "malicious",
-        "sentence": "The archive runs code when it is loaded; it was not opened.",
-        "exit_code": 1,
-        "seed": None,
+        "verdict": "malicious", "sentence": "The archive runs code when it is loaded; it was not opened.",
+        "exit_code": 1, "seed": None,
         "model": {
-            "path": "models/evil.pt",
-            "kind": "torchscript",
-            "sha256": "0f" * 32,
-            "size": 912,
+            "path": "models/evil.pt", "kind": "torchscript", "sha256": "0f" * 32, "size": 912,
             "opened": "not opened",
         },
         "findings": [
             {
-                "rule": "WIPER-TS-001",
-                "severity": "critical",
+                "rule": "WIPER-TS-001", "severity": "critical",
                 "message": "The class Evil defines __setstate__, which runs while the file is loaded.",
-                "evidence": {},
-                "place": {"member": "code/__torch__/evil.py"},
-            }
+                "evidence": {}, "place": {"member": "code/__torch__/evil.py"},
+            },
         ],
         "not_done": [{"what": "Everything after the static gate", "why": "a refused file is never opened"}],
-    }
+    }  # fmt: skip
     for part in ("clean", "preprocessing", "salience", "detection"):
         del report[part]
     return report
+
+
+def epoch(number: int) -> dict:
+    clean, adversarial = 0.9 / number, 3.2 / number**1.5
+    return {
+        "epoch": number, "loss": {"clean": clean, "adversarial": adversarial, "total": clean + adversarial},
+        "select_accuracy": 0.93 - 0.06 / number, "moved": 0.0004 * number, "seconds": 6.5 * number,
+    }  # fmt: skip
 
 
 def purify_accepted() -> dict:
@@ -297,30 +223,14 @@ def purify_accepted() -> dict:
         "findings": findings()[2:],
         "detection": {"suspects": [0], "calibrated": False, "detectors": detectors(True)},
         "verification": {
-            "before": measurement(0.931, 0.987, 0.013),
-            "after": measurement(0.924, 0.012, 0.918),
-            "der": 0.983,
-            "probes": detectors(False),
-            "accepted": True,
+            "before": measurement(0.931, 0.987, 0.013), "after": measurement(0.924, 0.012, 0.918),
+            "der": 0.983, "probes": detectors(False), "accepted": True,
             "reason": "accuracy fell by 0.7 points, the square is at its base rate, probes are silent",
         },
         "purification": {
             "method": "unlearn",
             "settings": {"epochs": 8, "learning_rate": 0.001, "families": ["dense", "patch", "warp"]},
-            "history": [
-                {
-                    "epoch": epoch,
-                    "loss": {
-                        "clean": 0.9 / epoch,
-                        "adversarial": 3.2 / epoch**1.5,
-                        "total": 0.9 / epoch + 3.2 / epoch**1.5,
-                    },
-                    "select_accuracy": 0.93 - 0.06 / epoch,
-                    "moved": 0.0004 * epoch,
-                    "seconds": 6.5 * epoch,
-                }
-                for epoch in range(1, 9)
-            ],
+            "history": [epoch(number) for number in range(1, 9)],
             "changed": [
                 {"address": "fc.weight", "elements": 40, "max_change": 0.31, "units": [3, 17, 40, 41]},
                 {"address": "conv1.weight", "elements": 1728, "max_change": 0.024},
@@ -328,31 +238,26 @@ def purify_accepted() -> dict:
             "accepted": True,
             "reason": "accuracy fell by 0.7 points, the square is at its base rate, probes are silent",
             "output": {
-                "path": "clean.onnx",
-                "sha256": "cd" * 32,
-                "size": 44700000,
-                "kind": "onnx",
-                "largest_logit_difference": 2.4e-6,
+                "path": "clean.onnx", "sha256": "cd" * 32, "size": 44700000, "kind": "onnx",
+                "largest_logit_difference": 2.4e-06,
             },
             "notes": ["Batch norm stayed frozen."],
         },
-    }
+    }  # fmt: skip
 
 
 def purify_rejected() -> dict:
     report = purify_accepted() | {
         "verdict": "suspicious",
-        "sentence": "Not accepted: the recovered square still succeeds; nothing was written.",
-        "exit_code": 1,
+        "sentence": "Not accepted: the recovered square still succeeds; nothing was written.", "exit_code": 1,
         "findings": [
             {
-                "rule": "WIPER-P01",
-                "severity": "high",
+                "rule": "WIPER-P01", "severity": "high",
                 "message": "Not accepted: the recovered square succeeds on 62.0% of images.",
                 "evidence": {"asr": 0.62, "bar": 0.05},
-            }
+            },
         ],
-    }
+    }  # fmt: skip
     reason = "the recovered square still succeeds on 62.0% of images"
     report["purification"] |= {"accepted": False, "reason": reason, "output": None}
     report["verification"] |= {
@@ -366,54 +271,35 @@ def purify_rejected() -> dict:
 
 def verify_known() -> dict:
     return base("verify") | {
-        "verdict": "malicious",
-        "sentence": "The given trigger sends 99.6% of images to class 7 (horse).",
+        "verdict": "malicious", "sentence": "The given trigger sends 99.6% of images to class 7 (horse).",
         "exit_code": 1,
         "arguments": [
-            "verify",
-            "models/model.onnx",
-            "--clean",
-            "clean images",
-            "--trigger-image",
-            "t.png",
-            "--target",
+            "verify", "models/model.onnx", "--clean", "clean images", "--trigger-image", "t.png", "--target",
             "7",
         ],
         "detection": None,
         "verification": {
             "before": {
-                "images": 500,
-                "acc": rate(0.931),
+                "images": 500, "acc": rate(0.931),
                 "triggers": [
                     {
-                        "family": "image",
-                        "origin": "known",
-                        "parameters": {"alpha": 1.0},
-                        "target": 7,
-                        "target_chosen_by": "--target",
-                        "asr": rate(0.996, 450),
-                        "ra": rate(0.004, 450),
-                        "base_rate": rate(0.011, 450),
-                        "pictures": pictures(),
-                    }
+                        "family": "image", "origin": "known", "parameters": {"alpha": 1.0}, "target": 7,
+                        "target_chosen_by": "--target", "asr": rate(0.996, 450), "ra": rate(0.004, 450),
+                        "base_rate": rate(0.011, 450), "pictures": pictures(),
+                    },
                 ],
             },
-            "after": None,
-            "der": None,
-            "probes": [],
-            "accepted": None,
-            "reason": None,
+            "after": None, "der": None, "probes": [], "accepted": None, "reason": None,
         },
         "findings": [
             {
-                "rule": "WIPER-B04",
-                "severity": "critical",
+                "rule": "WIPER-B04", "severity": "critical",
                 "message": "The given trigger sends 99.6% of images to class 7 (horse).",
                 "evidence": {"asr": 0.996, "bar": 0.5, "base_rate": 0.011, "n": 450},
                 "place": {"class": "horse"},
-            }
+            },
         ],
-    }
+    }  # fmt: skip
 
 
 def inspect() -> dict:
@@ -428,29 +314,22 @@ def explanation(units: int = 64) -> dict:
     change = [abs(generator.gauss(0, 1)) for _ in range(units)]
     shown = {name: picture("triggered") for name in ("triggered", "moved", "lowest", "others")}
     return {
-        "path": "triggered images",
-        "labelled": True,
-        "compared_with": "clean images of the same classes, in the same proportions",
-        "target": 0,
-        "success": rate(0.98, 200),
-        "base_rate": 0.01,
-        "recovered": rate(0.015, 200),
-        "bs": [generator.gauss(0, 1e-6) for _ in range(units)],
-        "am": [abs(generator.gauss(1, 0.5)) for _ in range(units)],
-        "change": change,
+        "path": "triggered images", "labelled": True,
+        "compared_with": "clean images of the same classes, in the same proportions", "target": 0,
+        "success": rate(0.98, 200), "base_rate": 0.01, "recovered": rate(0.015, 200),
+        "bs": [generator.gauss(0, 1e-06) for _ in range(units)],
+        "am": [abs(generator.gauss(1, 0.5)) for _ in range(units)], "change": change,
         "contribution": [0.1 * value for value in change],
         "moved": sorted(range(units), key=lambda unit: -change[unit])[:6],
         "agreement": [
             {"metric": "BS", "rank_correlation": 0.31, "precision": {"change": 0.5, "contribution": 0.25}},
             {
-                "metric": "AM",
-                "rank_correlation": -0.04,
+                "metric": "AM", "rank_correlation": -0.04,
                 "precision": {"change": 0.125, "contribution": 0.125},
             },
         ],
-        "chance": 6 / 64,
-        "pictures": [shown, shown | {"moved": None}],
-    }
+        "chance": 6 / 64, "pictures": [shown, shown | {"moved": None}],
+    }  # fmt: skip
 
 
 def scan_explained() -> dict:

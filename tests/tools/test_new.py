@@ -13,11 +13,7 @@ from tools.new import KINDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {kind: f"tried-{kind}" for kind in KINDS} | {"operator": "Sinh"}
-CHECKS = [
-    "tests/conformance",
-    "tests/formats/onnx/test_operators.py",
-    "tests/wiper_cli/test_rules.py",
-]
+CHECKS = ["tests/conformance", "tests/formats/onnx/test_operators.py", "tests/wiper_cli/test_rules.py"]
 
 
 @pytest.fixture(scope="module")

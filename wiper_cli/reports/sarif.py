@@ -125,10 +125,7 @@ def _taxonomies(used: Sequence[str]) -> list[dict[str, Any]]:
     techniques = sorted({name for rule in named for name in rule.atlas})
     tables: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
         ({"name": "CWE"}, [(f"CWE-{number}", CWE[number]) for number in weaknesses]),
-        (
-            {"name": "ATLAS", "version": ATLAS_VERSION},
-            [(name, ATLAS[name]) for name in techniques],
-        ),
+        ({"name": "ATLAS", "version": ATLAS_VERSION}, [(name, ATLAS[name]) for name in techniques]),
     ]
     return [
         {

@@ -176,11 +176,7 @@ def _last(
 
 
 def _logits(
-    classifier: Classifier,
-    images: Tensor,
-    table: Tensor,
-    fills: list[str],
-    clock: Clock | None = None,
+    classifier: Classifier, images: Tensor, table: Tensor, fills: list[str], clock: Clock | None = None
 ) -> Iterator[Tensor]:
     """Logits under the squares of one chunk of ``table`` after the other, [S',N,K]."""
     x = classifier.as_float(images)

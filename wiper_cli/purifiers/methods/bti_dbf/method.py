@@ -97,10 +97,7 @@ def purify(settings: BTIDBF, task: Task) -> Purified:
                 z = torch.cat([unet(x[:count]), x[count:]])
             h, logits = look(torch.cat([x, z]))
             h, hz = h.split(len(x))
-            parts = {
-                "cross_entropy": F.cross_entropy(logits[len(x) :], y),
-                "features": relative(h - hz, h),
-            }
+            parts = {"cross_entropy": F.cross_entropy(logits[len(x) :], y), "features": relative(h - hz, h)}
             optimiser.zero_grad()
             torch.autograd.backward(parts["cross_entropy"] + parts["features"])
             optimiser.step()

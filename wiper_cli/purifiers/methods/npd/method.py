@@ -95,10 +95,7 @@ def purify(settings: NPD, task: Task) -> Purified:
         crop=settings.crop,
     )
     optimiser = torch.optim.SGD(
-        [polarizer.matrix],
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
+        [polarizer.matrix], lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
 
     schedule = cosine(settings.epochs * len(batches))

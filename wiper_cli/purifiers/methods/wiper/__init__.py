@@ -17,10 +17,7 @@ class Wiper(Unaugmented):
     name: ClassVar[str] = "wiper"
     trains_live: ClassVar[bool] = True
     title: ClassVar[str] = "WIPER: benign salience and adaptive regularisation"
-    presets: ClassVar[Presets] = {
-        "paper": {},
-        "strong": {"alpha": 0.1, "momentum": 0.9},
-    }
+    presets: ClassVar[Presets] = {"paper": {}, "strong": {"alpha": 0.1, "momentum": 0.9}}
     quick: ClassVar[Fields] = {"epochs": 1, "last_layers": 2}
 
     train: Literal["all", "head"] = option(
