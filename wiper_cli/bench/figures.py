@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from wiper_cli.bench.matrix import Table
@@ -69,31 +69,49 @@ def penalties(table: Table, standing: Standing) -> Any:
 
 def ratios(table: Table, standing: Standing) -> Any:
     """Figures 5 to 7: ACC and ASR over the number of clean images, a panel an attack."""
+
+    def plot(axis: Any, measure: str, outcomes: Callable[[str], list[Outcome]]) -> None:
+        for colour, one in zip(COLOURS, BASELINES, strict=True):
+            own = [outcomes(f"{one.title}, {words}") for words in COUNTS]
+            points = [(_images(found[0]), mean) for found in own for mean in _means(found, measure)]
+            axis.plot(*_columns(points), "o-", ms=3, color=colour, label=one.title)
+        axis.set_xscale("log")
+
+    return _by_attack(table, standing, "clean images", plot)
+
+
+def regularisers(table: Table, standing: Standing) -> Any:
+    """Figures 8 to 10: ACC and ASR after every epoch, a panel an attack."""
+
+    def plot(axis: Any, measure: str, outcomes: Callable[[str], list[Outcome]]) -> None:
+        for colour, width, one in zip(COLOURS, WIDTHS, table.grids[0].treatments, strict=False):
+            curve = _columns(_curve(outcomes(one.title), measure))
+            axis.plot(*curve, color=colour, linewidth=width, label=one.title)
+
+    return _by_attack(table, standing, "epoch", plot)
+
+
+def _by_attack(table: Table, standing: Standing, across: str, plot: Callable[..., None]) -> Any:
+    """Two rows, ACC and ASR, of a panel an attack, each filled by ``plot(axis, measure, outcomes by treatment)``."""
     grid = table.grids[0]
-    places = {(e.attack.title, e.treatment.title): e for e in standing.entries(grid)}
-    if not any(standing.of(entry) for entry in places.values()):
+    found = {(e.attack.title, e.treatment.title): standing.of(e) for e in standing.entries(grid)}
+    if not any(found.values()):
         return None
     figure, axes = _panels(2, len(grid.attacks))
     for column, attack in enumerate(grid.attacks):
         for row, measure in enumerate(("acc", "asr")):
             axis = axes[row][column]
-            for colour, one in zip(COLOURS, BASELINES, strict=True):
-                own = [standing.of(places[attack.title, f"{one.title}, {words}"]) for words in COUNTS]
-                points = [(_images(found[0]), mean) for found in own for mean in _means(found, measure)]
-                axis.plot(
-                    *zip(*points, strict=True) if points else ([], []),
-                    "o-",
-                    ms=3,
-                    color=colour,
-                    label=one.title,
-                )
-            axis.set_xscale("log")
+            plot(axis, measure, lambda title, own=attack.title: found[own, title])
             axis.set_ylim(-3, 103)
             axis.set_ylabel(f"{measure.upper()}, %" if column == 0 else "")
-            axis.set_xlabel("clean images" if row else "")
+            axis.set_xlabel(across if row else "")
             axis.set_title(attack.title if row == 0 else "")
     axes[0][0].legend(fontsize=6)
     return figure
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> Iterable[Sequence[float]]:
+    return zip(*points, strict=True) if points else ([], [])
 
 
 def _images(outcome: Outcome) -> int:
@@ -107,29 +125,7 @@ def _means(outcomes: list[Outcome], measure: str) -> list[float]:
     return [mean_and_spread(values)[0]] if values else []
 
 
-def regularisers(table: Table, standing: Standing) -> Any:
-    """Figures 8 to 10: ACC and ASR after every epoch, a panel an attack."""
-    grid = table.grids[0]
-    places = {(e.attack.title, e.treatment.title): e for e in standing.entries(grid)}
-    if not any(standing.of(entry) for entry in places.values()):
-        return None
-    figure, axes = _panels(2, len(grid.attacks))
-    for column, attack in enumerate(grid.attacks):
-        for row, measure in enumerate(("acc", "asr")):
-            axis = axes[row][column]
-            for colour, width, one in zip(COLOURS, WIDTHS, grid.treatments, strict=False):
-                curve = _curve(standing.of(places[attack.title, one.title]), measure)
-                points = zip(*curve, strict=True) if curve else ([], [])
-                axis.plot(*points, color=colour, linewidth=width, label=one.title)
-            axis.set_ylim(-3, 103)
-            axis.set_ylabel(f"{measure.upper()}, %" if column == 0 else "")
-            axis.set_xlabel("epoch" if row else "")
-            axis.set_title(attack.title if row == 0 else "")
-    axes[0][0].legend(fontsize=6)
-    return figure
-
-
-def _curve(outcomes: list[Outcome], measure: str) -> list[tuple[int, float]]:
+def _curve(outcomes: list[Outcome], measure: str) -> list[tuple[float, float]]:
     """Mean over seeds by epoch, in percent."""
     by_epoch: dict[int, list[float]] = {}
     for outcome in outcomes:

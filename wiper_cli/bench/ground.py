@@ -116,16 +116,16 @@ def ground_of(specimen: str, count: int, place: Place) -> Ground:
     classes = len(names)
     if "trigger" not in manifest:
         return Ground(test, (), classes)
-    planting = planting_of(manifest)
+    poisoning = poisoning_of(manifest)
     stamped = []
-    for number in range(planting.targets):
-        goal, counts = planting.reached(test.labels, classes, number)
-        images = stamp(load_trigger_of(folder).variant(number), test.images, planting.seed)
+    for number in range(poisoning.targets):
+        goal, counts = poisoning.reached(test.labels, classes, number)
+        images = stamp(load_trigger_of(folder).variant(number), test.images, poisoning.seed)
         stamped.append((images, goal, counts))
     return Ground(test, tuple(stamped), classes)
 
 
-def planting_of(manifest: Mapping[str, Any]) -> Poisoning:
+def poisoning_of(manifest: Mapping[str, Any]) -> Poisoning:
     """As the manifest tells it."""
     told: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
@@ -160,9 +160,9 @@ def stamped_fit(cell: Cell, place: Place, clean: Clean) -> Part | None:
     manifest = read_manifest(folder)
     if "trigger" not in manifest:
         return None
-    planting = planting_of(manifest)
-    _, counts = planting.reached(clean.fit.labels, len(manifest["classes"]))
-    images = stamp(load_trigger_of(folder), clean.fit.images[counts], planting.seed)
+    poisoning = poisoning_of(manifest)
+    _, counts = poisoning.reached(clean.fit.labels, len(manifest["classes"]))
+    images = stamp(load_trigger_of(folder), clean.fit.images[counts], poisoning.seed)
     return Part(images, clean.fit.labels[counts])
 
 

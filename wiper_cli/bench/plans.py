@@ -245,10 +245,7 @@ ABLATIONS = (
     Grid(
         "As beta decays: every epoch watched",
         FOUR,
-        (
-            Treatment("WIPER", "wiper", watch=True),
-            Treatment("WIPER, strong", "wiper", "strong", watch=True),
-        ),
+        (Treatment("WIPER", "wiper", watch=True), Treatment("WIPER, strong", "wiper", "strong", watch=True)),
         ("low_before", "low_least", "low_after"),
         across=True,
         split=False,

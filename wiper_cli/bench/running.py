@@ -58,7 +58,7 @@ def run(cell: Cell, place: Place, progress: Progress = silent) -> dict[str, Any]
         "specimen": {
             "sha256": manifest["files"][cell.file]["sha256"],
             "bn": "live" if cell.live else NORM[cell.file],
-            "planting": (manifest.get("planting") or {}).get("in_words"),
+            "poisoning": (manifest.get("planting") or {}).get("in_words"),
             "twin": manifest.get("twin"),
         },
     }

@@ -1,8 +1,8 @@
 """Outcomes on disk: one sorted file of lines a scale, and beside it what is not in it yet. Imports no torch.
 
 ``cells-SCALE.jsonl`` has one line a cell, by name. What many cells share stands before them, once, under a digest of
-it: ``run`` (commit, versions, machine, threads), ``settings`` (as resolved), ``specimen`` (digest of the file, what was
-planted, its clean twin). A share of images is "hits/n", a float has six digits. A process writes its cell as
+it: ``run`` (commit, versions, machine, threads), ``settings`` (as resolved), ``specimen`` (digest of the file, how it
+was poisoned, its clean twin). A share of images is "hits/n", a float has six digits. A process writes its cell as
 ``cells-SCALE/ID.jsonl``, whole or not at all; :meth:`Store.merge` moves such files into the large one.
 """
 
@@ -78,7 +78,7 @@ class Store:
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """The outcome of exactly this cell, to be left as it is, or ``None``; what is damaged is none.
 
-        ``{id, cell, code, settings{}, run{}, specimen{sha256, bn, planting, twin}, ...}``; a share of images is
+        ``{id, cell, code, settings{}, run{}, specimen{sha256, bn, poisoning, twin}, ...}``; a share of images is
         ``{value, n, interval}``; what was empty or ``None`` is not there.
         """
         # First the cell's own file: it goes only after the large one has it.

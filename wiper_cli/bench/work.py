@@ -28,12 +28,18 @@ def missing(cells: Sequence[Cell], store: Store, retry: bool = False, zoo: Path 
     ]
 
 
+def changed(cell: Cell, store: Store, zoo: Path | None = None) -> tuple[str, ...]:
+    """What has changed since its outcome, if it has one, was measured."""
+    outcome = store.read(cell)
+    return () if outcome is None else identity.changes(cell, outcome, identity.sha256_of(zoo, cell))
+
+
 def status(cell: Cell, store: Store, zoo: Path | None = None) -> str:
     """``missing``, ``stale``, ``refused`` or ``stands``."""
     outcome = store.read(cell)
     if outcome is None:
         return "missing"
-    if identity.changes(cell, outcome, identity.sha256_of(zoo, cell)):
+    if changed(cell, store, zoo):
         return "stale"
     return "refused" if "refused" in outcome else "stands"
 
@@ -58,7 +64,8 @@ def complete(
     todo = missing(cells, store, retry, place.zoo)
     if len(todo) < len(cells):
         say(f"{len(cells) - len(todo)} of {len(cells)} cells stand already.")
-    for change, count in sorted(_changed(todo, place).items()):
+    changes = Counter(change for cell in todo for change in changed(cell, store, place.zoo))
+    for change, count in sorted(changes.items()):
         say(f"{count} cells are run again, since something has changed: {change}.")
     runnable = _runnable(todo, place, say)
     scans = {cell.scan(): None for cell in runnable if cell.uses_scan}
@@ -80,17 +87,6 @@ def complete(
     finally:
         store.merge()
     return failures
-
-
-def _changed(todo: Sequence[Cell], place: Place) -> Counter[str]:
-    """What has changed since the outcomes that are there were measured."""
-    found = ((cell, place.store.read(cell)) for cell in todo)
-    return Counter(
-        change
-        for cell, outcome in found
-        if outcome is not None
-        for change in identity.changes(cell, outcome, identity.sha256_of(place.zoo, cell))
-    )
 
 
 def _run(cell: Cell, place: Place) -> dict[str, Any]:

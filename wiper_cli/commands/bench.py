@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from wiper_cli.verdict import ExitCode, Problem
 
 if TYPE_CHECKING:
     from wiper_cli.bench.cells import Cell
-    from wiper_cli.bench.store import Store
+    from wiper_cli.bench.store import Place
 
 
 @click.command()
@@ -74,26 +75,18 @@ def bench(
     from wiper_cli.bench import matrix, plans
     from wiper_cli.bench.pages import files
     from wiper_cli.bench.standing import Standing
-    from wiper_cli.bench.store import Store, put
+    from wiper_cli.bench.store import Place, Store, put
     from wiper_cli.bench.work import status
+    from wiper_cli.jobs.local import share_of_cores
 
     matrix.scale_of(scale)
-    tables = list(
-        {plans.find(n).name: plans.find(n) for n in (plans.TABLES if "all" in names else names)}.values()
-    )
+    chosen = (plans.find(name) for name in (plans.TABLES if "all" in names else names))
+    tables = {table.name: table for table in chosen}
     drawn = _seeds(seeds)
-    cells = list(
-        dict.fromkeys(
-            c
-            for t in tables
-            for c in matrix.cells_of(t, scale, drawn, test_images)
-            if not only or only in c.id
-        )
-    )
+    every = (cell for table in tables.values() for cell in matrix.cells_of(table, scale, drawn, test_images))
+    cells = list(dict.fromkeys(cell for cell in every if not only or only in cell.id))
     if only and not cells:
-        raise Problem(
-            f"No cell of {', '.join(t.name for t in tables)} at the scale {scale} is called like {only!r}."
-        )
+        raise Problem(f"No cell of {', '.join(tables)} at the scale {scale} is called like {only!r}.")
     store = Store(out, scale)
     with Display(quiet) as display:
         if sentence := store.damaged():
@@ -102,8 +95,13 @@ def bench(
             for cell in cells:
                 click.echo(f"{status(cell, store, zoo):<8} {cell.id}")
             return
-        failures = [] if render_only else _run(cells, zoo, store, root, device, jobs, ray, retry, display)
-        for table in tables:
+        failures = []
+        if not render_only:
+            if zoo is None or not zoo.is_dir():
+                raise Problem("A zoo is needed: --zoo DIR, as 'wiper zoo build' makes it; or --render-only.")
+            place = Place(zoo, out, root, device, share_of_cores(jobs or 1), scale)
+            failures = _run(cells, place, jobs, ray, retry, display)
+        for table in tables.values():
             for name, data in files(table, Standing.read(table, store, drawn, test_images, zoo)).items():
                 put(out / name, data)
             click.echo(out / f"{table.name}-{scale}.md")
@@ -112,30 +110,19 @@ def bench(
 
 
 def _run(
-    cells: list[Cell],
-    zoo: Path | None,
-    store: Store,
-    root: Path | None,
-    device: str,
-    jobs: int | None,
-    ray: str | None,
-    retry: bool,
-    display: Display,
+    cells: list[Cell], place: Place, jobs: int | None, ray: str | None, retry: bool, display: Display
 ) -> list[Problem]:
-    from wiper_cli.bench.store import Place
     from wiper_cli.bench.work import complete
-    from wiper_cli.jobs.local import share_of_cores
     from wiper_cli.jobs.ray import connect
 
-    if zoo is None or not zoo.is_dir():
-        raise Problem("A zoo is needed: --zoo DIR, as 'wiper zoo build' makes it; or --render-only.")
     if ray is None:
-        place = Place(zoo, store.root, root, device, share_of_cores(jobs or 1), store.scale)
         return complete(cells, place, jobs or 1, display.progress, display.say, retry)
-    with connect(ray, jobs, device) as fleet:
-        zoo, out, root = zoo.absolute(), store.root.absolute(), root and root.absolute()
-        place = Place(zoo, out, root, device, fleet.cpus, store.scale)
-        return complete(cells, place, 1, display.progress, display.say, retry, fleet)
+    with connect(ray, jobs, place.device) as fleet:
+        root = place.root and place.root.absolute()
+        there = replace(
+            place, zoo=place.zoo.absolute(), results=place.results.absolute(), root=root, threads=fleet.cpus
+        )
+        return complete(cells, there, 1, display.progress, display.say, retry, fleet)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -71,6 +71,7 @@ def test_a_new_setting_and_another_preset_make_a_cell_stale(folder, monkeypatch)
     outcome = identity.identity(strong)
     monkeypatch.setattr(METHODS["mine"], "presets", {"strong": {"rate": 3.0}})
     assert changes(strong, outcome) == ("mine rate was 2.0 and is 3.0",)
+    assert changes(replace(CELL, name="gone"), {"code": "0"}) == ()  # it cannot be run any more
 
 
 @pytest.mark.parametrize("name", ["__init__.py", "method.py", "more/deep.py"])
@@ -136,20 +137,13 @@ def test_a_metric_has_its_settings_and_its_module():
     assert random.resolved() == {"seed": 0}
 
 
-def test_what_cannot_be_run_any_more_is_not_compared():
-    assert changes(replace(CELL, name="gone"), {"code": "0"}) == ()
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("x = 'a'  # why", 'x = "a"'),
-        ("f(a,\n  b,\n)", "f(a, b)"),
-        ("x = f'a' 'b'", "x = f'ab'"),
-        ("def f():\n  'doc'\n  return 1", "def f(): return 1"),
-        ("class A:\n  'doc'\n  x: int", "class A:\n    x: int"),
+        ("x = 'a'  # why", 'x = "a"'), ("f(a,\n  b,\n)", "f(a, b)"), ("x = f'a' 'b'", "x = f'ab'"),
+        ("def f():\n  'doc'\n  return 1", "def f(): return 1"), ("class A:\n  'doc'\n  x: int", "class A:\n    x: int"),
     ],
-)
+)  # fmt: skip
 def test_one_code_written_in_two_ways_is_one(one, other):
     assert normalised(one) == normalised(other)
 
@@ -157,17 +151,11 @@ def test_one_code_written_in_two_ways_is_one(one, other):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("x = 1", "x = 1.0"),
-        ("x = -1", "x = 1"),
-        ("f(a, b)", "f(b, a)"),
-        ("if a: b()\nc()", "if a:\n  b()\n  c()"),
-        ("x = 'doc'", "x = ''"),
-        ("[1, [2]]", "[[1], 2]"),
-        ("f'{x!r}'", "f'{x}'"),
-        ("a + b", "a - b"),
-        ("x = None", "x = False"),
+        ("x = 1", "x = 1.0"), ("x = -1", "x = 1"), ("x = None", "x = False"), ("x = 'doc'", "x = ''"),
+        ("a + b", "a - b"), ("f(a, b)", "f(b, a)"), ("f'{x!r}'", "f'{x}'"), ("[1, [2]]", "[[1], 2]"),
+        ("if a: b()\nc()", "if a:\n b()\n c()"),
     ],
-)
+)  # fmt: skip
 def test_two_codes_are_two(one, other):
     assert normalised(one) != normalised(other)
 
