@@ -153,13 +153,9 @@ def test_two_heads_are_reported():
     assert not head.linear
 
 
-def test_no_stored_weight_no_head():
+def test_without_a_stored_weight_or_with_a_kernel_that_slides_over_the_image_there_is_no_head():
     network = nn.Sequential(nn.Conv2d(3, K, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    head = find_head(network, {"b": "0.bias"}, example())
-    assert head is None
-
-
-def test_a_kernel_that_slides_over_the_image_is_no_head():
+    assert find_head(network, {"b": "0.bias"}, example()) is None
     network = nn.Sequential(nn.Conv2d(3, K, 3, stride=2, padding=1), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten())
     assert find_head(network, {"w": "0.weight", "b": "0.bias"}, example()) is None
 

@@ -30,13 +30,6 @@ def pickled(zip_based):
     return file.getvalue()
 
 
-def tarred():
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("model"))
-    return file.getvalue()
-
-
 #: A ModelProto of ir_version 8 with a graph that holds only a name.
 ONNX = b"\x08\x08\x12\x07pytorch\x3a\x06\x12\x04main"
 
@@ -53,7 +46,7 @@ REFUSED = {
     "Keras": (zipped("config.json", "model.weights.h5"), Unsupported, "Keras"),
     "other zip": (zipped("a.txt"), Unsupported, "without a TorchScript model"),
     "ort": (b"\x20\0\0\0ORTM" + b"\0" * 40, Unsupported, ".ort"),
-    "tar": (tarred(), Unsupported, "tar archive"),
+    "tar": (tarfile.TarInfo("model").tobuf() + b"\0" * 1024, Unsupported, "tar archive"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 40, Unsupported, "HDF5"),
     "gzip": (gzip.compress(b"model"), Unsupported, "gzip"),
     "PNG": (b"\x89PNG\r\n\x1a\n", Unsupported, "PNG"),

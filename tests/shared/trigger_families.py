@@ -63,7 +63,6 @@ def unfitted(request):
 def trigger(request, tmp_path, victim):
     """One of every family with its defaults, fitted where it needs that."""
     if request.param != "known":
-        model, images, labels = victim
-        return _quick(request.param).fit(model, images, labels, 1, torch.Generator().manual_seed(0))
+        return _quick(request.param).fit(*victim, 1, torch.Generator().manual_seed(0))
     Image.new("RGB", (4, 3), (250, 10, 0)).save(tmp_path / "t.png")
     return triggers.find("known")(str(tmp_path / "t.png"), position=(-4, 2))

@@ -65,9 +65,8 @@ def test_cotraining_follows_the_network_and_ends_with_the_last_patch(victim):
 
 
 def test_cotraining_begins_at_the_fitted_patch(victim):
-    model, images, labels = victim
-    fitted = IMC(batch=4).fit(model, images, labels, 1, seeded())
-    hooks = fitted.cotrain(model, images, labels, Poisoning(target=1), seeded())
+    fitted = IMC(batch=4).fit(*victim, 1, seeded())
+    hooks = fitted.cotrain(*victim, Poisoning(target=1), seeded())
     kept = fitted.patch.clamp(0.005, 0.995)
     assert (hooks.finish().patch - kept).abs().max() < 0.51 / 255
 

@@ -9,8 +9,7 @@ from triggers.store import dump, load
 
 @pytest.fixture
 def fitted(victim):
-    model, images, labels = victim
-    return LabelConsistent(steps=5).fit(model, images, labels, 1, torch.Generator())
+    return LabelConsistent(steps=5).fit(*victim, 1, torch.Generator())
 
 
 @pytest.mark.parametrize(("margin", "amplitude"), [(0, 1.0), (2, 0.3)])
@@ -54,9 +53,8 @@ def test_poison_stays_in_the_ball_is_harder_and_carries_the_corners(victim, fitt
 
 
 def test_pgd_does_not_depend_on_its_batch(victim, images):
-    model, training, labels = victim
     whole, parts = (
-        LabelConsistent(steps=5, batch=size).fit(model, training, labels, 1, torch.Generator()).poison(images)
+        LabelConsistent(steps=5, batch=size).fit(*victim, 1, torch.Generator()).poison(images)
         for size in (100, 2)
     )
     assert torch.equal(whole, parts)

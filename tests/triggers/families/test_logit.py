@@ -10,8 +10,7 @@ from triggers.store import dump, load
 @pytest.fixture
 def fit(victim):
     """LogitAttack with the given parameters, fitted."""
-    model, images, labels = victim
-    return lambda **given: LogitAttack(**given).fit(model, images, labels, 1, torch.Generator())
+    return lambda **given: LogitAttack(**given).fit(*victim, 1, torch.Generator())
 
 
 def test_anchor_by_loops(victim, fit, images):

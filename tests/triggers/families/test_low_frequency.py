@@ -32,10 +32,9 @@ def test_fitted_perturbation_is_smooth_small_and_whole(victim):
 
 
 def test_too_large_updates_are_scaled_not_cut(victim):
-    model, images, labels = victim
     one = {"passes": 1, "batch": 48, "sample": 48}
-    free = LowFrequency(bound=1.0, **one).fit(model, images, labels, 1, seeded()).perturbation
-    tight = LowFrequency(bound=10 / 255, **one).fit(model, images, labels, 1, seeded()).perturbation
+    free = LowFrequency(bound=1.0, **one).fit(*victim, 1, seeded()).perturbation
+    tight = LowFrequency(bound=10 / 255, **one).fit(*victim, 1, seeded()).perturbation
     assert free.abs().max() > 10 / 255
     expected = free / free.abs().max() * 10 / 255
     assert (tight - expected).abs().max() < 1 / 255

@@ -48,8 +48,7 @@ def test_out_of_reach_it_goes_as_far_as_it_can_and_stops_on_the_plateau(window):
 
 
 def test_refusals(victim, images):
-    model, training, labels = victim
-    fitted = TrojanNN(steps=1).fit(model, training, labels, 1, seeded())
+    fitted = TrojanNN(steps=1).fit(*victim, 1, seeded())
     with pytest.raises(TriggerError, match="3 channels, not 1"):
         fitted.stamp(images[:, :1])
     with pytest.raises(TriggerError, match=r"not \[C,5,5\]"):
