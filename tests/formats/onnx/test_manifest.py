@@ -179,7 +179,9 @@ def test_deep_nesting():
     assert refused(b"\x08\x08" + message(7, data)) == "WIPER-ONNX-002"
 
 
-def test_lengths_outside_their_parent():
+def test_nothing_and_lengths_outside_their_parent():
+    with pytest.raises(Unreadable, match="is empty"):
+        read_manifest(Source("m", b""))
     lying = varint(5 << 3 | 2) + varint(50) + b"abc"
     assert refused(b"\x08\x08" + message(7, lying) + message(2, b"x" * 100)) == "WIPER-ONNX-001"
     assert refused(b"\x08\x08" + message(7, b"\x28\x05")) == "WIPER-ONNX-001"
