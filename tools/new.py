@@ -6,6 +6,7 @@ anew. The skeleton works and passes the checks, but does nothing of use yet, and
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -117,20 +118,13 @@ def look(settings: {Class}, classifier: Classifier, clean: Clean, clock: Clock, 
         for classes in (answers, clean.select.labels)
     )
     excess = (many - expected).tolist()
-    top = max(range(len(excess)), key=excess.__getitem__)
     clock.tick(1, 1)
+    top = max(range(len(excess)), key=excess.__getitem__)
     fired = excess[top] > settings.threshold
     return Evidence(
-        name=settings.name,
-        ran=True,
-        statistic=excess[top],
-        threshold=settings.threshold,
-        threshold_origin=settings.origin,
-        fired=fired,
-        target=top if fired else None,
-        per_class=excess,
-        suspects=[top],
-    )
+        settings.name, True, "", excess[top], settings.threshold, settings.origin, fired=fired,
+        target=top if fired else None, per_class=excess, suspects=[top],
+    )  # fmt: skip
 '''
 DETECTOR_TEST = """\
 import torch
@@ -273,54 +267,45 @@ class Kind:
     page: tuple[str, str] | None = None
 
 
+_METHODS, _SALIENCE, _TESTS = "wiper_cli/purifiers/methods/", "wiper_cli/salience/", "tests/wiper_cli/"
 KINDS: Mapping[str, Kind] = {
     "purifier": Kind(
-        "Purifier",
-        ("wiper_cli/purifiers/__init__.py", "METHODS"),
+        "Purifier", ("wiper_cli/purifiers/__init__.py", "METHODS"),
         '        "{name}": "wiper_cli.purifiers.methods.{module}:{Class}",\n',
         {
-            "wiper_cli/purifiers/methods/{module}/__init__.py": PURIFIER,
-            "wiper_cli/purifiers/methods/{module}/method.py": PURIFIER_METHOD,
-            "tests/wiper_cli/purifiers/methods/test_{module}.py": PURIFIER_TEST,
+            _METHODS + "{module}/__init__.py": PURIFIER, _METHODS + "{module}/method.py": PURIFIER_METHOD,
+            _TESTS + "purifiers/methods/test_{module}.py": PURIFIER_TEST,
         },
         ("docs/methods.md", "wiper_cli.purifiers"),
     ),
     "detector": Kind(
-        "Detector",
-        ("wiper_cli/detectors/__init__.py", "DETECTORS"),
+        "Detector", ("wiper_cli/detectors/__init__.py", "DETECTORS"),
         '        "{name}": "wiper_cli.detectors.{module}:{Class}",\n',
         {
             "wiper_cli/detectors/{module}/__init__.py": DETECTOR,
             "wiper_cli/detectors/{module}/method.py": DETECTOR_METHOD,
-            "tests/wiper_cli/detectors/test_{module}.py": DETECTOR_TEST,
+            _TESTS + "detectors/test_{module}.py": DETECTOR_TEST,
         },
         ("docs/rules.md", "wiper_cli.rules"),
     ),
     "trigger": Kind(
-        "Trigger family",
-        ("triggers/__init__.py", "FAMILIES"),
+        "Trigger family", ("triggers/__init__.py", "FAMILIES"),
         '    "{name}": ("triggers.families.{module}", "{Class}"),\n',
         {"triggers/families/{module}.py": TRIGGER, "tests/triggers/families/test_{module}.py": TRIGGER_TEST},
     ),
     "metric": Kind(
-        "Metric of units",
-        ("wiper_cli/salience/__init__.py", "METRICS"),
-        METRIC_ROW,
-        {"wiper_cli/salience/{module}.py": METRIC, "tests/wiper_cli/salience/test_{module}.py": METRIC_TEST},
+        "Metric of units", (_SALIENCE + "__init__.py", "METRICS"), METRIC_ROW,
+        {_SALIENCE + "{module}.py": METRIC, _TESTS + "salience/test_{module}.py": METRIC_TEST},
     ),
     "report": Kind(
-        "Report format",
-        ("wiper_cli/reports/__init__.py", "FORMATS"),
+        "Report format", ("wiper_cli/reports/__init__.py", "FORMATS"),
         '    "{name}": "wiper_cli.reports.{module}",\n',
-        {"wiper_cli/reports/{module}.py": REPORT, "tests/wiper_cli/reports/test_{module}.py": REPORT_TEST},
+        {"wiper_cli/reports/{module}.py": REPORT, _TESTS + "reports/test_{module}.py": REPORT_TEST},
     ),
     "operator": Kind(
-        "ONNX operator",
-        ("formats/onnx/operators.py", "OPERATORS"),
-        '    "{name}": {{{since}: {call}}},\n',
-        {},
+        "ONNX operator", ("formats/onnx/operators.py", "OPERATORS"), '    "{name}": {{{since}: {call}}},\n', {}
     ),
-}
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str], root: Path) -> int:
@@ -352,7 +337,8 @@ def main(arguments: Sequence[str], root: Path) -> int:
     _insert(root / "CHANGELOG.md", r"## Unreleased\n.*?### Added\n.*?()\n\n", f"\n- {kind.says}: {name}.")
     if kind.page is not None:
         page, module = kind.page
-        printed = subprocess.run([sys.executable, "-m", module], cwd=root, capture_output=True, check=True)
+        command, where = [sys.executable, "-m", module], {**os.environ, "PYTHONPATH": str(root)}
+        printed = subprocess.run(command, cwd=root, env=where, capture_output=True, check=True)
         (root / page).write_bytes(printed.stdout)
         print(page)
     print(f"{kind.table[0]}\nCHANGELOG.md")
