@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
 
@@ -22,6 +22,9 @@ class BAN(Sgd):
     epochs: int = option(20, "Passes over the clean images.", 1)
     batch: int = option(32, "Images per step.", 1)
     lr: float = option(0.005, "Initial learning rate of SGD.", 0)
+    schedule: Literal["cosine", "constant", "step"] = option(
+        "cosine", "Learning rate: cosine falls to 0, step is divided by 10 after every 2 epochs."
+    )
     noise: float = option(0.3, "Largest relative noise on a channel.", 0)
     inner_steps: int = option(1, "Sign steps of the inner adversary.", 1)
     adverse_weight: float = option(0.5, "Weight of cross-entropy under noise.", 0)
