@@ -260,12 +260,8 @@ def purify_rejected() -> dict:
     }  # fmt: skip
     reason = "the recovered square still succeeds on 62.0% of images"
     report["purification"] |= {"accepted": False, "reason": reason, "output": None}
-    report["verification"] |= {
-        "after": measurement(0.926, 0.62, 0.31),
-        "der": 0.68,
-        "accepted": False,
-        "reason": reason,
-    }
+    after = measurement(0.926, 0.62, 0.31)
+    report["verification"] |= {"after": after, "der": 0.68, "accepted": False, "reason": reason}
     return report
 
 
@@ -338,20 +334,10 @@ def scan_explained() -> dict:
     return report
 
 
-SAMPLES = {
-    made.__name__: made
-    for made in (
-        scan_clean,
-        scan_finding,
-        scan_explained,
-        incomplete,
-        refused,
-        purify_accepted,
-        purify_rejected,
-        verify_known,
-        inspect,
-    )
-}
+SAMPLES = {made.__name__: made for made in (
+    scan_clean, scan_finding, scan_explained, incomplete, refused, purify_accepted, purify_rejected, verify_known,
+    inspect,
+)}  # fmt: skip
 
 #: What a hostile name may hold: markup, quotes, overrides, new lines, escapes, templates, tables, length.
 NASTY = (
@@ -364,23 +350,12 @@ NASTY = (
 def hostile(report: dict) -> dict:
     """The same report with every free string replaced by, or ending in, :data:`NASTY`."""
     fixed = {
-        "schema",
-        "tool",
-        "command",
-        "verdict",
-        "created",
-        "severity",
-        "rule",
-        "sha256",
-        "opened",
-        "origin_",
-        "pictures",
-    }
+        "schema", "tool", "command", "verdict", "created", "severity", "rule", "sha256", "opened", "pictures",
+    }  # fmt: skip
+    origins = ("recovered", "built-in", "known", "poisoned folder")
 
     def walk(value, key=""):
-        if key in fixed or (
-            key == "origin" and value in ("recovered", "built-in", "known", "poisoned folder")
-        ):
+        if key in fixed or (key == "origin" and value in origins):
             return value
         if isinstance(value, dict):
             return {name: walk(item, name) for name, item in value.items()}

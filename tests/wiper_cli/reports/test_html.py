@@ -17,39 +17,10 @@ from wiper_cli.reports import render
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 TAGS = {
-    *(
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "nav",
-        "main",
-        "header",
-        "section",
-        "article",
-        "footer",
-    ),
-    *(
-        "div",
-        "p",
-        "h1",
-        "h2",
-        "h3",
-        "span",
-        "strong",
-        "code",
-        "pre",
-        "a",
-        "figure",
-        "figcaption",
-        "img",
-        "br",
-    ),
-    *("svg", "path", "line", "circle", "text", "dl", "dt", "dd", "details", "summary", "ul", "li"),
-    *("table", "thead", "tbody", "tr", "th", "td"),
-}
+    "html", "head", "meta", "title", "style", "body", "nav", "main", "header", "section", "article", "footer", "div",
+    "p", "h1", "h2", "h3", "span", "strong", "code", "pre", "a", "figure", "figcaption", "img", "br", "svg", "path",
+    "line", "circle", "text", "dl", "dt", "dd", "details", "summary", "ul", "li", "table", "thead", "tbody", "tr", "th", "td",
+}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -74,18 +45,10 @@ class Page(HTMLParser):
 
 def test_verdict_numbers_findings_limits_and_command(make):
     text = Page(render("html", [make("purify_accepted")])).text
-    order = [
-        "Purified",
-        "98.7% → 1.2%",
-        "Triggers",
-        "Findings",
-        "Detectors",
-        "Salience",
-        "Not done",
-        "How to reproduce",
-    ]
-    places = [text.index(part) for part in order]
-    assert places == sorted(places)
+    order = (
+        "Purified", "98.7% → 1.2%", "Triggers", "Findings", "Detectors", "Salience", "Not done", "How to reproduce",
+    )  # fmt: skip
+    assert [text.index(part) for part in order] == sorted(map(text.index, order))
     for part in (
         "base rate 1.3%",
         "threshold 4",
@@ -108,27 +71,24 @@ def test_every_picture_has_words(make):
     assert "epoch accuracy clean adversarial total moved seconds" in text
 
 
-def test_thumbnails_are_whole_multiples(make):
-    page = Page(render("html", [make("purify_accepted")]))
-    sizes = {value for tag, name, value in page.attributes if tag == "img" and name == "width"}
-    assert sizes == {"192"}
-    assert "image-rendering: pixelated" in render("html", [make("purify_accepted")])
-
-
 def addresses(page):
     return [
         value for _, name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")
     ]
 
 
-def test_the_page_asks_nobody_for_anything(sample):
-    text = render("html", [sample])
+def harmless(text):
     page = Page(text)
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    assert ("meta", "content", policy) in page.attributes
     assert set(page.tags) <= TAGS
     assert all(address.startswith(("data:", "#")) for address in addresses(page))
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    return page
+
+
+def test_the_page_asks_nobody_for_anything(sample):
+    text = render("html", [sample])
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert ("meta", "content", policy) in harmless(text).attributes
     assert "url(" not in text
     assert "@import" not in text
 
@@ -136,13 +96,7 @@ def test_the_page_asks_nobody_for_anything(sample):
 def test_hostile_names_are_words(make, sample_names):
     for name in sample_names:
         text = render("html", [make(name, hostile=True)])
-        page = Page(text)
-        assert set(page.tags) <= TAGS
-        assert not [attribute for _, attribute, _ in page.attributes if attribute.startswith("on")]
-        assert all(address.startswith(("data:", "#")) for address in addresses(page))
-        assert not re.search(
-            r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text
-        )
+        page = harmless(text)
         assert "</title><script>alert(1)" in page.text
         assert "{{7*7}}" in page.text
         assert "A" * 1000 not in re.sub("base64,[A-Za-z0-9+/=]+", "", text)
@@ -169,11 +123,8 @@ def test_the_largest_report_stays_under_2_mb(make):
     report = make("purify_accepted", hostile=True)
     report["model"]["classes"] = ["name " * 200] * 1000
     report["clean"]["classes"] = [{"name": "name " * 200, "images": 3}] * 1000
-    report["salience"] |= {
-        "units": [index / 7 for index in range(4096)],
-        "mbs": [1 / 3] * 4096,
-        "am": [1 / 3] * 4096,
-    }
+    thirds = [1 / 3] * 4096
+    report["salience"] |= {"units": [index / 7 for index in range(4096)], "mbs": thirds, "am": thirds}
     picture = noise(224)
     pictures = {"clean": picture, "triggered": picture, "difference": picture}
     detector = report["detection"]["detectors"][0] | {"per_class": [index / 11 for index in range(1000)]}
@@ -209,11 +160,14 @@ def test_only_small_png_pictures_are_shown(make, uri):
     assert "A picture was left out" in text
 
 
-def test_large_pictures_keep_their_size(make):
+def test_small_pictures_grow_by_whole_multiples_and_large_ones_keep_their_size(make):
+    text = render("html", [make("purify_accepted")])
+    widths = {value for tag, name, value in Page(text).attributes if (tag, name) == ("img", "width")}
+    assert widths == {"192"}
+    assert "image-rendering: pixelated" in text
     report = make("scan_finding")
     report["detection"]["detectors"][1]["trigger"]["pictures"] = {"clean": noise(200)}
-    page = Page(render("html", [report]))
-    assert ("img", "width", "200") in page.attributes
+    assert ("img", "width", "200") in Page(render("html", [report])).attributes
 
 
 def test_touched_units_are_marked(make):
@@ -295,8 +249,7 @@ def test_chromium_draws_it(tmp_path, make, scheme, bright):
 
 
 def test_triggered_images_are_shown_beside_the_clean_ones(make):
-    text = render("html", [make("scan_explained")])
-    page = Page(text)
+    page = Page(render("html", [make("scan_explained")]))
     for title in ("BS, clean images", "BS, triggered images", "AM, clean images", "AM, triggered images"):
         assert title in page.text
     alternatives = [value for _, name, value in page.attributes if name == "alt"]

@@ -10,17 +10,10 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 def test_the_story_in_its_order(make):
     text = render("text", [make("purify_accepted")])
-    order = [
-        "PURIFIED",
-        "Clean accuracy",
-        "Findings (1)",
-        "Detectors",
-        "Purification",
-        "Not done",
-        "Reproduce",
-    ]
-    places = [text.index(part) for part in order]
-    assert places == sorted(places)
+    order = (
+        "PURIFIED", "Clean accuracy", "Findings (1)", "Detectors", "Purification", "Not done", "Reproduce",
+    )  # fmt: skip
+    assert [text.index(part) for part in order] == sorted(map(text.index, order))
     assert "98.7% → 1.2%" in text
     assert "base rate 1.3%" in text
     assert "wiper purify models/model.onnx --clean 'clean images' -o clean.onnx" in text
@@ -43,8 +36,7 @@ def test_nothing_measured_is_said(make):
 
 @pytest.mark.parametrize("width", [40, 60, 100, 120])
 def test_no_line_is_wider_than_asked(sample, width):
-    for line in render("text", [sample], Style(width)).splitlines():
-        assert len(line) <= width, line
+    assert max(map(len, render("text", [sample], Style(width)).splitlines())) <= width
 
 
 def test_colour_only_when_asked(sample):
@@ -66,7 +58,4 @@ def test_hostile_names_steer_nothing(make, sample_names, colour):
 
 def test_several_models_end_in_an_overview(make):
     text = render("text", [make("scan_clean"), make("refused")])
-    assert text.rstrip().splitlines()[-2:] == [
-        "○ No finding  models/model.onnx",
-        "■ Malicious   models/evil.pt",
-    ]
+    assert text.endswith("\n○ No finding  models/model.onnx\n■ Malicious   models/evil.pt\n")
