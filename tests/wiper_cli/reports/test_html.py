@@ -19,7 +19,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "nav", "main", "header", "section", "article", "footer", "div",
     "p", "h1", "h2", "h3", "span", "strong", "code", "pre", "a", "figure", "figcaption", "img", "br", "svg", "path",
-    "line", "circle", "text", "dl", "dt", "dd", "details", "summary", "ul", "li", "table", "thead", "tbody", "tr", "th", "td",
+    "line", "circle", "text", "dl", "dt", "dd", "details", "summary", "ul", "li", "table", "thead", "tbody", "tr",
+    "th", "td",
 }  # fmt: skip
 
 
