@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
+import subprocess
 from importlib import import_module
 
 import click
@@ -29,7 +31,7 @@ _PACKAGES = (
 @click.command()
 @click.pass_context
 def doctor(context: click.Context) -> None:
-    """Check the installation: packages, devices, detectors, methods."""
+    """Check the installation: packages, devices, detectors, methods, confinement."""
     from wiper_cli.detectors import DETECTORS
     from wiper_cli.purifiers import METHODS
 
@@ -45,6 +47,7 @@ def doctor(context: click.Context) -> None:
     click.echo(f"  detectors      {', '.join(DETECTORS)}")
     click.echo(f"  methods        {', '.join(METHODS)}")
     click.echo(f"  devices        {_devices()}")
+    click.echo(f"  isolation      {_isolation()}")
     context.exit(ExitCode.USAGE if missing else ExitCode.OK)
 
 
@@ -55,17 +58,30 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _isolation() -> str:
+    """Asks a process that confines itself, as the one does that opens a model."""
+    outcome = _python("-m", "wiper_cli.worker.confinement")
+    layers = json.loads(outcome.stdout) if outcome.returncode == 0 else []
+    said = {
+        held: [f"{one['name']} ({one['detail']})" for one in layers if one["holds"] is held]
+        for held in (True, False)
+    }
+    return ", ".join(said[True] or ["none"]) + ("; missing: " + ", ".join(said[False]) if said[False] else "")
+
+
 def _devices() -> str:
     """Asks torch in a process of its own: a broken build must not take doctor down."""
-    import subprocess
-
     code = (
         "import torch; print('cpu (%d threads)' % torch.get_num_threads(), "
         "*['cuda:%d %s' % (i, torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())], sep=', ')"
     )
-    outcome = subprocess.run(
-        launcher.command("-c", code), env=launcher.environment(), capture_output=True, text=True, check=False
-    )
+    outcome = _python("-c", code)
     if outcome.returncode == 0:
         return outcome.stdout.strip()
     return "torch cannot be imported: " + (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]
+
+
+def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        launcher.command(*arguments), env=launcher.environment(), capture_output=True, text=True, check=False
+    )

@@ -275,13 +275,18 @@ _PICTURES = (
 )  # fmt: skip
 
 
+#: Most entries of folders that links lead to; beyond them nothing is granted.
+_MOST_LINKED = 100_000
+
+
 def _linked(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
     """Rights for what links below ``paths`` lead to, since Landlock looks at where a file lies and not at how it was
     reached: pictures and the names in folders, so that a link in a folder of images opens nothing else."""
-    waiting, seen = [(path, False) for path in paths if os.path.isdir(path)], set[str]()  # noqa: PTH112
+    waiting, seen, beyond = [(path, False) for path in paths if os.path.isdir(path)], set[str](), 0  # noqa: PTH112
     while waiting:
         path, outside = waiting.pop()
-        if (folder := os.path.realpath(path)) in seen:
+        folder = os.path.realpath(path)
+        if folder in seen or (outside and folder.startswith(("/proc", "/sys", "/dev"))):
             continue
         seen.add(folder)
         if outside:
@@ -289,6 +294,9 @@ def _linked(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 linked = outside or entry.is_symlink()
+                beyond += linked
+                if beyond > _MOST_LINKED:
+                    return
                 if entry.is_dir():
                     waiting.append((entry.path, linked))
                 elif linked and entry.is_file() and _is_picture(entry.path):
@@ -296,11 +304,13 @@ def _linked(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
 
 
 def _is_picture(path: str) -> bool:
-    try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-            return file.read(8).startswith(_PICTURES)
-    except OSError:
-        return False
+    with suppress(OSError):
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(file, 8).startswith(_PICTURES)
+        finally:
+            os.close(file)
+    return False
 
 
 # Limits.

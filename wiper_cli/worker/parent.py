@@ -133,7 +133,8 @@ def _compile(given: dict[str, str]) -> None:
     them every time where the installer did not."""
     torch = find_spec("torch")
     cached = Path(torch.cached) if torch and torch.cached else None
-    if cached and not cached.exists() and os.access(cached.parents[1], os.W_OK):
+    wanting = cached and not sys.dont_write_bytecode and not cached.exists()
+    if cached and wanting and os.access(cached.parents[1], os.W_OK):
         code = "import wiper_cli.audit.pipeline, torch._dynamo"
         subprocess.run(launcher.command("-c", code), env=given, capture_output=True, check=False)
 

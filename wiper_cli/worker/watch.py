@@ -99,11 +99,13 @@ class Watch:
 
 
 def usage(pid: int) -> tuple[int, int]:
-    """Resident memory in bytes and threads of a process; zeros where it is gone."""
+    """Memory in bytes and threads of a process; zeros where it is gone. What was swapped out counts, and the tables
+    of pages, which reading large empty arrays fills alone."""
     status: dict[str, str] = {}
     with suppress(OSError):
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(status.get("VmRSS", "0").split()[0]) << 10, int(status.get("Threads", "0"))
+    memory = sum(int(status.get(name, "0").split()[0]) << 10 for name in ("VmRSS", "VmSwap", "VmPTE"))
+    return memory, int(status.get("Threads", "0"))
 
 
 def free_memory() -> int:

@@ -1,6 +1,9 @@
 """What the installation can do, and what it lacks."""
 
+import json
 import stat
+import subprocess
+from dataclasses import asdict
 
 import pytest
 
@@ -8,6 +11,7 @@ from wiper_cli.commands import doctor as module
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.purifiers import METHODS
 from wiper_cli.worker import launcher
+from wiper_cli.worker.confinement import Layer
 
 
 @pytest.fixture
@@ -46,6 +50,15 @@ def test_what_is_missing_fails_where_it_is_needed(
     assert code == exit_code
     (line,) = [line for line in out.splitlines() if line.split()[0] == name]
     assert state in line
+
+
+def test_confinement_is_said_layer_by_layer(monkeypatch):
+    layers = [Layer("seccomp", True, "all threads"), Layer("landlock", False, "not in this kernel")]
+    told = subprocess.CompletedProcess([], 0, json.dumps([asdict(layer) for layer in layers]))
+    monkeypatch.setattr(module, "_python", lambda *_: told)
+    assert module._isolation() == "seccomp (all threads); missing: landlock (not in this kernel)"
+    monkeypatch.undo()
+    assert all(name in module._isolation() for name in ("pdeathsig", "landlock", "seccomp"))
 
 
 def test_versions():

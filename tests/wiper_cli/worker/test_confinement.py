@@ -122,6 +122,7 @@ REFUSED = {
     "read its environment": "open('/proc/self/environ').read()",
     "read the parent's environment": "open(f'/proc/{os.getppid()}/environ').read()",
     "read the parent's memory": "open(f'/proc/{os.getppid()}/mem', 'rb').read(1)",
+    "read the parent's links": "os.readlink(f'/proc/{os.getppid()}/cwd')",
     "read the parent's files": "os.listdir(f'/proc/{os.getppid()}/fd')",
     "read a device": "open('/dev/zero', 'rb').read(1)",
     # changing files
@@ -438,3 +439,17 @@ def test_the_filter_on_both_machines(machine, architecture, numbers):
     assert judge(steps, architecture, 435) == absent  # clone3
     assert judge(steps, 0x40000003, numbers["read"]) == kill
     assert judge(steps, architecture, 0x40000000 + numbers["read"]) == absent
+
+
+def test_links_open_pictures_and_names_within_bounds(tmp_path, monkeypatch):
+    given, secret = lay_out(tmp_path)
+    (given / "to_proc").symlink_to("/proc")
+    (given / "to_itself").symlink_to(given)
+
+    def granted():
+        return {(os.path.realpath(path), rights) for path, rights in confinement._linked([str(given)])}
+
+    picture = (os.path.realpath(secret.parent / "picture"), 1 << 2)
+    assert granted() == {(os.path.realpath(secret.parent), 1 << 3), picture}
+    monkeypatch.setattr(confinement, "_MOST_LINKED", 1)
+    assert picture not in granted()

@@ -35,6 +35,22 @@ def test_a_memory_bomb_is_ended(monkeypatch):
 
 
 @needs_proc
+def test_tables_of_pages_count_as_memory(monkeypatch):
+    """Reading one byte in 2 MiB of fresh memory maps the one page of zeros again and again: nothing is resident."""
+    monkeypatch.setattr(watch, "SHARE", (100 << 20) / watch.free_memory())
+    bomb = (
+        "import mmap, time\nheld = []\n"
+        "for _ in range(80):\n"
+        "    held.append(mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000))\n"
+        "    held[-1].madvise(mmap.MADV_NOHUGEPAGE)\n"
+        "    for at in range(0, 1 << 30, 2 << 20): held[-1][at]\n"
+        "time.sleep(60)"
+    )
+    reason, _ = watched(bomb)
+    assert "GiB of memory" in reason
+
+
+@needs_proc
 def test_a_thread_bomb_is_ended():
     bomb = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
     reason, _ = watched(bomb)
