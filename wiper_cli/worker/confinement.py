@@ -275,14 +275,14 @@ _PICTURES = (
 )  # fmt: skip
 
 
-#: Most entries of folders that links lead to; beyond them nothing is granted.
+#: Most entries of folders that links lead to; after that nothing is granted.
 _MOST_LINKED = 100_000
 
 
 def _linked(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
     """Rights for what links below ``paths`` lead to, since Landlock looks at where a file lies and not at how it was
     reached: pictures and the names in folders, so that a link in a folder of images opens nothing else."""
-    waiting, seen, beyond = [(path, False) for path in paths if os.path.isdir(path)], set[str](), 0  # noqa: PTH112
+    waiting, seen, count = [(path, False) for path in paths if os.path.isdir(path)], set[str](), 0  # noqa: PTH112
     while waiting:
         path, outside = waiting.pop()
         folder = os.path.realpath(path)
@@ -294,8 +294,8 @@ def _linked(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 linked = outside or entry.is_symlink()
-                beyond += linked
-                if beyond > _MOST_LINKED:
+                count += linked
+                if count > _MOST_LINKED:
                     return
                 if entry.is_dir():
                     waiting.append((entry.path, linked))
