@@ -68,15 +68,10 @@ def job(few_digits):
     """``job(kind, **changes)``: a request over the digits in safetensors, without detectors; a purification trains the
     head for one epoch."""
     given = {
-        "model": DIGITS / "model.safetensors",
-        "clean": few_digits,
-        "mean": (0.0,),
-        "std": (1.0,),
-        "input_size": (32, 32),
-        "device": "cpu",
-        "detectors": (),
+        "model": DIGITS / "model.safetensors", "clean": few_digits, "mean": (0.0,), "std": (1.0,),
+        "input_size": (32, 32), "device": "cpu", "detectors": (),
         "method": METHODS["fine-tuning"](train="head", epochs=1),
-    }
+    }  # fmt: skip
 
     def make(kind=ScanRequest, **changes):
         names = [field.name for field in dataclasses.fields(kind)]

@@ -25,8 +25,7 @@ def test_any_size_and_channel_count(family, shape):
     pool, x = pool_of(family, shape), images(5, shape)
     member = torch.tensor([0, 1, 2, 3, 0])
     stamped = pool.stamp(x, member)
-    assert stamped.shape == x.shape
-    assert stamped.dtype == torch.float32
+    assert (stamped.shape, stamped.dtype) == (x.shape, torch.float32)
     assert stamped.min() >= 0
     assert stamped.max() <= 1
     assert len(pool) == 4
@@ -133,8 +132,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
 def test_one_member_alone_stamps_as_in_the_pool(family):
     pool, x = pool_of(family), images(3)
     found = pool.recovered(2, 7, {"success": 0.5})
-    assert found.family == family
-    assert found.target == 7
+    assert (found.family, found.target) == (family, 7)
     assert not any(value.requires_grad for value in found.parameters.values())
     alone = stamp(found, x)
     assert torch.allclose(alone, pool.stamp(x, torch.full((3,), 2)).detach(), atol=1e-6)
@@ -197,8 +195,7 @@ def test_the_seed_decides(family):
 
 def test_fills():
     assert usable_fills(1) == ["white", "black", "grey", "checker", "inverse checker"]
-    assert usable_fills(3) == list(FILLS)
-    assert filling("red", (3, 32, 32), 2)[:, 0, 0].tolist() == [1, 0, 0]
+    assert (usable_fills(3), filling("red", (3, 32, 32), 2)[:, 0, 0].tolist()) == (list(FILLS), [1, 0, 0])
     assert filling("checker", (1, 32, 32), 3)[0].tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert filling("checker", (1, 64, 64), 4)[0, 0].tolist() == [1, 1, 0, 0]
 

@@ -22,8 +22,7 @@ def test_ends_solve_the_score_equation(hits, n):
 
 
 def test_nothing_counted():
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert Rate().as_dict() == {"value": None, "n": 0, "interval": [0.0, 1.0]}
+    assert (wilson(0, 0), Rate().as_dict()) == ((0.0, 1.0), {"value": None, "n": 0, "interval": [0.0, 1.0]})
     assert (Rate().share, Rate(3, 4).share, Rate(3, 4).value) == (0.0, 0.75, 0.75)
 
 
@@ -35,8 +34,7 @@ def test_the_one_count_by_hand():
     assert found == AttackRates(asr=Rate(2, 4), ra=Rate(1, 4), base_rate=Rate(1, 4))
     # A goal for every image, as when each class is sent to the next one.
     assert count(answers, (labels - 1) % 3, labels >= 0) == Rate(3, 5)
-    assert (found + found).as_dict()["asr"] == Rate(4, 8).as_dict()
-    assert AttackRates() + found == found
+    assert ((found + found).as_dict()["asr"], AttackRates() + found) == (Rate(4, 8).as_dict(), found)
 
 
 def test_none_and_all_are_exact_ends():
@@ -44,13 +42,10 @@ def test_none_and_all_are_exact_ends():
 
 
 def test_corrected():
-    assert corrected(0.6, 0.2) == pytest.approx(0.5)
-    assert corrected(0.1, 0.2) == 0
-    assert corrected(1.0, 1.0) == 0
+    assert (corrected(0.6, 0.2), corrected(0.1, 0.2), corrected(1.0, 1.0)) == (pytest.approx(0.5), 0, 0)
 
 
 def test_effectiveness():
-    assert effectiveness(1.0, 0.0, 0.9, 0.9) == 1.0
-    assert effectiveness(0.5, 0.5, 0.9, 0.9) == 0.5
+    assert (effectiveness(1.0, 0.0, 0.9, 0.9), effectiveness(0.5, 0.5, 0.9, 0.9)) == (1.0, 0.5)
     assert effectiveness(0.5, 0.7, 0.8, 0.9) == 0.5
     assert effectiveness(0.9, 0.1, 0.9, 0.8) == pytest.approx(0.85)

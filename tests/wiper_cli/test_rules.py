@@ -36,8 +36,7 @@ def test_tables_have_no_entry_that_no_rule_names():
 
 def test_families_answer_for_their_members():
     found = rules.rule("WIPER-TS-001")
-    assert found.id == "WIPER-TS-001"
-    assert found.title == rules.FAMILIES["WIPER-TS"].title
+    assert (found.id, found.title) == ("WIPER-TS-001", rules.FAMILIES["WIPER-TS"].title)
     assert rules.rule("WIPER-B01") is rules.RULES["WIPER-B01"]
 
 

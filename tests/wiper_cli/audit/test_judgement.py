@@ -79,8 +79,7 @@ def test_the_rule(evidence, verdict, findings, accused):
     judged = judge(evidence, 10)
     assert judged.verdict is verdict
     assert {finding.rule: finding.severity.word for finding in judged.findings} == findings
-    assert judged.accused == accused
-    assert judged.suspects[: len(accused)] == accused
+    assert (judged.accused, judged.suspects[: len(accused)]) == (accused, accused)
 
 
 def test_a_finding_says_all_that_it_rests_on():
@@ -92,18 +91,12 @@ def test_a_finding_says_all_that_it_rests_on():
         "(warp-inversion 95%, threshold 50%, not calibrated). It does so with 95% of 100 held-out clean images. "
         "The same class was named by max-margin and square-probe.",
         {
-            "detector": "warp-inversion",
-            "statistic": 0.95,
-            "threshold": 0.5,
-            "threshold_origin": "chosen on eight networks",
-            "false_alarm_rate": None,
-            "target": 1,
-            "success": 0.95,
-            "images": 100,
-            "agreeing": ["max-margin", "square-probe"],
+            "detector": "warp-inversion", "statistic": 0.95, "threshold": 0.5,
+            "threshold_origin": "chosen on eight networks", "false_alarm_rate": None, "target": 1,
+            "success": 0.95, "images": 100, "agreeing": ["max-margin", "square-probe"],
         },
         {"class": 1},
-    )
+    )  # fmt: skip
     assert "(square-probe 80%, threshold 75%, not calibrated)" in square_s.message
     assert "(max-margin 9.0, threshold 4.0, not calibrated). The same class" in margin_s.message
     assert not {"success", "images"} & set(margin_s.evidence)
@@ -177,9 +170,7 @@ def test_weak_suspects_come_after_the_accused_nearest_to_a_threshold_first_and_f
     quiet = Piece("warp-inversion", 0.4, 0.5, per_class=(0.1, 0.2, 0.4, 0.3, 0.0, 0.0), suspects=(2, 3, 1, 0))
     strong = Piece("max-margin", 8.0, 4.0, 5, per_class=(0, 0, 0, 0, 3.0, 8.0), suspects=(5, 4))
     judged = judge([quiet, strong], 6)
-    assert judged.accused == (5,)
-    assert judged.weak == (2, 4, 3)
-    assert len(judged.suspects) == MOST_SUSPECTS
+    assert (judged.accused, judged.weak, len(judged.suspects)) == ((5,), (2, 4, 3), MOST_SUSPECTS)
     assert judge([quiet, margin()], 6).suspects == (2, 3, 1, 0)
     short = Piece("square-probe", 0.3, 0.75, per_class=(0.0, 0.3, 0.0), suspects=(3, 1, 6, -1))
     assert judge([short], 6).weak == (1, 3)

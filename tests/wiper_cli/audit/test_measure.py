@@ -34,15 +34,10 @@ class Backdoored(nn.Module):
 
 def classifier_of(network):
     model = Model(
-        source=Source("m", b""),
-        manifest=Manifest("safetensors", {}),
-        network=network,
-        tensors={},
-        head=Head("w", None, 3, 3),
-        classes=3,
-        architecture=Architecture("made", "here"),
+        source=Source("m", b""), manifest=Manifest("safetensors", {}), network=network, tensors={},
+        head=Head("w", None, 3, 3), classes=3, architecture=Architecture("made", "here"),
         input=InputSpec(3, 6, 12),
-    )
+    )  # fmt: skip
     return Classifier(model, (0.0,) * 3, (1.0,) * 3)
 
 
@@ -87,14 +82,11 @@ def test_rates_are_the_definitions(part, trigger, target, open_door):
     network = Backdoored(open_door)
     found = measure(classifier_of(network), part, [Stamper.of(trigger, target)], batch=7)
     expected = by_loops(network, part, trigger.stamp, target)
-    assert found.images == 30
-    assert found.acc.value == 25 / 30
+    assert (found.images, found.acc.value) == (30, 25 / 30)
     row = found.triggers[0]
     for name in ("asr", "ra", "base_rate"):
         assert getattr(row, name) == Rate(*expected[name])
-    assert row.target == target
-    assert row.target_chosen_by == "the user"
-    assert row.asr.value == row.per_target[target]
+    assert (row.target, row.target_chosen_by, row.asr.value) == (target, "the user", row.per_target[target])
 
 
 def test_every_target_from_one_pass(part):
@@ -109,9 +101,7 @@ def test_every_target_from_one_pass(part):
 
 def test_target_by_corrected_success(part):
     row = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)]).triggers[0]
-    assert row.target == 2
-    assert row.asr.value == 1
-    assert row.corrected_asr == 1
+    assert (row.target, row.asr.value, row.corrected_asr) == (2, 1, 1)
     assert "highest corrected ASR of all 3 classes" in row.target_chosen_by
 
 
@@ -155,8 +145,7 @@ def test_poisoned_folder_without_labels(part):
     stamped = (WHITE.stamp(part.images.float() / 255) * 255).round().to(torch.uint8)
     folder = Poisoned(Part(stamped, torch.full((30,), -1)), 2, "bad")
     row = measure(classifier_of(Backdoored()), part, (), [folder]).triggers[0]
-    assert row.asr.value == 1
-    assert row.asr.n == 30
+    assert (row.asr.value, row.asr.n) == (1, 30)
     assert row.ra is None
 
 
@@ -167,8 +156,7 @@ def test_recovered_transform(part):
     pool = perturbations.FAMILIES["square"]
     member = pool.random(1, (3, 6, 12), torch.Generator().manual_seed(0)).recovered(0, 1, {"side": 3})
     row = measure(classifier_of(Backdoored()), part, [Stamper.recovered(member)]).triggers[0]
-    assert (row.origin, row.family, row.target) == ("recovered", "square", 1)
-    assert row.parameters == {"side": 3}
+    assert (row.origin, row.family, row.target, row.parameters) == ("recovered", "square", 1, {"side": 3})
     assert row.target_chosen_by == "the detector"
     by_hand = perturbations.stamp(member, part.images.float() / 255)
     answers = Backdoored()((by_hand * 255).round() / 255).argmax(1)

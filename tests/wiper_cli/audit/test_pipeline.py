@@ -115,8 +115,7 @@ def test_live_batch_norm_is_refused_before_the_long_work(
 def test_the_advice_for_head_only_files_works(purification, heard, quantised_file):
     method = METHODS["wiper"](train="head", epochs=1, lr=1.0)
     found = purify(purification(model=quantised_file, method=method), heard)
-    assert found.model["opened"] == "head-only"
-    assert set(found.edit.tensors) == {"fc"}
+    assert (found.model["opened"], set(found.edit.tensors)) == ("head-only", {"fc"})
 
 
 def test_no_linear_head_refuses_head_training(purification, heard, monkeypatch, nothing_long):
@@ -217,16 +216,10 @@ def test_a_file_agrees_with_itself_in_its_own_runtime(name, expected):
 @pytest.mark.parametrize(
     ("by", "dtypes", "agrees"),
     [
-        (0.0005, ["F32"], True),
-        (0.002, ["F32"], False),
-        (0.002, [], False),
-        (0.002, ["F16", "F32"], True),
-        (0.03, ["F16"], False),
-        (0.03, ["BF16"], True),
-        (0.03, ["I8"], True),
-        (0.06, ["I8"], False),
+        (0.0005, ["F32"], True), (0.002, ["F32"], False), (0.002, [], False), (0.002, ["F16", "F32"], True),
+        (0.03, ["F16"], False), (0.03, ["BF16"], True), (0.03, ["I8"], True), (0.06, ["I8"], False),
     ],
-)
+)  # fmt: skip
 def test_the_tolerance_is_that_of_the_file_s_dtype(by, dtypes, agrees, expected):
     found = checked(DIGITS / "model.safetensors", moved(expected, by), *dtypes)
     assert found.agrees is agrees

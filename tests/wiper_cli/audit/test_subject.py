@@ -72,8 +72,7 @@ def test_accuracy_and_salience_are_of_all_images(digits_subject):
 
 def test_a_folder_larger_than_the_limit_is_streamed_with_the_same_result(job, heard, digits_subject):
     streamed = prepare(job(max_images=90), heard, Notes())
-    assert len(streamed.everything()) == 90
-    assert streamed.salience.images == 120
+    assert (len(streamed.everything()), streamed.salience.images) == (90, 120)
     assert streamed.accuracy == digits_subject.accuracy
     torch.testing.assert_close(streamed.salience.bs, digits_subject.salience.bs, rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(streamed.salience.am, digits_subject.salience.am, rtol=1e-5, atol=1e-8)
@@ -107,8 +106,7 @@ def test_without_salience_accuracy_is_measured_all_the_same(job, heard, digits_s
     notes = Notes()
     subject = prepare(job(), heard, notes, salience=False)
     assert subject.salience is None
-    assert subject.accuracy == digits_subject.accuracy
-    assert notes.not_done == []
+    assert (subject.accuracy, notes.not_done) == (digits_subject.accuracy, [])
 
 
 def test_a_model_without_a_linear_head_says_that_nothing_was_scored(job, heard, monkeypatch):
@@ -126,8 +124,7 @@ def test_a_model_without_a_linear_head_says_that_nothing_was_scored(job, heard, 
 def test_a_head_only_model_is_scored_through_its_runtime(job, heard, quantised_file):
     subject = prepare(job(model=quantised_file), heard, Notes())
     assert subject.model.head_only
-    assert subject.salience.images == 120
-    assert subject.salience.bs.shape == (12,)
+    assert (subject.salience.images, subject.salience.bs.shape) == (120, (12,))
     assert float(subject.salience.am.sum()) > 0
 
 
@@ -189,10 +186,8 @@ def test_accuracy_decides_where_shapes_cannot(ambiguous, job, heard):
     name, path, clean = ambiguous
     notes = Notes()
     subject = prepare(job(model=path, clean=clean, input_size=(16, 16)), heard, notes)
-    assert subject.model.architecture.name == name
-    assert subject.model.architecture.how == "accuracy"
-    assert subject.model.architecture.candidates == NAMES
-    assert subject.accuracy == 1
+    assert (subject.model.architecture.name, subject.model.architecture.how) == (name, "accuracy")
+    assert (subject.model.architecture.candidates, subject.accuracy) == (NAMES, 1)
     (finding,) = [finding for finding in notes.findings if finding.rule == "WIPER-F04"]
     assert finding.severity == Severity.INFO
     assert f"{name} was taken by accuracy" in finding.message

@@ -75,14 +75,9 @@ def by_hand():
     def write(store, cell, acc=0.85, asr=0.05, ra=0.7, **more):
         before = {"acc": share(0.9), "asr": share(0.99), "ra": share(0.01), "base_rate": share(0.02)}
         run = {
-            "device": "cpu",
-            "cuda": None,
-            "threads": 1,
-            "cores": 2,
-            "machine": "m",
-            "python": "3.11",
+            "device": "cpu", "cuda": None, "threads": 1, "cores": 2, "machine": "m", "python": "3.11",
             "torch": "2",
-        }
+        }  # fmt: skip
         outcome = {
             "run": run,
             "specimen": {"sha256": "ab", "bn": "frozen", "twin": {"ra": share(0.8)}},

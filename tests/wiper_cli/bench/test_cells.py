@@ -51,6 +51,5 @@ def test_a_mistyped_name_gives_the_nearest(change, sentence):
 
 
 def test_settings_go_over_the_preset():
-    assert CELL.purifier().alpha == 0.1
-    assert CELL.purifier().momentum == 0.9
+    assert (CELL.purifier().alpha, CELL.purifier().momentum) == (0.1, 0.9)
     assert replace(CELL, settings=(("momentum", 0.0),)).purifier().momentum == 0.0

@@ -97,5 +97,4 @@ def test_a_fleet_gives_the_same(call, place, tmp_path, monkeypatch):
     store = Store(tmp_path / "out", "colours")
     (cell,) = store.cells()
     there, here = store.read(cell), run(cell, place)
-    assert there["run"]["threads"] == 1
-    assert (there["after"], there["edit"]) == (here["after"], here["edit"])
+    assert (there["run"]["threads"], there["after"], there["edit"]) == (1, here["after"], here["edit"])

@@ -48,8 +48,7 @@ def test_penalties_by_hand(store):
     (axis,) = figures.penalties(TABLES["figure1"], standing(store, "figure1")).axes
     curves = {line.get_label(): dict(zip(*line.get_data(), strict=True)) for line in axis.lines}
     assert curves["L1"][-0.5] == curves["AR"][-0.5] == 0.5
-    assert curves["L2"][-0.5] == 0.25
-    assert curves["AR"][2.0] == pytest.approx(2.718282)
+    assert (curves["L2"][-0.5], curves["AR"][2.0]) == (0.25, pytest.approx(2.718282))
 
 
 def test_a_curve_is_the_mean_over_seeds(store, by_hand):

@@ -21,11 +21,8 @@ def test_rates_by_hand():
     ground = Ground(test, ((pictures([0, 0, 0, 2, 1]), target, labels != 0),), 3)
     found = ground.measure(Fixed())
     assert {key: (share["value"], share["n"]) for key, share in found.items()} == {
-        "acc": (3 / 5, 5),
-        "asr": (2 / 4, 4),
-        "ra": (1 / 4, 4),
-        "base_rate": (1 / 4, 4),
-    }
+        "acc": (3 / 5, 5), "asr": (2 / 4, 4), "ra": (1 / 4, 4), "base_rate": (1 / 4, 4),
+    }  # fmt: skip
     assert ground.measure(Fixed(), first=2)["asr"] == {
         "value": 1.0,
         "n": 1,

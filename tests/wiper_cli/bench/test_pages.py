@@ -92,16 +92,8 @@ def test_attacks_side_by_side_and_several_measures_in_one_place(store, scale, by
     (cell,) = badnet(scale, "wiper")
     by_hand(store, cell)
     measures = (
-        "acc",
-        "ra_of_ceiling",
-        "der",
-        "acc_lost",
-        "speed",
-        "memory",
-        "moved",
-        "head_moved",
-        "over_one",
-    )
+        "acc", "ra_of_ceiling", "der", "acc_lost", "speed", "memory", "moved", "head_moved", "over_one",
+    )  # fmt: skip
     grid = replace(GRID, across=True, split=False, measures=measures, printed="")
     table = replace(TABLE, grids=(grid,))
     found = rows(page(table, standing(store, table=table)), "By hand")
@@ -156,13 +148,9 @@ def test_the_sheet_has_a_line_for_every_cell(store, scale, by_hand):
     ]  # fmt: skip
     line = found[1]
     assert (line["acc"], line["asr"], line["asr_low"], line["ra_ceiling"]) == (
-        "0.85",
-        "0.05",
-        "0.0273823",
-        "0.8",
-    )
-    assert (line["printed_acc"], line["printed_asr"]) == ("83.2", "5.03")
-    assert line["cell"] == cell.id
+        "0.85", "0.05", "0.0273823", "0.8",
+    )  # fmt: skip
+    assert (line["printed_acc"], line["printed_asr"], line["cell"]) == ("83.2", "5.03", cell.id)
 
 
 def test_what_has_changed_is_marked_and_said(store, scale, by_hand, tmp_path):
@@ -179,11 +167,8 @@ def test_what_has_changed_is_marked_and_said(store, scale, by_hand, tmp_path):
     by_hand(store, kd, code="0")
     table = replace(TABLE, grids=(replace(GRID, across=True, split=False, measures=("acc",), printed=""),))
     assert rows(page(table, standing(store, table=table)), "By hand")[3] == [
-        "KD",
-        "85.00†",
-        "not run",
-        "85.00† (1)",
-    ]
+        "KD", "85.00†", "not run", "85.00† (1)",
+    ]  # fmt: skip
     by_hand(store, kd)
     assert "†" not in page(TABLE, standing(store))
     (tmp_path / wiper.specimen).mkdir()

@@ -92,8 +92,7 @@ def test_the_same_cell_serves_several_tables():
     wiper = {c for c in cells_of(TABLES["table2"], "tiny") if c.name == "wiper" and c.preset == "paper"}
     six = {c for c in cells_of(TABLES["table5"], "tiny") if not c.settings}
     assert six <= wiper
-    assert len(six) == len(SIX)
-    assert six == {c for c in cells_of(TABLES["table6"], "tiny") if not c.settings}
+    assert (len(six), six) == (len(SIX), {c for c in cells_of(TABLES["table6"], "tiny") if not c.settings})
 
 
 def test_a_scale_without_the_data_has_no_cells():
@@ -112,8 +111,7 @@ def test_every_scale_has_the_papers_ten():
 def test_what_exceeds_a_scale_is_cut():
     scale = SCALES["tiny"]
     cell = Treatment("", "fine-tuning", "field").cell("s", 1, scale)
-    assert cell.purifier().epochs == scale.caps["fine-tuning"]["epochs"]
-    assert cuts(cell, scale) == {}
+    assert (cell.purifier().epochs, cuts(cell, scale)) == (scale.caps["fine-tuning"]["epochs"], {})
     assert Treatment("", "fine-tuning", "paper").cell("s", 1, scale).settings == ()
     assert cuts(Cell("s", "no-method"), SCALES["tiny"]) == {}
 
@@ -121,8 +119,7 @@ def test_what_exceeds_a_scale_is_cut():
 def test_what_is_cut_may_go_faster():
     scale = SCALES["tiny"]
     cut = Treatment("", "sau", "field").cell("s", 1, scale).purifier()
-    assert (cut.epochs, cut.lr) == (10, 1e-3)
-    assert Treatment("", "sau", DEFAULT).cell("s", 1, scale).settings == ()
+    assert (cut.epochs, cut.lr, Treatment("", "sau", DEFAULT).cell("s", 1, scale).settings) == (10, 1e-3, ())
     assert Treatment("", "sau", "field").cell("s", 1, SCALES["field"]).settings == ()
 
 

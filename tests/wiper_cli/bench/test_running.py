@@ -24,10 +24,8 @@ def steady(outcome):
 
 def test_an_outcome_says_everything(cell, place):
     found = run(cell, place)
-    assert found == place.store.read(cell)
-    assert found["specimen"]["bn"] == "frozen"
-    assert found["settings"]["epochs"] == 2
-    assert found["parts"] == {"fit": 72, "select": 24, "report": 24}
+    assert (found, found["specimen"]["bn"]) == (place.store.read(cell), "frozen")
+    assert (found["settings"]["epochs"], found["parts"]) == (2, {"fit": 72, "select": 24, "report": 24})
     assert found["before"]["acc"]["n"] == found["after"]["acc"]["n"] == 30
     assert 0 < found["after"]["asr"]["n"] < 30
     low, high = found["after"]["asr"]["interval"]
@@ -38,8 +36,7 @@ def test_an_outcome_says_everything(cell, place):
     assert found["images_seen"] >= 72 + 2 * 64
     assert found["moved"]["largest"] >= found["moved"]["head"]["largest"] > found["moved"]["head"]["mean"] > 0
     assert found["peak_bytes"]["host"] > 1e6
-    assert found["run"]["torch"] == torch.__version__
-    assert found["run"]["threads"] == 1
+    assert (found["run"]["torch"], found["run"]["threads"]) == (torch.__version__, 1)
     assert found["specimen"]["twin"]["ra"]["n"] > 0
 
 
@@ -55,11 +52,9 @@ def test_two_runs_of_a_seed_agree_to_the_digit_and_another_seed_does_not(cell, p
 
 def test_watching_changes_nothing(cell, place):
     plain, watched = run(cell, place), run(replace(cell, watch=True), place)
-    assert watched["after"] == plain["after"]
-    assert watched["edit"] == plain["edit"]
+    assert (watched["after"], watched["edit"]) == (plain["after"], plain["edit"])
     looks = watched["watched"]
-    assert [look["epoch"] for look in looks] == [0, 1, 2]
-    assert looks[0]["asr"] == plain["before"]["asr"]
+    assert ([look["epoch"] for look in looks], looks[0]["asr"]) == ([0, 1, 2], plain["before"]["asr"])
     assert looks[-1]["asr"] == plain["after"]["asr"]
     assert looks[0]["low_units"] > 0
 
@@ -72,10 +67,7 @@ def test_a_method_that_refuses_is_an_outcome(place, badnet):
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [
-        ({"specimen": "nowhere"}, "holds no specimen"),
-        ({"file": "model.gguf"}, "has no file model.gguf"),
-    ],
+    [({"specimen": "nowhere"}, "holds no specimen"), ({"file": "model.gguf"}, "has no file model.gguf")],
 )
 def test_a_fault_of_the_place_is_no_outcome(cell, place, change, sentence):
     with pytest.raises(Problem, match=sentence):
@@ -120,7 +112,6 @@ def test_a_scan_is_kept_and_given_back(cell, place, monkeypatch):
     monkeypatch.setattr("wiper_cli.audit.detection.detector", lambda name: Finds())
     for _ in range(2):
         suspects, (found,) = findings(cell, place, lambda *_: None)
-        assert suspects[0] == 1
-        assert (found.family, found.target, found.facts) == ("additive", 1, {"success": 0.75})
+        assert (suspects[0], found.family, found.target, found.facts) == (1, "additive", 1, {"success": 0.75})
         assert torch.equal(found.parameters["pattern"], square.parameters["pattern"])
     assert calls == [cell.seed]

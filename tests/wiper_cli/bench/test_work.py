@@ -25,8 +25,7 @@ def test_a_resumed_bench_reruns_nothing(cells, place):
     assert moved[-1] == ("bench", 3, 3)
     before = written(place)
     said.clear()
-    assert complete(cells, place, say=said.append) == []
-    assert said == ["3 of 3 cells stand already."]
+    assert (complete(cells, place, say=said.append), said) == ([], ["3 of 3 cells stand already."])
     assert written(place) == before
 
 
@@ -46,8 +45,7 @@ def test_a_killed_run_loses_its_cell_at_most(cells, place, monkeypatch):
     assert missing(cells, place.store) == cells[1:]
     before = place.store.read(cells[0])
     run(cells[1], place)  # as if it had been killed before what it wrote was moved
-    assert complete(cells, place) == []
-    assert place.store.read(cells[0]) == before
+    assert (complete(cells, place), place.store.read(cells[0])) == ([], before)
     assert place.store.cells() == sorted(cells, key=lambda cell: cell.id)
 
 
@@ -80,8 +78,7 @@ def test_a_refusal_stands_until_it_is_asked_again(place, badnet):
     assert complete([cell], place, say=said.append) == []
     assert "refused. Training diverged" in said[0]
     store = place.store
-    assert missing([cell], store) == []
-    assert missing([cell], store, retry=True) == [cell]
+    assert (missing([cell], store), missing([cell], store, retry=True)) == ([], [cell])
 
 
 @pytest.mark.parametrize(

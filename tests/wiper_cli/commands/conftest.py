@@ -76,11 +76,8 @@ def scanned():
     """``scanned(**fields)``: the answer of a scan that found nothing."""
     nothing = {"salience": None, "findings": (), "explanation": None, "environment": {}, "timing": {}}
     given = {
-        "model": {"opened": "full"},
-        "clean": {},
-        "preprocessing": {},
-        "detection": {"detectors": []},
-    } | nothing
+        "model": {"opened": "full"}, "clean": {}, "preprocessing": {}, "detection": {"detectors": []},
+    } | nothing  # fmt: skip
 
     def make(**fields):
         plain = {"sentence": "Nothing.", "not_done": (), "verdict": Verdict.NO_FINDING}

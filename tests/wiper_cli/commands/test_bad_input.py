@@ -124,15 +124,6 @@ def test_the_extension_does_not_matter(tmp_path, small):
     assert json.loads(outcome.stdout)["model"]["kind"] == "onnx"
 
 
-def test_a_refused_file_still_gives_valid_json(tmp_path):
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"")
-    outcome = scan(path, DIGITS / "clean", "-f", "json")
-    document = json.loads(outcome.stdout)
-    assert outcome.returncode == document["exit_code"] == 2
-    assert document["verdict"] == "incomplete"
-
-
 def test_weights_that_are_not_numbers(tmp_path, small):
     import numpy as np
     from safetensors.numpy import load_file, save_file
@@ -146,13 +137,6 @@ def test_weights_that_are_not_numbers(tmp_path, small):
 
 
 # --- clean folders that do not do ------------------------------------------------------------------------------
-
-
-def test_no_clean_folder(tmp_path):
-    expect(wiper("scan", DIGITS / "model.onnx"), 2, "--clean")
-    expect(scan(DIGITS / "model.onnx", tmp_path / "none"), 2, "does not exist")
-    (tmp_path / "file").write_text("x")
-    expect(scan(DIGITS / "model.onnx", tmp_path / "file"), 2, "not a folder")
 
 
 def test_an_empty_clean_folder(tmp_path):
@@ -207,17 +191,8 @@ def test_outputs_that_are_refused(tmp_path):
     expect(wiper("purify", model, *clean, "-o", other), 2, "--force")
     expect(wiper("purify", model, *clean, "-o", tmp_path / "no" / "out.onnx"), 2, "does not exist")
     expect(wiper("purify", model, *clean), 2, "--output")
-    assert model.read_bytes() == before
-    assert other.read_bytes() == b"precious"
+    assert (model.read_bytes(), other.read_bytes()) == (before, b"precious")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "other.onnx"]
-
-
-def test_wrong_settings_of_a_method(tmp_path):
-    call = ("purify", DIGITS / "model.onnx", "--clean", DIGITS / "clean", "-o", tmp_path / "out.onnx")
-    expect(wiper(*call, "--method", "unlearnt"), 2, "unlearn")
-    expect(wiper(*call, "--method", "fine-tuning", "--alpha", "1"), 2, "no option of the method fine-tuning")
-    expect(wiper(*call, "--method", "unlearn", "--preset", "paper"), 2, "no preset")
-    assert not (tmp_path / "out.onnx").exists()
 
 
 def _interrupt(tmp_path, sign):
@@ -245,8 +220,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, sign):
     assert code == 3, err
     assert "Interrupted; nothing was written." in err
     assert "Traceback" not in err
-    assert out == ""
-    assert list(tmp_path.iterdir()) == []
+    assert (out, list(tmp_path.iterdir())) == ("", [])
 
 
 def test_a_killed_child_is_no_verdict(tmp_path):

@@ -80,25 +80,13 @@ def test_purified_files_open_in_plain_libraries_and_only_what_changed_changed(na
     claimed = {row["address"] for row in result["purification"]["changed"]}
     assert differing == claimed
     head = result["model"]["head"]
-    assert differing == {head["weight"], head["bias"]}
-    assert out.stat().st_size == (DIGITS / name).stat().st_size
+    assert (differing, out.stat().st_size) == ({head["weight"], head["bias"]}, (DIGITS / name).stat().st_size)
     assert sorted(p.name for p in tmp_path.iterdir()) == [name]
-
-
-def test_without_a_look_nothing_is_claimed(tmp_path, few):
-    code, result = wiper(
-        "purify", DIGITS / "model.onnx", "--clean", few, "-o", tmp_path / "out.onnx", "--method", "fine-tuning",
-        "--train", "head", "--epochs", "1", "--detectors", "none",
-    )  # fmt: skip
-    assert code in (1, 3)
-    assert not result["purification"]["accepted"]
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_scan_finds_the_planted_patch_and_names_its_target():
     code, result = wiper("scan", DIGITS / "model.torchscript.pt", "--clean", DIGITS / "clean")
-    assert code == 1
-    assert result["verdict"] == "suspicious"
+    assert (code, result["verdict"]) == (1, "suspicious")
     squares = next(d for d in result["detection"]["detectors"] if d["name"] == "square-probe")
     assert squares["fired"]
     assert squares["target"] == 0
@@ -130,8 +118,7 @@ def test_verify_condemns_the_original(few):
     code, result = wiper(
         "verify", DIGITS / "model.safetensors", "--clean", few, "--triggers", "none", *TRIGGER
     )
-    assert code == 1
-    assert result["findings"][0]["rule"] == "WIPER-B04"
+    assert (code, result["findings"][0]["rule"]) == (1, "WIPER-B04")
     assert result["verification"]["before"]["triggers"][0]["target"] == 0
 
 
@@ -147,17 +134,9 @@ def test_a_poisoned_folder_is_measured(tmp_path, few):
         place.parent.mkdir(exist_ok=True)
         image.save(place)
     code, result = wiper(
-        "verify",
-        DIGITS / "model.onnx",
-        "--clean",
-        few,
-        "--triggers",
-        "none",
-        "--poisoned",
-        tmp_path,
-        "--target",
-        "0",
-    )
+        "verify", DIGITS / "model.onnx", "--clean", few, "--triggers", "none", "--poisoned", tmp_path,
+        "--target", "0",
+    )  # fmt: skip
     assert code == 1
     assert result["verification"]["before"]["triggers"][0]["asr"]["value"] > 0.99
 
@@ -165,5 +144,4 @@ def test_a_poisoned_folder_is_measured(tmp_path, few):
 def test_several_files_give_one_document_and_the_gravest_code(few, tmp_path):
     (tmp_path / "none.onnx").write_bytes(b"")
     code, result = wiper("inspect", DIGITS / "model.onnx", tmp_path / "none.onnx")
-    assert code == 2
-    assert [report["exit_code"] for report in result["reports"]] == [0, 2]
+    assert (code, [report["exit_code"] for report in result["reports"]]) == (2, [0, 2])

@@ -47,8 +47,7 @@ def test_a_checked_file_is_written(purify, child, tmp_path):
     output = document["purification"]["output"]
     assert output["sha256"] == hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest()
     assert output["sha256"] != document["model"]["sha256"]
-    assert output["size"] == (tmp_path / "out").stat().st_size
-    assert output["kind"] == "onnx"
+    assert (output["size"], output["kind"]) == ((tmp_path / "out").stat().st_size, "onnx")
     assert left(tmp_path) == ["out"]
 
 
@@ -73,8 +72,7 @@ def test_other_logits_keep_the_file_that_was_there(purify, child, tmp_path):
     (tmp_path / "out").write_bytes(b"precious")
     child.answers[CheckRequest] = CheckAnswer(largest_logit_difference=0.25, agrees=False)
     purify("--accept-unverified", "--force")
-    assert (tmp_path / "out").read_bytes() == b"precious"
-    assert left(tmp_path) == ["out"]
+    assert ((tmp_path / "out").read_bytes(), left(tmp_path)) == (b"precious", ["out"])
 
 
 def test_a_perturbed_expectation_is_noticed(purify, monkeypatch, tmp_path):
@@ -99,8 +97,7 @@ def test_a_check_that_fails_leaves_nothing(purify, child, tmp_path):
 
 def test_what_was_not_accepted_is_not_checked(purify, child, tmp_path):
     code, document, _ = purify()
-    assert code == 3
-    assert [type(request) for request in child.requests] == [PurifyRequest]
+    assert (code, [type(request) for request in child.requests]) == (3, [PurifyRequest])
     assert "Nothing was written." in document["sentence"]
     assert left(tmp_path) == []
     assert "WIPER-P01" in [finding["rule"] for finding in document["findings"]]
@@ -111,6 +108,4 @@ def test_exit_zero_spares_a_refusal_that_is_a_finding(purify, child, monkeypatch
     monkeypatch.setattr(
         pipeline, "run", lambda *asked: dataclasses.replace(real(*asked), verdict=Verdict.SUSPICIOUS)
     )
-    assert purify()[0] == 1
-    assert purify("--exit-zero")[0] == 0
-    assert left(tmp_path) == []
+    assert (purify()[0], purify("--exit-zero")[0], left(tmp_path)) == (1, 0, [])

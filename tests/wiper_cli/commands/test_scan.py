@@ -55,7 +55,5 @@ def test_the_same_in_all_three_formats(scan, few_digits, tmp_path):
         assert len(found[-1]["bs"]) == len(document["salience"]["units"]) == 48
     for shown in found:
         # Clean threes, so that nothing leads elsewhere.
-        assert shown["target"] == 3
-        assert shown["moved"] == found[0]["moved"]
-        assert shown["am"] == pytest.approx(found[0]["am"], rel=1e-3, abs=1e-5)
-        assert len(shown["pictures"]) == 3
+        assert (shown["target"], shown["moved"]) == (3, found[0]["moved"])
+        assert (shown["am"], len(shown["pictures"])) == (pytest.approx(found[0]["am"], rel=1e-3, abs=1e-5), 3)

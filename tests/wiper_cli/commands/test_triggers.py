@@ -13,8 +13,7 @@ FAMILIES = [name for name in names() if name != "known" and find(name).needs == 
 
 def test_every_family_is_listed(wiper):
     code, out, err = wiper("triggers")
-    assert (code, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == list(names())
+    assert (code, err, [line.split()[0] for line in out.splitlines()]) == (0, "", list(names()))
 
 
 @pytest.mark.parametrize("name", names())
@@ -39,8 +38,7 @@ def test_a_preview_is_a_picture(name, wiper, tmp_path):
         side = picture.height
         assert picture.width == 3 * side
         panels = [picture.crop((i * side, 0, (i + 1) * side, side)).tobytes() for i in range(3)]
-    assert len(set(panels)) == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "trigger.png"]
+    assert (len(set(panels)), sorted(path.name for path in tmp_path.iterdir())) == (3, ["cwd", "trigger.png"])
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,8 @@ def options(colours, out):
 def test_train_makes_the_model_and_its_twin(wiper, colours, tmp_path):
     arguments = (*options(colours, tmp_path / "zoo"), "--attack", "badnet", "--rate", 0.2, "-q")
     settings = (
-        "-p",
-        "size=2",
-        "-p",
-        'pattern="white"',
-        "-p",
-        "planting.target=1",
-        "-p",
-        "poisoning.cover=0.1",
-    )
+        "-p", "size=2", "-p", 'pattern="white"', "-p", "planting.target=1", "-p", "poisoning.cover=0.1",
+    )  # fmt: skip
     code, out, _ = wiper("zoo", "train", *arguments, *settings)
     assert code == 0
     name = "colours-resnet10-patch-w4-badnet-rate0.2-target1-s1"

@@ -18,14 +18,12 @@ def test_it_finds_the_transform_and_names_the_class(classifier, clean, detector,
     assert evidence.fired
     assert evidence.target == 2
     found = evidence.recovered[0]
-    assert (found.family, found.target) == (family, 2)
-    assert found.facts["success"] == evidence.statistic
+    assert (found.family, found.target, found.facts["success"]) == (family, 2, evidence.statistic)
     state = {name: value.unsqueeze(0) for name, value in found.parameters.items()}
     again = flips(
         model, clean.select.images, predictions(model, clean.select.images), FAMILIES[family](state), 0, 2
     )
-    assert again.share == evidence.statistic
-    assert again.count == 50
+    assert (again.share, again.count) == (evidence.statistic, 50)
 
 
 def test_a_warp_does_not_find_a_square(classifier, clean):
@@ -42,8 +40,7 @@ def test_it_can_be_aimed(classifier, clean):
 @pytest.mark.parametrize("most", [3, 2])
 def test_screening_keeps_the_target_and_is_told(classifier, clean, most):
     evidence = WarpInversion(most_targets=most).run(classifier("warp"), clean, silent, 0)
-    assert evidence.facts["screened_from"] == 6
-    assert len(evidence.facts["screened"]) == most
+    assert (evidence.facts["screened_from"], len(evidence.facts["screened"])) == (6, most)
     assert evidence.fired
     assert evidence.target == 2
 

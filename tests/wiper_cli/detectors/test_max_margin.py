@@ -10,8 +10,7 @@ def test_it_names_the_class_with_the_shortcut(classifier, clean):
     evidence = MaxMargin(starts=4).run(classifier("square"), clean, silent, 0)
     assert evidence.ran
     assert evidence.fired
-    assert evidence.target == 2
-    assert evidence.suspects[0] == 2
+    assert (evidence.target, evidence.suspects[0]) == (2, 2)
     assert evidence.statistic > evidence.threshold
     assert len(evidence.per_class) == 6
     assert not evidence.recovered
@@ -53,8 +52,7 @@ def test_three_classes_have_no_spread(classifier, clean):
 def test_progress_ends_where_it_said(classifier, clean):
     seen = []
     MaxMargin(starts=2, steps=5).run(classifier(), clean, lambda *what: seen.append(what), 0)
-    assert seen[0] == ("max-margin", 0, 5)
-    assert seen[-1] == ("max-margin", 5, 5)
+    assert (seen[0], seen[-1]) == (("max-margin", 0, 5), ("max-margin", 5, 5))
 
 
 def test_robust_deviations():

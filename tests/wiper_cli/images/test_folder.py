@@ -209,8 +209,7 @@ def test_grey_for_a_colour_model_and_colour_for_a_grey_one(tmp_path):
     grey = save(tmp_path / "g.png", pixels)
     image, converted = one(grey)
     assert (image == torch.from_numpy(pixels.copy())).all()
-    assert converted == ("grey replicated to three channels",)
-    assert one(grey, channels=1)[1] == ()
+    assert (converted, one(grey, channels=1)[1]) == (("grey replicated to three channels",), ())
     colour = noise()
     image, converted = one(save(tmp_path / "c.png", colour), channels=1)
     luma = colour @ np.array([0.299, 0.587, 0.114])
@@ -285,16 +284,11 @@ def test_what_is_skipped_is_named(tmp_path, monkeypatch):
     folder = read_folder(tmp_path, 10)
     assert sum(len(batch.images) for batch in folder.stream(SMALL)) == 2
     assert folder.skipped == {
-        "cut.png": "truncated",
-        "cut.jpg": "truncated",
-        "flipped.png": "damaged",
-        "text.jpg": "not an image",
-        "empty.png": "empty file",
-        "bomb.png": "larger than 64 megapixels",
-        "bigger.png": "larger than 64 megapixels",
-        "page.eps": "not an image",
+        "cut.png": "truncated", "cut.jpg": "truncated", "flipped.png": "damaged", "text.jpg": "not an image",
+        "empty.png": "empty file", "bomb.png": "larger than 64 megapixels",
+        "bigger.png": "larger than 64 megapixels", "page.eps": "not an image",
         "pipe.png": "not a regular file",
-    }
+    }  # fmt: skip
     said = folder.describe()
     assert said["images"] == 2
     assert {entry["reason"]: entry["count"] for entry in said["skipped"]}["truncated"] == 2
@@ -376,8 +370,7 @@ def test_stream_keeps_order_and_leaves_out_what_is_skipped(tree):
     assert np.array_equal(images[6].permute(1, 2, 0).numpy(), noise(seed=6))
     assert np.array_equal(images[7].permute(1, 2, 0).numpy(), noise(seed=8))
     again = list(folder.stream(SMALL, batch=50, threads=5, indices=torch.tensor([90, 3])))
-    assert again[0].indices.tolist() == [90, 3]
-    assert folder.describe()["skipped"][0]["count"] == 1
+    assert (again[0].indices.tolist(), folder.describe()["skipped"][0]["count"]) == ([90, 3], 1)
 
 
 def test_stream_decodes_only_a_little_ahead(tree, monkeypatch):
@@ -442,11 +435,9 @@ def test_describe(tree):
     folder = read_folder(tree, 5, ("cat", "dog", "eel", "fox", "gnu"))
     folder.clean(SMALL, seed=0)
     said = folder.describe()
-    assert said["path"] == str(tree)
-    assert said["images"] == 120
+    assert (said["path"], said["images"]) == (str(tree), 120)
     assert said["labelled"] is True
-    assert said["classes"][0] == {"name": "cat", "images": 60}
-    assert len(said["classes"]) == 4
+    assert (said["classes"][0], len(said["classes"])) == ({"name": "cat", "images": 60}, 4)
     assert said["accuracy"] is None
     assert said["skipped"] == said["converted"] == []
     json.dumps(said)

@@ -68,9 +68,7 @@ def test_preview_of_a_family():
     assert opened(preview(Blend())).shape == (128, 384, 3)
     image = torch.full((1, 16, 16), 0.5)
     pixels = opened(preview(BadNet(pattern="white"), image, side=48))
-    assert pixels.shape == (16, 48)
-    assert pixels[0, 16] == 255
-    assert pixels[8, 24] == 128
+    assert (pixels.shape, pixels[0, 16], pixels[8, 24]) == ((16, 48), 255, 128)
 
 
 def test_preview_is_grey_where_the_trigger_is_not():

@@ -14,8 +14,7 @@ def refuse_odd(number):
 
 def test_a_problem_is_the_outcome_of_its_piece_alone():
     found = dict(fan_out([1, 2, 4], refuse_odd))
-    assert str(found.pop(1)) == "1 is odd."
-    assert found == {2: 20, 4: 40}
+    assert (str(found.pop(1)), found) == ("1 is odd.", {2: 20, 4: 40})
 
 
 def test_what_is_no_problem_stops_everything():
@@ -37,5 +36,4 @@ def test_a_process_that_dies_takes_no_more_than_was_at_work():
 
 
 def test_fresh_processes_import_nothing_from_the_working_directory(hostile):
-    assert dict(fan_out([-1, 2], abs, jobs=2)) == {-1: 1, 2: 2}
-    assert hostile() == []
+    assert (dict(fan_out([-1, 2], abs, jobs=2)), hostile()) == ({-1: 1, 2: 2}, [])

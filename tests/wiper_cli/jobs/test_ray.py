@@ -82,8 +82,7 @@ def test_a_worker_that_dies_loses_its_piece_alone(local):
     lost = found.pop(2)
     assert isinstance(lost, Problem)
     assert "worker or machine died" in str(lost)
-    assert lost.exit_code == ExitCode.NO_VERDICT
-    assert found == {1: 1, 3: 3, 4: 4}
+    assert (lost.exit_code, found) == (ExitCode.NO_VERDICT, {1: 1, 3: 3, 4: 4})
 
 
 def test_a_machine_that_cannot_run_it_says_so(local):
@@ -174,5 +173,4 @@ def test_ray_chooses_the_gpu(monkeypatch):
         fleet._shared_out(None, "cuda")
     assert fleet._shared_out(2, "auto") == Fleet(2, 2)
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}])
-    assert fleet._shared_out(None, "auto") == Fleet(None, 4, 1.0)
-    assert fleet._shared_out(None, "cpu") == Fleet()
+    assert (fleet._shared_out(None, "auto"), fleet._shared_out(None, "cpu")) == (Fleet(None, 4, 1.0), Fleet())

@@ -27,8 +27,7 @@ def test_a_scan_shows_what_it_measured_and_no_more(make):
     assert [measure.name for measure in story.measures(make("scan_clean"))] == ["Clean accuracy"]
     found = story.measures(make("scan_finding"))
     assert [(measure.before.value, measure.after) for measure in found] == [(0.931, None), (0.987, None)]
-    assert story.measures(make("refused")) == ()
-    assert story.measures(make("inspect")) == ()
+    assert (story.measures(make("refused")), story.measures(make("inspect"))) == ((), ())
 
 
 def test_findings_come_gravest_first(make):
@@ -70,9 +69,7 @@ def test_the_command_can_be_pasted(make):
 
 def test_reproduction_has_command_digest_seed_versions(make):
     rows = dict(story.reproduce(make("purify_accepted")))
-    assert rows["sha256"] == "ab" * 32
-    assert rows["seed"] == "0"
-    assert rows["torch"] == "2.13.0"
+    assert (rows["sha256"], rows["seed"], rows["torch"]) == ("ab" * 32, "0", "2.13.0")
     assert rows["isolation"] == "child, not confined: no confinement yet"
 
 

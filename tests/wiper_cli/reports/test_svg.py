@@ -37,9 +37,7 @@ def test_bars_are_sorted_and_signed():
     drawing = parsed(svg.bars([0.1, 0.5, -0.25, 0.3]))
     paths = {path.get("class"): path.get("d") for path in drawing.iter("path")}
     tops = [float(top) for top in re.findall(r"M\d+ ([\d.]+)h", paths["up"])]
-    assert len(tops) == 3
-    assert tops == sorted(tops)
-    assert tops[0] == 10
+    assert (len(tops), tops, tops[0]) == (3, sorted(tops), 10)
     assert paths["down"].startswith("M3 150")
 
 
@@ -88,5 +86,4 @@ def test_a_thousand_classes_stay_small():
 
 
 def test_nothing_measured_draws_nothing():
-    assert svg.strip([None, None], 1.0, None, []) == ""
-    assert svg.bars([None]) == ""
+    assert (svg.strip([None, None], 1.0, None, []), svg.bars([None])) == ("", "")

@@ -9,8 +9,7 @@ LOGITS, LABELS = FEATURES @ WEIGHT.T, torch.tensor([0, 1])
 
 def test_mean_absolute_activation():
     found = activation_magnitude(FEATURES, LOGITS, LABELS, WEIGHT)
-    assert found.dtype == torch.float64
-    assert found.tolist() == [2.0, 2.0, 0.0]
+    assert (found.dtype, found.tolist()) == (torch.float64, [2.0, 2.0, 0.0])
 
 
 def test_weighted_sums_over_the_classes():

@@ -8,8 +8,7 @@ def test_change_counts_both_directions():
     clean = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
     triggered = torch.tensor([[2.0, 0.0], [0.0, 2.5]])
     found = activation_change(clean, triggered)
-    assert found.dtype == torch.float64
-    assert found.tolist() == [1.0, 0.25]
+    assert (found.dtype, found.tolist()) == (torch.float64, [1.0, 0.25])
     with pytest.raises(ValueError, match="same images"):
         activation_change(clean, triggered[:1])
 

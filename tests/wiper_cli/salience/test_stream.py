@@ -30,8 +30,7 @@ def test_one_pass_equals_the_functions_whatever_the_batch(data, batch):
     torch.testing.assert_close(found.bs, expected, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(found.am, activation_magnitude(*data))
     torch.testing.assert_close(found.weighted_am, weighted_activation_magnitude(*data))
-    assert found.stability == run(data, 50).stability
-    assert found.images == 201
+    assert (found.stability, found.images) == (run(data, 50).stability, 201)
     assert found.correct == int((logits.argmax(1) == labels).sum())
 
 

@@ -115,8 +115,7 @@ def test_what_it_offers_joins_and_what_is_broken_is_one_warning(run, named):
     assert "lmr|shrink]" in done.stdout.replace("\n", "").replace(" ", "")
     assert "[shrink: 0.9]" in " ".join(done.stdout.split())
     said = done.stderr.splitlines()
-    assert said.pop(0) == "tiny_plugin runs"
-    assert len(said) == len(BROKEN)
+    assert (said.pop(0), len(said)) == ("tiny_plugin runs", len(BROKEN))
     for name, sentence in zip(BROKEN, said, strict=True):
         assert sentence.startswith(f"wiper: The plug-in tiny-plugin brings no {name} to wiper.")
     assert "stripe" in run(*arguments, "triggers", **named).stdout

@@ -79,16 +79,10 @@ class Outer:
 
 GOOD, CONTAINERS = pack(
     Outer(
-        Inner(1.0, (2, 3)),
-        (Inner(1, None),),
-        "a",
-        Severity.LOW,
-        METHODS["clp"](),
-        Path("p"),
-        None,
+        Inner(1.0, (2, 3)), (Inner(1, None),), "a", Severity.LOW, METHODS["clp"](), Path("p"), None,
         {"w": TENSOR},
     )
-)
+)  # fmt: skip
 
 
 def changed(place, value):

@@ -27,8 +27,7 @@ def test_what_stands_is_skipped_and_a_failure_stops_nothing(place):
     assert (place.out / "clean" / "colours" / "red").is_dir()
     before = (place.out / CLEAN.id / "manifest.json").stat().st_mtime_ns
     said.clear()
-    assert build([CLEAN, BADNET], place, say=said.append) == []
-    assert said == ["2 of 2 stand already."]
+    assert (build([CLEAN, BADNET], place, say=said.append), said) == ([], ["2 of 2 stand already."])
     assert (place.out / CLEAN.id / "manifest.json").stat().st_mtime_ns == before
 
 
@@ -58,6 +57,5 @@ def test_several_at_once_give_the_same_models(place, tmp_path):
 def test_the_table_holds_what_is_built(place):
     build([CLEAN], place)
     found = table([CLEAN, BADNET], place.out)
-    assert found["of"] == 2
-    assert [row["id"] for row in found["specimens"]] == [CLEAN.id]
+    assert (found["of"], [row["id"] for row in found["specimens"]]) == (2, [CLEAN.id])
     assert "history" not in found["specimens"][0]

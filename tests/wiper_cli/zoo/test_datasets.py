@@ -9,8 +9,7 @@ from wiper_cli.zoo.datasets import TEST_SHARE, load
 
 def test_a_folder_of_train_and_test(folder, data):
     assert (data.name, data.classes, data.shape) == ("colours", ("blue", "green", "red"), (3, 16, 16))
-    assert (len(data.train), len(data.test)) == (120, 36)
-    assert data.train.labels.bincount().tolist() == [40, 40, 40]
+    assert (len(data.train), len(data.test), data.train.labels.bincount().tolist()) == (120, 36, [40, 40, 40])
     first = np.asarray(Image.open(folder / "train" / "blue" / "000.png")).transpose(2, 0, 1)
     assert (data.train.images[0].numpy() == first).all()
 
@@ -23,8 +22,7 @@ def test_mean_and_std_are_those_of_all_pixels(data):
 
 def test_without_a_test_folder_every_fifth_image_of_a_class_is_held(folder):
     alone = load(str(folder / "train"))
-    assert len(alone.test) == 120 // TEST_SHARE
-    assert alone.test.labels.bincount().tolist() == [8, 8, 8]
+    assert (len(alone.test), alone.test.labels.bincount().tolist()) == (120 // TEST_SHARE, [8, 8, 8])
     whole = torch.cat([alone.train.images, alone.test.images]).flatten(1)
     assert len(whole.unique(dim=0)) == 120
 

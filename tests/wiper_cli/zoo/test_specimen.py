@@ -39,15 +39,11 @@ def test_the_manifest_says_it_all(zoo, data):
     found = specimen.read_manifest(zoo / BADNET.id)
     assert found["id"] == "colours-resnet10-patch-w4-badnet-rate0.2-target1-s1"
     assert found["images"] == {"shape": [3, 16, 16], "train": 114, "test": 36, "clean": 6}
-    assert found["trigger"]["family"] == "badnet"
-    assert found["trigger"]["parameters"]["size"] == 4
-    assert found["planting"]["target"] == 1
-    assert found["poisoned"] == round(0.2 * 114)
+    assert (found["trigger"]["family"], found["trigger"]["parameters"]["size"]) == ("badnet", 4)
+    assert (found["planting"]["target"], found["poisoned"]) == (1, round(0.2 * 114))
     assert found["twin"]["id"] == CLEAN.id
     assert found["twin"]["acc"] == specimen.read_manifest(zoo / CLEAN.id)["figures"]["acc"]
-    assert found["figures"]["asr"]["n"] == 24
-    assert set(found["files"]) == set(FILES)
-    assert len(found["history"]) == 3
+    assert (found["figures"]["asr"]["n"], set(found["files"]), len(found["history"])) == (24, set(FILES), 3)
     text = (zoo / BADNET.id / "manifest.json").read_text()
     assert str(zoo) not in text
     assert str(Path.cwd()) not in text
@@ -56,8 +52,7 @@ def test_the_manifest_says_it_all(zoo, data):
 def test_the_files_have_the_accuracy_of_the_manifest(zoo, data):
     model = open_model(read_source(zoo / BADNET.id / "model.onnx"))
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (data.mean, data.std))
-    assert model.preprocessing.mean == pytest.approx(data.mean)
-    assert model.class_names == data.classes
+    assert (model.preprocessing.mean, model.class_names) == (pytest.approx(data.mean), data.classes)
     with torch.no_grad():
         answers = model.network((data.test.images.float() / 255 - mean) / std).argmax(1)
     accuracy = specimen.read_manifest(zoo / BADNET.id)["figures"]["acc"]["value"]
@@ -66,8 +61,7 @@ def test_the_files_have_the_accuracy_of_the_manifest(zoo, data):
 
 def test_the_stored_trigger_is_the_planted_one(zoo):
     trigger, facts = load_trigger(zoo / BADNET.id / "trigger.safetensors")
-    assert trigger == BadNet(size=4)
-    assert facts["target"] == "1"
+    assert (trigger, facts["target"]) == (BadNet(size=4), "1")
 
 
 def test_the_same_recipe_gives_the_same_weights(zoo, data, tmp_path):
@@ -78,8 +72,7 @@ def test_the_same_recipe_gives_the_same_weights(zoo, data, tmp_path):
 
 def test_the_clean_split_was_never_seen_and_is_written_as_it_was(data, tmp_path):
     held, rest = specimen.split(data)
-    assert len(held) == 6
-    assert sorted([*held.tolist(), *rest.tolist()]) == list(range(120))
+    assert (len(held), sorted([*held.tolist(), *rest.tolist()])) == (6, list(range(120)))
     specimen.write_clean(data, tmp_path / "clean")
     written = sorted((tmp_path / "clean").glob("*/*.png"))
     assert [int(path.stem) for path in sorted(written, key=lambda p: p.stem)] == held.tolist()
@@ -126,10 +119,8 @@ class Fixed(torch.nn.Module):
 def test_figures_by_hand(poisoning, asr, ra, base, n):
     images = specimen.Images(torch.zeros(30, 3, 8, 8, dtype=torch.uint8), torch.arange(30) % 3)
     found = specimen.measure(Fixed(), images, BadNet(pattern="white"), poisoning, 3)
-    assert found["asr"]["n"] == n
-    assert found["asr"]["value"] == pytest.approx(asr)
-    assert found["ra"]["value"] == pytest.approx(ra)
-    assert found["base_rate"]["value"] == pytest.approx(base)
+    assert (found["asr"]["n"], found["asr"]["value"]) == (n, pytest.approx(asr))
+    assert (found["ra"]["value"], found["base_rate"]["value"]) == (pytest.approx(ra), pytest.approx(base))
 
 
 def test_several_triggers_are_measured_together():
@@ -145,10 +136,8 @@ def test_a_branch_in_the_graph(zoo, data, tmp_path, variant):
         CLEAN, attack="architectural", parameters={"variant": variant}, poisoning={"target": 2}, label=variant
     )
     found = specimen.make(recipe, data, tmp_path / "branch", zoo / CLEAN.id, CPU)
-    assert found["figures"]["asr"]["value"] == 1.0
-    assert found["figures"]["acc"] == found["twin"]["acc"]
-    assert found["variant"] == variant
-    assert set(found["files"]) == {"model.onnx", "model.pt"}
+    assert (found["figures"]["asr"]["value"], found["figures"]["acc"]) == (1.0, found["twin"]["acc"])
+    assert (found["variant"], set(found["files"])) == (variant, {"model.onnx", "model.pt"})
     assert found["history"] == []
 
 

@@ -22,10 +22,8 @@ def read(tmp_path):
 
 def test_lists_are_crossed_and_twins_join_first(read):
     found = read(PLAIN + '[[models]]\nattack = ["badnet", "blend"]\nseed = [1, 2]\ntarget = [0, 3]\n')
-    assert found.name == "mine"
-    assert [recipe.attack for recipe in found.recipes].count(CLEAN) == 2
-    assert [recipe.attack for recipe in found.recipes][:2] == [CLEAN, CLEAN]
-    assert len(found.recipes) == 2 + 8
+    assert (found.name, [recipe.attack for recipe in found.recipes].count(CLEAN)) == ("mine", 2)
+    assert ([recipe.attack for recipe in found.recipes][:2], len(found.recipes)) == ([CLEAN, CLEAN], 2 + 8)
     assert {recipe.poisoned().target for recipe in found.recipes[2:]} == {0, 3}
     assert {recipe.poisoned().seed for recipe in found.recipes[2:]} == {1, 2}
     assert len({recipe.id for recipe in found.recipes}) == 10
@@ -37,10 +35,8 @@ def test_what_a_model_says_goes_before_the_defaults(read):
         '[[models]]\nattack = "badnet"\nschedule = { epochs = 5 }\nparameters = { size = 2 }\nrate = 0.01\n'
     )
     recipe = read(text).recipes[-1]
-    assert (recipe.trained().epochs, recipe.trained().lr) == (5, 0.1)
-    assert recipe.trigger().size == 2
-    assert recipe.poisoned().rate == 0.01
-    assert recipe.twin.schedule == recipe.schedule
+    assert (recipe.trained().epochs, recipe.trained().lr, recipe.trigger().size) == (5, 0.1, 2)
+    assert (recipe.poisoned().rate, recipe.twin.schedule) == (0.01, recipe.schedule)
 
 
 @pytest.mark.parametrize(

@@ -84,24 +84,14 @@ def test_co_training_is_called_in_order_and_gets_gradients(data):
     masks = torch.arange(count) < 10, torch.arange(count) >= count - 20
     asked = []
     loop = Poison(
-        data.train.images,
-        data.train.labels,
-        *masks,
-        restamp=lambda epoch, trigger: asked.append((epoch, trigger)),
-        cotraining=hooks,
-    )
+        data.train.images, data.train.labels, *masks,
+        restamp=lambda epoch, trigger: asked.append((epoch, trigger)), cotraining=hooks,
+    )  # fmt: skip
     train(net, loop, Schedule(epochs=2, batch=60, lr=0.01), seed=1)
     assert [call[0] for call in hooks.calls[:7]] == [
-        "epoch",
-        "stamp",
-        "loss",
-        "step",
-        "stamp",
-        "loss",
-        "step",
-    ]
-    assert hooks.calls[1][1] + hooks.calls[4][1] == 10
-    assert hooks.calls[1][2] + hooks.calls[4][2] == 20
+        "epoch", "stamp", "loss", "step", "stamp", "loss", "step",
+    ]  # fmt: skip
+    assert (hooks.calls[1][1] + hooks.calls[4][1], hooks.calls[1][2] + hooks.calls[4][2]) == (10, 20)
     assert asked == [(0, None), (1, None)]
 
 

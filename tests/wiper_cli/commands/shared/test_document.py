@@ -34,10 +34,8 @@ def findings(*severities):
 
 def test_what_was_begun_is_incomplete_and_valid(document):
     jsonschema.validate(document, schema())
-    assert document["verdict"] == "incomplete"
-    assert document["exit_code"] == 3
-    assert document["model"]["path"] == "m.onnx"
-    assert document["seed"] == 3
+    assert (document["verdict"], document["exit_code"]) == ("incomplete", 3)
+    assert (document["model"]["path"], document["seed"]) == ("m.onnx", 3)
     assert document["arguments"] == ["scan", "m.onnx"]
 
 
@@ -55,8 +53,7 @@ def test_the_gate_s_facts_stay_when_the_child_s_join_them(document, scanned):
     document["model"].update(sha256="0" * 64, kind="onnx")
     document["not_done"].append({"what": "a", "why": "b"})
     documents.merge(document, scanned(not_done=({"what": "c", "why": "d"},), timing={"open": 1.0}))
-    assert document["model"]["sha256"] == "0" * 64
-    assert document["model"]["opened"] == "full"
+    assert (document["model"]["sha256"], document["model"]["opened"]) == ("0" * 64, "full")
     assert [entry["what"] for entry in document["not_done"]] == ["a", "c"]
     assert document["sentence"] == "Nothing."
     assert document["salience"] is None
@@ -69,8 +66,7 @@ def test_what_is_no_section_is_not_taken(document, scanned):
         Problem, match="cannot be used: the document, clean has an unknown field 'odd'"
     ) as caught:
         documents.merge(document, scanned(clean={"odd": 1}))
-    assert caught.value.exit_code == ExitCode.NO_VERDICT
-    assert document == before
+    assert (caught.value.exit_code, document) == (ExitCode.NO_VERDICT, before)
 
 
 REFUSALS = {
@@ -90,10 +86,8 @@ def test_a_refusal_ends_with_its_sentence_and_code(name, document):
     error, code = REFUSALS[name]
     documents.refuse(document, error)
     jsonschema.validate(document, schema())
-    assert document["sentence"] == str(error)
-    assert document["exit_code"] == code
-    assert document["verdict"] == "incomplete"
-    assert document["findings"] == []
+    assert (document["sentence"], document["exit_code"]) == (str(error), code)
+    assert (document["verdict"], document["findings"]) == ("incomplete", [])
     assert document["not_done"] == [{"what": "the examination", "why": str(error)}]
 
 
@@ -108,13 +102,10 @@ def test_every_refusal_of_the_tree_is_tried():
 def test_a_hostile_file_is_a_critical_finding(document):
     documents.refuse(document, Hostile("Two members are called 'x'.", "WIPER-TS-004", "x"))
     jsonschema.validate(document, schema())
-    assert document["verdict"] == "malicious"
-    assert document["exit_code"] == 1
+    assert (document["verdict"], document["exit_code"]) == ("malicious", 1)
     (finding,) = document["findings"]
-    assert finding["rule"] == "WIPER-TS-004"
-    assert finding["severity"] == "critical"
-    assert finding["place"] == {"member": "x"}
-    assert document["not_done"][0]["what"] == "everything else"
+    assert (finding["rule"], finding["severity"]) == ("WIPER-TS-004", "critical")
+    assert (finding["place"], document["not_done"][0]["what"]) == ({"member": "x"}, "everything else")
 
 
 BARS = [severity.word for severity in Severity if severity > Severity.INFO]

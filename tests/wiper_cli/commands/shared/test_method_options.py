@@ -73,8 +73,7 @@ def test_nothing_asked_is_nothing_chosen():
 
 def test_a_preset_and_single_options_over_it():
     strong = METHODS["wiper"].presets["strong"]
-    assert asked("wiper", "--preset", "strong") == dict(strong)
-    assert asked("wiper", "--preset", "paper") == {}
+    assert (asked("wiper", "--preset", "strong"), asked("wiper", "--preset", "paper")) == (dict(strong), {})
     chosen = asked("wiper", "--preset", "strong", "--alpha", "0.3", "--no-flip")
     assert chosen == {**strong, "alpha": 0.3, "flip": False}
     for method, kind in METHODS.items():
@@ -91,18 +90,7 @@ def test_what_a_method_lacks_is_refused():
 
 def test_an_option_may_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("WIPER_EPOCHS", "3")
-    assert asked("wiper") == {"epochs": 3}
-    assert asked("wiper", "--epochs", "4") == {"epochs": 4}
-
-
-def test_a_value_out_of_range_is_wrong_usage():
-    for method, field in FIELDS:
-        for bound, step in ((field.metadata["low"], -1), (field.metadata["high"], 1)):
-            if bound is not None:
-                with pytest.raises((Problem, click.BadParameter)) as refused:
-                    asked(method, flag(field), str(bound + step))
-                error = refused.value
-                assert flag(field) in (str(error) if isinstance(error, Problem) else error.format_message())
+    assert (asked("wiper"), asked("wiper", "--epochs", "4")) == ({"epochs": 3}, {"epochs": 4})
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "much"])
@@ -134,7 +122,6 @@ def test_help_of_purify_shows_defaults_per_method(wiper):
     said = " ".join(out.split())
     trained = {name: kind() for name, kind in METHODS.items() if hasattr(kind, "epochs")}
     shown = "; ".join(f"{name}: {settings.epochs}" for name, settings in trained.items())
-    assert f"[{shown}]" in said
-    assert "--flip / --no-flip" in said
-    assert "[wiper: ar]" in said
+    for part in (f"[{shown}]", "--flip / --no-flip", "[wiper: ar]"):
+        assert part in said
     assert all(flag(field) in said for _, field in FIELDS)

@@ -56,8 +56,7 @@ def test_flags_beat_environment_beats_file_beats_defaults(probe):
     Path("wiper.toml").write_text("seed = 2\n")
     assert seed() == ["2", "file"]
     Path("wiper.toml").write_text("seed = 2\n[scan]\nseed = 3\n")
-    assert seed() == ["3", "file"]
-    assert seed(WIPER_SEED="4") == ["4", "environment"]
+    assert (seed(), seed(WIPER_SEED="4")) == (["3", "file"], ["4", "environment"])
     assert seed(WIPER_SEED="4", args=["--seed", "5"]) == ["5", "command line"]
 
 

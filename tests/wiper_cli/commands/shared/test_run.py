@@ -64,8 +64,7 @@ def test_every_format_goes_where_it_was_asked(tmp_path, capsys, document):
 def test_several_reports_are_one_document(capsys, document):
     deliver(["json"], [document, {**document, "exit_code": 1}])
     found = json.loads(capsys.readouterr().out)
-    assert len(found["reports"]) == 2
-    assert found["exit_code"] == 1
+    assert (len(found["reports"]), found["exit_code"]) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +146,7 @@ def test_a_refusal_becomes_its_document(error, code, spared):
         run = Run("scan", settings(exit_zero=exit_zero), Display(quiet=True))
         document = run.document(Path("m"), work)
         jsonschema.validate(document, schema())
-        assert document["sentence"] == "No."
-        assert document["exit_code"] == expected
+        assert (document["sentence"], document["exit_code"]) == ("No.", expected)
         assert document["timing"]["total"] >= 0
 
 
@@ -192,15 +190,9 @@ def test_a_hostile_answer_is_a_sentence_and_no_verdict(section, child, scanned, 
     """What has the declared type but is no section of a report would end a renderer; it never gets that far."""
     child.answers[ScanRequest] = scanned(**section)
     code, out, err = wiper(
-        "scan",
-        DIGITS / "model.onnx",
-        "--clean",
-        few_digits,
-        "-f",
-        "json",
-        "-f",
+        "scan", DIGITS / "model.onnx", "--clean", few_digits, "-f", "json", "-f",
         f"html={tmp_path / 'x.html'}",
-    )
+    )  # fmt: skip
     assert code == 3
     document = json.loads(out)
     jsonschema.validate(document, schema())

@@ -21,8 +21,7 @@ def tell(display):
 def test_without_a_terminal_one_line_a_stage(capsys):
     tell(Display())
     out, err = capsys.readouterr()
-    assert out == ""
-    assert [line.split(" (")[0] for line in err.splitlines()] == ["open", "score"]
+    assert (out, [line.split(" (")[0] for line in err.splitlines()]) == ("", ["open", "score"])
     assert all(line.endswith(" s)") for line in err.splitlines())
 
 
@@ -65,8 +64,7 @@ def test_hostile_names_are_made_plain(capsys):
         display.log(HOSTILE)
         display.say(HOSTILE)
     out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 3
+    assert (out, len(err.splitlines())) == ("", 3)
     assert not any(character in err for character in "\x1b\u202e")
 
 
@@ -93,9 +91,8 @@ def test_bars_on_a_terminal(terminal, capsys):
     terminal = terminal()
     tell(Display(verbose=True))
     shown = terminal.getvalue()
-    assert "score" in shown
-    assert "%" in shown
-    assert "a remark" in shown
+    for part in ("score", "%", "a remark"):
+        assert part in shown
     assert " s)" not in shown
     assert capsys.readouterr().out == ""
 

@@ -20,13 +20,11 @@ def source():
 
 def test_a_committed_file_stands_with_all_it_names(tmp_path, source):
     with staged(tmp_path / "out.onnx", source, {"": b"MODEL", "w.data": b"new"}, force=False) as stage:
-        assert stage.model.read_bytes() == b"MODEL"
-        assert stage.sha256 == hashlib.sha256(b"MODEL").hexdigest()
+        assert (stage.model.read_bytes(), stage.sha256) == (b"MODEL", hashlib.sha256(b"MODEL").hexdigest())
         assert not (tmp_path / "out.onnx").exists()
         commit(stage)
     assert names(tmp_path) == ["other.data", "out.onnx", "w.data"]
-    assert (tmp_path / "w.data").read_bytes() == b"new"
-    assert (tmp_path / "other.data").read_bytes() == b"same"
+    assert ((tmp_path / "w.data").read_bytes(), (tmp_path / "other.data").read_bytes()) == (b"new", b"same")
 
 
 def test_without_commit_nothing_remains(tmp_path, source):
@@ -114,5 +112,4 @@ def test_a_file_that_appeared_meanwhile_is_kept(tmp_path, source):
         out.write_bytes(b"another run's")
         with pytest.raises(Problem, match="meanwhile"):
             commit(stage)
-    assert out.read_bytes() == b"another run's"
-    assert names(tmp_path) == ["out.onnx"]
+    assert (out.read_bytes(), names(tmp_path)) == (b"another run's", ["out.onnx"])

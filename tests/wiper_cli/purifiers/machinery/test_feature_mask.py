@@ -43,12 +43,3 @@ def test_weight_on_its_size_empties_what_nobody_reads():
     assert mask[1] > 0.9
     # Feature 0 is only needed for half of the images: 8 sigmoid(-8 m) / 2 = 0.75 / 4.
     assert float(mask[0]) == pytest.approx(math.log(1 / 0.046875 - 1) / 8, abs=0.03)
-
-
-def test_seeded():
-    first, second, other = (
-        feature_mask(separable(), WEIGHT, BIAS, 2, 0.01, torch.Generator().manual_seed(seed))
-        for seed in (0, 0, 1)
-    )
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)

@@ -214,15 +214,10 @@ def odd():
         for name, p in network.named_parameters()
     }
     model = Model(
-        source=Source("model", b""),
-        manifest=Manifest("safetensors", addresses),
-        network=network,
-        tensors={name: name for name in addresses},
-        head=Head("head.weight", "head.bias", 6, 5, "conv"),
-        classes=5,
-        architecture=Architecture("test", "test"),
-        input=InputSpec(3, 8, 8),
-    )
+        source=Source("model", b""), manifest=Manifest("safetensors", addresses), network=network,
+        tensors={name: name for name in addresses}, head=Head("head.weight", "head.bias", 6, 5, "conv"),
+        classes=5, architecture=Architecture("test", "test"), input=InputSpec(3, 8, 8),
+    )  # fmt: skip
     return Classifier(model, (0.5,) * 3, (0.25,) * 3)
 
 

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from formats import apply_edit
 from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.machinery.masks import MaskStudent, clamp, prune
@@ -58,34 +57,6 @@ def test_the_inner_step_follows_the_sign(linear, clean):
     torch.testing.assert_close(found[1][0], (start[1] + 0.4 * e.sign()).clamp(-0.4, 0.4))
 
 
-def test_one_step_of_the_masks(linear, clean):
-    """a CE(m) + (1 - a) CE(m + noise), one step of SGD, back into 0..1."""
-    student = MaskStudent(linear, clean.fit, "zero")
-    masks = torch.tensor([0.9, 0.5, 0.2, 0.7])
-    x, y = clean.fit.images[:50].float() / 255, clean.fit.labels[:50]
-    with torch.no_grad():
-        student.masks[0].copy_(masks)
-    noise = adversary(student, x, y, 0.4, 2, torch.Generator().manual_seed(7))
-    loss = 0.2 * F.cross_entropy(student.logits(x), y)
-    loss = loss + 0.8 * F.cross_entropy(student.masked(student.masks, x, noise), y)
-    (slope,) = torch.autograd.grad(loss, student.masks)
-    still = gradients(linear, masks, (0, 0), x, y)[2]
-    disturbed = gradients(linear, masks, (noise[0][0], noise[1][0]), x, y)[2]
-    torch.testing.assert_close(slope, 0.2 * still + 0.8 * disturbed, rtol=1e-4, atol=1e-6)
-
-
-def test_pruning_stays_within_the_budget(classifier, clean):
-    settings = ANP(steps=9, lr=0.2, noise=0.2, batch=100, flip=False, crop=0, budget=0.1)
-    result = settings.run(Task(classifier, clean))
-    purified = Classifier(apply_edit(classifier.model, result.edit), classifier.mean, classifier.std)
-
-    def right(model):
-        return float((model.logits(clean.select.images).argmax(1) == clean.select.labels).float().mean())
-
-    assert right(purified) >= 0.9 * right(classifier) - 1e-6
-    assert len(result.history) == 3
-
-
 def search(classifier, clean, settings, live):
     """The masks of a search, step by step, from the parts that other tests check; seed 0."""
     student = MaskStudent(classifier, clean.fit, settings.ablation, live)
@@ -119,24 +90,6 @@ def test_live_searches_on_the_batches_and_prunes_the_network_as_it_was_found(cla
         assert not {"norm.running_mean", "norm.running_var"} & set(expected.tensors)
     assert edits[0] != edits[1]
     assert torch.equal(classifier.model.network.norm.running_mean, statistics)
-
-
-def test_live_noise_is_sought_on_the_batch(classifier, clean):
-    """Every forward pass of the search, inner and outer, has the norm in training mode; choosing has it not."""
-    modes = []
-    forward = nn.BatchNorm2d.forward
-
-    def watched(self, x):
-        modes.append((torch.is_grad_enabled(), len(x), self.training))
-        return forward(self, x)
-
-    settings = ANP(steps=3, batch=100, flip=False, crop=0, inner_steps=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.BatchNorm2d, "forward", watched)
-        settings.run(Task(classifier, clean, live=True))
-    searching = [training for gradients, size, training in modes if gradients and size == 100]
-    assert len(searching) >= 3 * 4
-    assert sum(training for *_, training in modes) == 3 * 4
 
 
 def test_removes_the_backdoor(removes):

@@ -19,8 +19,7 @@ def test_the_least_active_units_are_gone_and_stay_gone(classifier, clean, train)
     purified = FinePruning(train=train, share=0.3, epochs=2, flip=False).run(Task(classifier, clean))
     columns = edited(classifier, purified).head()[0].abs().sum(0)
     assert torch.equal((columns == 0).nonzero()[:, 0], least.sort().values)
-    assert purified.notes == ("29 of 96 units were removed, least am first.",)
-    assert len(purified.history) == 2
+    assert (purified.notes, len(purified.history)) == (("29 of 96 units were removed, least am first.",), 2)
 
 
 def test_salience_may_rank_instead(classifier, clean):

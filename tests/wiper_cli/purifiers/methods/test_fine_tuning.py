@@ -20,5 +20,4 @@ def test_repairs_a_damaged_head(trained, opened, clean, rates):
 
 def test_removes_the_backdoor_at_a_high_rate(removes):
     purified = removes(FineTuning(epochs=20, batch=32, lr=0.05, flip=False, crop=0.0), 0.3, 0.93)
-    assert len(purified.edit.tensors) == 8
-    assert set(purified.history[0].loss) == {"cross_entropy"}
+    assert (len(purified.edit.tensors), set(purified.history[0].loss)) == (8, {"cross_entropy"})

@@ -54,13 +54,9 @@ def test_weights_that_one_objective_lacks(quadratic):
     inner, outer, *_, w = quadratic
     other = torch.ones(2, dtype=torch.float64, requires_grad=True)
     _, (first, second) = hypergradient(
-        inner,
-        lambda d, ws: outer(d, ws) + ws[1].sum(),
-        torch.zeros(4, dtype=torch.float64),
-        [w, other],
-        3,
+        inner, lambda d, ws: outer(d, ws) + ws[1].sum(), torch.zeros(4, dtype=torch.float64), [w, other], 3,
         0.05,
-    )
+    )  # fmt: skip
     assert first.abs().max() > 0
     assert torch.equal(second, torch.ones_like(second))
 

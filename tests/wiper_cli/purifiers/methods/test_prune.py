@@ -47,12 +47,8 @@ def test_channels_become_constant(classifier, clean, ablation, metric):
     constant = (after.conv2.weight.abs().sum((1, 2, 3)) == 0).sum()
     assert constant == 6
     assert set(purified.edit.tensors) >= {
-        "norm.weight",
-        "norm.bias",
-        "conv2.weight",
-        "conv2.bias",
-        "fc.weight",
-    }
+        "norm.weight", "norm.bias", "conv2.weight", "conv2.bias", "fc.weight",
+    }  # fmt: skip
     assert "conv1.weight" not in purified.edit.tensors
 
 

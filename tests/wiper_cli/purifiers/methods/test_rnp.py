@@ -1,9 +1,8 @@
 import torch
 
 from formats import apply_edit
-from wiper_cli.classifier import Classifier
 from wiper_cli.purifiers.contract import Task
-from wiper_cli.purifiers.machinery.masks import MaskStudent, accuracy, clamp, prune
+from wiper_cli.purifiers.machinery.masks import MaskStudent, clamp, prune
 from wiper_cli.purifiers.machinery.training import Batches, switch
 from wiper_cli.purifiers.methods.rnp import RNP
 from wiper_cli.purifiers.methods.rnp.method import unlearn
@@ -45,16 +44,9 @@ def test_one_step_climbs_by_the_clipped_gradient(classifier, clean):
 def test_masks_come_from_the_unlearned_network_and_prune_the_found_one(classifier, clean):
     """The masks again, step by step, from the parts that other tests check."""
     settings = RNP(
-        epochs=2,
-        lr=0.3,
-        batch=100,
-        flip=False,
-        crop=0,
-        unlearn_lr=1e-3,
-        momentum=0.0,
-        budget=1.0,
+        epochs=2, lr=0.3, batch=100, flip=False, crop=0, unlearn_lr=1e-3, momentum=0.0, budget=1.0,
         ablation="zero",
-    )
+    )  # fmt: skip
     result = settings.run(Task(classifier, clean))
     shuffled = batches(clean)
     unlearned = unlearn(settings, classifier, shuffled)[0]
@@ -73,16 +65,6 @@ def test_masks_come_from_the_unlearned_network_and_prune_the_found_one(classifie
             for channel, value in enumerate(mask.tolist()):
                 kept = before[name][channel] if value > largest else torch.zeros_like(before[name][channel])
                 assert torch.equal(after[name][channel].detach(), kept.detach())
-
-
-def test_within_the_budget(classifier, clean):
-    settings = RNP(epochs=2, lr=0.1, batch=64, flip=False, unlearn_lr=1e-3, unlearn_until=0.2, budget=0.05)
-    first = settings.run(Task(classifier, clean))
-    whole = MaskStudent(classifier, clean.fit, "zero")
-    before = accuracy(whole, [torch.ones(12), torch.ones(24)], clean.select)
-    purified = Classifier(apply_edit(classifier.model, first.edit), classifier.mean, classifier.std)
-    right = (purified.logits(clean.select.images).argmax(1) == clean.select.labels).float().mean()
-    assert float(right) >= before * 0.95 - 1e-6
 
 
 def test_live_unlearning_normalises_by_the_batch_and_learns_statistics(classifier, clean):
