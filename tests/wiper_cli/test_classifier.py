@@ -13,8 +13,7 @@ MEAN, STD = (0.3,), (0.5,)
 
 @pytest.fixture
 def classifier():
-    model = open_model(read_source(example_folder() / "model.safetensors"))
-    return Classifier(model, MEAN, STD)
+    return Classifier(open_model(read_source(example_folder() / "model.safetensors")), MEAN, STD)
 
 
 @pytest.fixture

@@ -45,9 +45,6 @@ def explained(digits_subject, part):
     return explanation.explain(digits_subject, "stamped", part, Notes())
 
 
-# --- by hand -----------------------------------------------------------------------------------------------------
-
-
 def test_clean_images_are_weighed_to_the_classes_of_the_triggered():
     clean = torch.tensor([0, 0, 1, 2])
     found = explanation.counterparts(clean, torch.tensor([0, 1, 1, 1]))
@@ -58,8 +55,7 @@ def test_clean_images_are_weighed_to_the_classes_of_the_triggered():
 
 @pytest.mark.parametrize("triggered", [None, torch.tensor([3, 3])])
 def test_without_common_classes_all_clean_images_count_alike(triggered):
-    found = explanation.counterparts(torch.tensor([0, 0, 1, 2]), triggered)
-    assert found.tolist() == [0.25] * 4
+    assert explanation.counterparts(torch.tensor([0, 0, 1, 2]), triggered).tolist() == [0.25] * 4
 
 
 def test_the_lowest_units_and_a_share_of_at_least_one():
@@ -91,9 +87,6 @@ def test_where_linear_units_look_is_where_their_weights_are():
     expected[:, 3, 3] = 1.0
     assert torch.equal(found["two"], expected)
     assert found["one"].nonzero().tolist() == [[0, 2, 1], [1, 2, 1]]
-
-
-# --- the digits --------------------------------------------------------------------------------------------------
 
 
 def test_the_trigger_s_class_is_named(explained, part):
@@ -149,9 +142,6 @@ def test_a_single_image_of_unknown_class(digits_subject, part):
     assert found["target"] == 0
     assert "not known" in found["compared_with"]
     assert len(found["pictures"]) == 1
-
-
-# --- in a scan ---------------------------------------------------------------------------------------------------
 
 
 def test_the_verdict_does_not_see_it(job, heard, stamped):

@@ -112,10 +112,8 @@ def test_the_best_transform_of_the_class_is_what_counts():
     )
     (finding,) = judge([Piece("square-probe", 0.8, 0.75, 3, recovered=several)], 10).findings
     assert (finding.severity, finding.evidence["success"], finding.evidence["images"]) == (
-        Severity.CRITICAL,
-        0.95,
-        0,
-    )
+        Severity.CRITICAL, 0.95, 0,
+    )  # fmt: skip
     (finding,) = judge([Piece("square-probe", 0.8, 0.75, 3, recovered=several[2:])], 10).findings
     assert finding.severity is Severity.HIGH
     assert "success" not in finding.evidence

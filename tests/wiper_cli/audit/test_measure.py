@@ -176,14 +176,13 @@ def test_head_only(part):
     assert found == measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)])
 
 
-def test_trigger_that_does_not_fit(part):
-    with pytest.raises(Problem, match="sinusoid cannot be measured"):
-        measure(classifier_of(Backdoored()), part, [Stamper.of(Sinusoid())])
-
-
-def test_target_that_is_no_class(part):
-    with pytest.raises(Problem, match="target 3 is no class"):
-        measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE, 3)])
+@pytest.mark.parametrize(
+    ("stamper", "words"),
+    [((Sinusoid(),), "sinusoid cannot be measured"), ((WHITE, 3), "target 3 is no class")],
+)
+def test_what_does_not_fit(part, stamper, words):
+    with pytest.raises(Problem, match=words):
+        measure(classifier_of(Backdoored()), part, [Stamper.of(*stamper)])
 
 
 def test_all_images_of_the_target_class():
@@ -199,6 +198,5 @@ def test_after_is_measured_for_the_targets_of_before(part):
     after = measure(classifier_of(Backdoored(False)), part, settled(stampers, before))
     assert after.triggers[0].target == 2
     assert after.triggers[0].target_chosen_by == before.triggers[0].target_chosen_by
-    fall = 1 - after.triggers[0].asr.value
-    assert der(before, after) == pytest.approx((fall + 1) / 2)
+    assert der(before, after) == pytest.approx(((1 - after.triggers[0].asr.value) + 1) / 2)
     assert der(replace(before, triggers=()), replace(after, triggers=())) is None

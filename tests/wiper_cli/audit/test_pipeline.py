@@ -5,6 +5,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from refusals import refused
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -29,9 +30,6 @@ def purification(job):
     return partial(job, PurifyRequest)
 
 
-# --- as Python calls it ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_the_package_shows_how_to_call_it(few_digits, tmp_path, monkeypatch):
     """Its own example, as it stands, with one detector: the default method removes the backdoor of the digits."""
@@ -47,9 +45,6 @@ def test_the_package_shows_how_to_call_it(few_digits, tmp_path, monkeypatch):
     assert before["asr"]["value"] > 0.9 > 0.1 > after["asr"]["value"]
     source = read_source(tmp_path / "model.onnx")
     assert write_edit(source, inspect(source), found["done"].edit)[""] != source.data
-
-
-# --- refusals ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -77,9 +72,8 @@ def test_an_unknown_detector(kind, asked, job, heard, nothing_long):
 
 @pytest.mark.parametrize("targets", [(10,), (0, 99)])
 def test_a_target_out_of_range_is_refused_before_the_long_work(targets, purification, heard, nothing_long):
-    with pytest.raises(Problem, match=f"--target {targets[-1]} is no class .* 10, from 0") as caught:
+    with refused(f"--target {targets[-1]} is no class .* 10, from 0", ExitCode.USAGE):
         purify(purification(targets=targets, detectors=tuple(DETECTORS)), heard)
-    assert caught.value.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("method", ["unlearn", "fine-tuning"])
@@ -87,9 +81,8 @@ def test_head_only_files_refuse_methods_that_train_the_body(
     method, purification, heard, quantised_file, nothing_long
 ):
     asked = purification(model=quantised_file, method=METHODS[method](), detectors=tuple(DETECTORS))
-    with pytest.raises(Problem, match="--method wiper --train head") as caught:
+    with refused("--method wiper --train head", ExitCode.NO_VERDICT):
         purify(asked, heard)
-    assert caught.value.exit_code == ExitCode.NO_VERDICT
 
 
 def test_live_batch_norm_reaches_the_edit(purification, heard):
@@ -127,12 +120,8 @@ def test_no_linear_head_refuses_head_training(purification, heard, monkeypatch, 
         return subject
 
     monkeypatch.setattr(pipeline, "prepare", headless)
-    with pytest.raises(Problem, match="leave out --train head") as caught:
+    with refused("leave out --train head", ExitCode.NO_VERDICT):
         purify(purification(), heard)
-    assert caught.value.exit_code == ExitCode.NO_VERDICT
-
-
-# --- answers -----------------------------------------------------------------------------------------------------
 
 
 def test_detectors_that_were_not_asked_are_named(job, heard):
@@ -185,9 +174,6 @@ def test_poisoned_images_beyond_the_limit_are_thinned_evenly(job, heard, few_dig
     (row,) = found.verification["before"]["triggers"]
     # Every second image, as many of class 0 as of any other.
     assert row["asr"]["n"] == 54
-
-
-# --- the check after saving --------------------------------------------------------------------------------------
 
 
 @pytest.fixture

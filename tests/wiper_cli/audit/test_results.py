@@ -46,9 +46,6 @@ def edit_of(model, **values):
     return Edit(found)
 
 
-# --- what changed ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
 def test_changed_elements_alone_are_counted(dtype):
     before = np.arange(24).reshape(2, 3, 4).astype(dtype)
@@ -80,9 +77,6 @@ def test_the_head_s_changed_units_are_named(layout):
     assert row["units"] == []
 
 
-# --- odd values --------------------------------------------------------------------------------------------------
-
-
 def test_what_a_report_can_carry_loses_nothing_that_json_can_say():
     odd = {
         1: torch.tensor([[1.5, math.nan], [math.inf, 2.0]]), "tuple": (1, 2.5, None, True, "text"),
@@ -98,9 +92,6 @@ def test_what_a_report_can_carry_loses_nothing_that_json_can_say():
     assert found["tuple"][3] is True
 
 
-# --- the expectation ---------------------------------------------------------------------------------------------
-
-
 def test_the_expectation_holds_normalised_inputs_and_their_logits(digits_subject):
     found = results.expectation(digits_subject.classifier, digits_subject.clean.report.images)
     expected = {name: from_bytes(new.data, new.dtype, new.shape) for name, new in found.items()}
@@ -109,9 +100,6 @@ def test_the_expectation_holds_normalised_inputs_and_their_logits(digits_subject
     with torch.no_grad():
         outputs = digits_subject.model.network(expected["inputs"])
     torch.testing.assert_close(outputs, expected["outputs"], rtol=1e-5, atol=1e-5)
-
-
-# --- documents ---------------------------------------------------------------------------------------------------
 
 
 def valid(command, sections):

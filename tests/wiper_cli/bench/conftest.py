@@ -1,9 +1,8 @@
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from colours import write_images
 
 from wiper_cli.bench.identity import identity
 from wiper_cli.bench.store import Place, Store
@@ -11,20 +10,9 @@ from wiper_cli.rates import Rate
 from wiper_cli.zoo import build
 from wiper_cli.zoo.recipe import Recipe
 
-COLOURS = {"blue": (40, 60, 220), "green": (50, 210, 70), "red": (220, 60, 40)}
 SCHEDULE = {"epochs": 2, "batch": 16, "lr": 0.05}
 CLEAN = Recipe("colours", "resnet10-patch-w4", schedule=SCHEDULE)
 BADNET = Recipe("colours", "resnet10-patch-w4", "badnet", poisoning={"rate": 0.2}, schedule=SCHEDULE)
-
-
-def write_images(folder, count, seed, side=16):
-    """Noisy squares of one colour a class, ``count`` of each."""
-    draw = np.random.default_rng(seed)
-    for name, colour in COLOURS.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            pixels = np.clip(np.array(colour) + draw.normal(0, 40, (side, side, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i:03d}.png")
 
 
 @pytest.fixture(scope="session")

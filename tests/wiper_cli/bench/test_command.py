@@ -54,8 +54,7 @@ def test_runs_what_is_missing_and_renders(call, tmp_path, badnet):
     page = (tmp_path / "out" / "two-colours.md").read_text()
     assert "Nothing was run on colours-resnet10-patch-w4-blend-rate0.2-s1." in page
     before = store.path.read_text()
-    again = call("two")
-    assert "1 of 2 cells stand already." in again.stderr
+    assert "1 of 2 cells stand already." in call("two").stderr
     assert store.path.read_text() == before
     assert f"stands   {cell.id}" in call("two", "--list").stdout
 

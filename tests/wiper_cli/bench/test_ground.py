@@ -24,18 +24,15 @@ def test_rates_by_hand():
         "acc": (3 / 5, 5), "asr": (2 / 4, 4), "ra": (1 / 4, 4), "base_rate": (1 / 4, 4),
     }  # fmt: skip
     assert ground.measure(Fixed(), first=2)["asr"] == {
-        "value": 1.0,
-        "n": 1,
-        "interval": pytest.approx([0.2065, 1.0], abs=1e-4),
-    }
+        "value": 1.0, "n": 1, "interval": pytest.approx([0.2065, 1.0], abs=1e-4),
+    }  # fmt: skip
 
 
 def test_fewer_test_images_are_the_first_of_more(place, badnet):
     few, many = ground_of(badnet, 10, place), ground_of(badnet, 30, place)
     assert torch.equal(few.test.images, many.test.images[:10])
     assert torch.equal(few.triggered[0][0], many.triggered[0][0][:10])
-    changed = (few.test.images != few.triggered[0][0]).flatten(2).any(2).any(1)
-    assert bool(changed.all())
+    assert bool((few.test.images != few.triggered[0][0]).flatten(2).any(2).any(1).all())
 
 
 def test_few_images_are_cut_in_proportion(place, badnet):

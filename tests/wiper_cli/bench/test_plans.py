@@ -144,6 +144,5 @@ def test_a_row_takes_the_recipe_without_a_label_first():
 
 def test_a_figure_draws_the_units_of_few_cells():
     every = {cell for table in TABLES.values() for cell in cells_of(table, "tiny", (3,), 100)}
-    found = [cell.name for cell in every if drawn(cell, "tiny")]
-    assert sorted(found) == ["am", "bs", "gradient"]
+    assert sorted([cell.name for cell in every if drawn(cell, "tiny")]) == ["am", "bs", "gradient"]
     assert not any(drawn(cell, "field") for cell in every)

@@ -66,12 +66,10 @@ def test_one_line_a_cell_by_name_and_once_what_they_share(store):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda line: line[:-9],
-        lambda line: line.replace(b'"seed":2', b'"seed":3'),
-        lambda line: line.replace(b"wiper", b"wip\xffr"),
-        lambda line: b"<<<<<<< ours",
+        lambda line: line[:-9], lambda line: line.replace(b'"seed":2', b'"seed":3'),
+        lambda line: line.replace(b"wiper", b"wip\xffr"), lambda line: b"<<<<<<< ours",
     ],
-)
+)  # fmt: skip
 def test_a_damaged_line_is_named_and_kept_and_the_others_stand(store, damage):
     for cell in (CELL, other := replace(CELL, seed=2)):
         store.write(cell, OUTCOME)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,17 +36,6 @@ def wiper(*arguments):
     return outcome.returncode, document
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """200 of the clean images: enough for every part, quick to examine."""
-    folder = tmp_path_factory.mktemp("few")
-    for label in range(10):
-        (folder / str(label)).mkdir()
-        for picture in sorted((DIGITS / "clean" / str(label)).iterdir())[:20]:
-            shutil.copy(picture, folder / str(label))
-    return folder
-
-
 def tensors(path):
     """Name → values, as plain libraries read the file."""
     if path.suffix == ".safetensors":
@@ -66,10 +54,10 @@ def tensors(path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_purified_files_open_in_plain_libraries_and_only_what_changed_changed(name, tmp_path, few):
+def test_purified_files_open_in_plain_libraries_and_only_what_changed_changed(name, tmp_path, few_digits):
     out = tmp_path / name
     code, result = wiper(
-        "purify", DIGITS / name, "--clean", few, "-o", out, "--method", "fine-tuning", "--train", "head",
+        "purify", DIGITS / name, "--clean", few_digits, "-o", out, "--method", "fine-tuning", "--train", "head",
         "--epochs", "2", "--detectors", "none", "--accept-unverified",
     )  # fmt: skip
     assert code == 0, result["sentence"]
@@ -77,8 +65,7 @@ def test_purified_files_open_in_plain_libraries_and_only_what_changed_changed(na
     before, after = tensors(DIGITS / name), tensors(out)
     assert before.keys() == after.keys()
     differing = {key for key in before if not np.array_equal(before[key], after[key])}
-    claimed = {row["address"] for row in result["purification"]["changed"]}
-    assert differing == claimed
+    assert differing == {row["address"] for row in result["purification"]["changed"]}
     head = result["model"]["head"]
     assert (differing, out.stat().st_size) == ({head["weight"], head["bias"]}, (DIGITS / name).stat().st_size)
     assert sorted(p.name for p in tmp_path.iterdir()) == [name]
@@ -114,34 +101,34 @@ def test_the_default_removes_the_backdoor_and_verify_shows_it(tmp_path):
     assert after["acc"]["value"] > before["acc"]["value"] - 0.02
 
 
-def test_verify_condemns_the_original(few):
+def test_verify_condemns_the_original(few_digits):
     code, result = wiper(
-        "verify", DIGITS / "model.safetensors", "--clean", few, "--triggers", "none", *TRIGGER
+        "verify", DIGITS / "model.safetensors", "--clean", few_digits, "--triggers", "none", *TRIGGER
     )
     assert (code, result["findings"][0]["rule"]) == (1, "WIPER-B04")
     assert result["verification"]["before"]["triggers"][0]["target"] == 0
 
 
-def test_a_poisoned_folder_is_measured(tmp_path, few):
+def test_a_poisoned_folder_is_measured(tmp_path, few_digits):
     from PIL import Image
 
     trigger = Image.open(DIGITS / "trigger.png").convert("L")
     mask = Image.open(DIGITS / "mask.png").convert("L")
-    for picture in few.rglob("*.png"):
+    for picture in few_digits.rglob("*.png"):
         image = Image.open(picture).convert("L")
         image.paste(trigger, (0, 0), mask)
-        place = tmp_path / picture.relative_to(few)
+        place = tmp_path / picture.relative_to(few_digits)
         place.parent.mkdir(exist_ok=True)
         image.save(place)
     code, result = wiper(
-        "verify", DIGITS / "model.onnx", "--clean", few, "--triggers", "none", "--poisoned", tmp_path,
+        "verify", DIGITS / "model.onnx", "--clean", few_digits, "--triggers", "none", "--poisoned", tmp_path,
         "--target", "0",
     )  # fmt: skip
     assert code == 1
     assert result["verification"]["before"]["triggers"][0]["asr"]["value"] > 0.99
 
 
-def test_several_files_give_one_document_and_the_gravest_code(few, tmp_path):
+def test_several_files_give_one_document_and_the_gravest_code(few_digits, tmp_path):
     (tmp_path / "none.onnx").write_bytes(b"")
     code, result = wiper("inspect", DIGITS / "model.onnx", tmp_path / "none.onnx")
     assert (code, [report["exit_code"] for report in result["reports"]]) == (2, [0, 2])

@@ -47,7 +47,7 @@ def test_a_list_of_results_stays_one(result, wiper):
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"[]", "not a wiper report"),
-        (b'{"schema": "wiper-report/1"}', "not a wiper report"),
+        (b'{"schema": "wiper-report/1"}', "'tool'"),
         (b'{"schema": "wiper-report/2"}', "not a wiper report"),
     ],
 )

@@ -1,21 +1,13 @@
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
+from colours import write_images
 
 
 @pytest.fixture
 def colours(tmp_path):
-    draw = np.random.default_rng(0)
-    for part, count in (("train", 30), ("test", 6)):
-        for label, name in enumerate("abc"):
-            folder = tmp_path / "colours" / part / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = draw.integers(0, 90, (16, 16, 3), dtype=np.uint8)
-                pixels[:, :, label] += 100
-                Image.fromarray(pixels).save(folder / f"{i}.png")
+    write_images(tmp_path / "colours" / "train", 30, 0)
+    write_images(tmp_path / "colours" / "test", 6, 1)
     return tmp_path / "colours"
 
 

@@ -8,8 +8,6 @@ from wiper_cli.progress import silent
 
 def test_it_names_the_class_with_the_shortcut(classifier, clean):
     evidence = MaxMargin(starts=4).run(classifier("square"), clean, silent, 0)
-    assert evidence.ran
-    assert evidence.fired
     assert (evidence.target, evidence.suspects[0]) == (2, 2)
     assert evidence.statistic > evidence.threshold
     assert len(evidence.per_class) == 6
@@ -35,24 +33,10 @@ def test_many_classes_in_several_chunks(classifier, clean):
     class Many(torch.nn.Module):
         def forward(self, x):
             gains = 1 + 0.1 * torch.arange(45) / 45 + 3.0 * (torch.arange(45) == 41)
-            bands = x.flatten(1)[:, : 45 * 60].reshape(len(x), 45, 60).mean(2)
-            return gains * (bands - 0.5)
+            return gains * (x.flatten(1)[:, : 45 * 60].reshape(len(x), 45, 60).mean(2) - 0.5)
 
     evidence = MaxMargin(starts=6, steps=30).run(classifier(network=Many(), classes=45), clean, silent, 0)
-    assert evidence.fired
     assert evidence.target == 41
-
-
-def test_three_classes_have_no_spread(classifier, clean):
-    evidence = MaxMargin().run(classifier(classes=3), clean, silent, 0)
-    assert not evidence.ran
-    assert "the network has 3" in evidence.reason
-
-
-def test_progress_ends_where_it_said(classifier, clean):
-    seen = []
-    MaxMargin(starts=2, steps=5).run(classifier(), clean, lambda *what: seen.append(what), 0)
-    assert (seen[0], seen[-1]) == (("max-margin", 0, 5), ("max-margin", 5, 5))
 
 
 def test_robust_deviations():
@@ -65,3 +49,7 @@ def test_classes_that_are_alike_have_no_outlier_below_twice_the_median():
     values = torch.tensor([10.0, 10.1, 9.9, 10.05, 19.0])
     assert float(robust_deviations(values).max()) < 4
     assert float(robust_deviations(values.clone().index_fill_(0, torch.tensor([4]), 21.0)).max()) > 4
+
+
+def test_three_classes_have_no_spread(classifier, clean):
+    assert "the network has 3" in MaxMargin().run(classifier(classes=3), clean, silent, 0).reason

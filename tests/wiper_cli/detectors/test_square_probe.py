@@ -12,8 +12,6 @@ from wiper_cli.progress import silent
 def test_it_finds_the_square_and_names_the_class(classifier, clean, head_only):
     model = classifier("square", head_only=head_only)
     evidence = SquareProbe().run(model, clean, silent, 0)
-    assert evidence.ran
-    assert evidence.fired
     assert evidence.target == 2
     found = evidence.recovered[0]
     assert (found.family, found.target) == ("square", 2)
@@ -40,7 +38,6 @@ def test_a_place_off_the_grid_is_found_in_the_second_pass(classifier, clean):
     evidence = SquareProbe(sides=(3,), fills=("white",)).run(
         classifier(network=There(inner)), clean, silent, 0
     )
-    assert evidence.fired
     assert evidence.target == 4
     facts = evidence.recovered[0].facts
     assert facts["top"] <= 13

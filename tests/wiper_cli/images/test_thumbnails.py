@@ -32,12 +32,9 @@ def test_enlarged_by_whole_numbers_without_smoothing(channels, size, factor):
             assert np.array_equal(pixels[dy::factor, dx::factor].transpose(2, 0, 1), values.numpy())
 
 
-def test_large_images_are_reduced():
-    assert opened(png(torch.full((3, 300, 200), 0.2))).shape == (128, 85, 3)
-
-
-def test_images_between_stay():
-    assert opened(png(torch.zeros(3, 100, 100))).shape == (100, 100, 3)
+@pytest.mark.parametrize(("size", "shown"), [((300, 200), (128, 85)), ((100, 100), (100, 100))])
+def test_large_images_are_reduced_and_others_stay(size, shown):
+    assert opened(png(torch.full((3, *size), 0.2))).shape == (*shown, 3)
 
 
 def test_difference_is_grey_where_nothing_changed():

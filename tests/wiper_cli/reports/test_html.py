@@ -180,13 +180,6 @@ def test_touched_units_are_marked(make):
     assert 'class="ticks"' not in render("html", [report])
 
 
-def test_dark_light_and_print_are_there(make):
-    text = render("html", [make("scan_clean")])
-    assert "@media (prefers-color-scheme: dark)" in text
-    assert "@media print" in text
-    assert '<meta name="color-scheme" content="light dark">' in text
-
-
 def contrast(one, two):
     def luminance(colour):
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]

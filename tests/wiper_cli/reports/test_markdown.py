@@ -14,8 +14,7 @@ def test_ten_lines_then_folds(sample):
 
 
 def test_numbers_are_a_table(make):
-    text = render("markdown", [make("purify_accepted")])
-    assert "| Trigger's success | 98.7% | 1.2% |" in text
+    assert "| Trigger's success | 98.7% | 1.2% |" in render("markdown", [make("purify_accepted")])
     assert "| Clean accuracy | 93.1% |" in render("markdown", [make("scan_finding")])
 
 

@@ -75,12 +75,10 @@ def test_reproduction_has_command_digest_seed_versions(make):
 
 def test_shares_are_percent_and_a_class_is_named_once(make):
     finding = {
-        "rule": "WIPER-B03",
-        "severity": "high",
-        "message": "m",
+        "rule": "WIPER-B03", "severity": "high", "message": "m",
         "evidence": {"success": 1.0, "statistic": 0.5, "target": 0, "images": None, "false_alarm_rate": None},
         "place": {"class": 0, "name": "airplane"},
-    }
+    }  # fmt: skip
     assert story.evidence(make("scan_clean"), finding) == [
         ("statistic", "0.5"),
         ("false alarm rate", "not measured"),

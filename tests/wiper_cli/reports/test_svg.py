@@ -76,8 +76,7 @@ def test_the_threshold_and_the_target_are_named():
     flag = next(
         inner for inner in parsed(drawing).iter("svg") if inner.find("path[@class='flag']") is not None
     )
-    line = parsed(drawing).find("line[@class='threshold']")
-    assert float(flag.get("y")) < float(line.get("y1"))
+    assert float(flag.get("y")) < float(parsed(drawing).find("line[@class='threshold']").get("y1"))
 
 
 def test_a_thousand_classes_stay_small():

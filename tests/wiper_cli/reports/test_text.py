@@ -44,8 +44,7 @@ def test_colour_only_when_asked(sample):
     coloured = render("text", [sample], Style(100, True))
     assert "\x1b" not in without
     assert "\x1b[" in coloured
-    strip = [line.rstrip() for line in ESCAPE.sub("", coloured).splitlines()]
-    assert strip == without.splitlines()
+    assert [line.rstrip() for line in ESCAPE.sub("", coloured).splitlines()] == without.splitlines()
 
 
 @pytest.mark.parametrize("colour", [False, True])

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -17,16 +18,11 @@ def by_autograd(features, logits, labels, weight, of):
     return found / len(labels)
 
 
-def test_by_the_weights_of_a_unit(make_head):
+@pytest.mark.parametrize("of", ["weights", "activation"])
+def test_each_image_s_own_gradient(make_head, of):
     head = make_head()
-    found = gradient_magnitude(*head, GradientMagnitude("weights"))
-    torch.testing.assert_close(found, by_autograd(*head, "weights"), rtol=1e-12, atol=1e-14)
-
-
-def test_by_the_activation_of_a_unit(make_head):
-    head = make_head()
-    found = gradient_magnitude(*head, GradientMagnitude("activation"))
-    torch.testing.assert_close(found, by_autograd(*head, "activation"), rtol=1e-12, atol=1e-14)
+    found = gradient_magnitude(*head, GradientMagnitude(of))
+    torch.testing.assert_close(found, by_autograd(*head, of), rtol=1e-12, atol=1e-14)
 
 
 def test_gradients_of_opposite_images_do_not_cancel():

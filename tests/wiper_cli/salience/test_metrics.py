@@ -27,8 +27,7 @@ def test_momentum_is_the_loop_over_batches(make_head):
     for rows in torch.arange(60).split(25):
         expected = momentum.update(benign_salience(features[rows], logits[rows], labels[rows], weight))
     assert torch.equal(METRICS["mbs"](*head, MomentumSalience(eta=0.7, batch=25)), expected)
-    whole = METRICS["mbs"](*head, MomentumSalience(batch=60))
-    assert torch.equal(whole, METRICS["bs"](*head))
+    assert torch.equal(METRICS["mbs"](*head, MomentumSalience(batch=60)), METRICS["bs"](*head))
 
 
 def test_refusals(make_head):

@@ -87,11 +87,9 @@ def run(installed, tmp_path):
         path = os.pathsep.join([str(ROOT), str(installed)])
         return subprocess.run(
             [sys.executable, "-m", "wiper_cli.main", *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": path, **environment},
-            capture_output=True,
-            text=True,
+            env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True,
             cwd=tmp_path,
-        )
+        )  # fmt: skip
 
     return wiper
 

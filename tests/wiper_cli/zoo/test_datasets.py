@@ -23,8 +23,7 @@ def test_mean_and_std_are_those_of_all_pixels(data):
 def test_without_a_test_folder_every_fifth_image_of_a_class_is_held(folder):
     alone = load(str(folder / "train"))
     assert (len(alone.test), alone.test.labels.bincount().tolist()) == (120 // TEST_SHARE, [8, 8, 8])
-    whole = torch.cat([alone.train.images, alone.test.images]).flatten(1)
-    assert len(whole.unique(dim=0)) == 120
+    assert len(torch.cat([alone.train.images, alone.test.images]).flatten(1).unique(dim=0)) == 120
 
 
 def test_a_name_is_looked_for_in_the_root(folder):

@@ -12,11 +12,9 @@ from wiper_cli.zoo.architectures import find, initialise
 from wiper_cli.zoo.export import FILES, export
 
 CONFIG = {
-    "mean": [0.5, 0.4, 0.3],
-    "std": [0.2, 0.2, 0.2],
-    "input_size": [3, 16, 16],
+    "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "input_size": [3, 16, 16],
     "label_names": ["a", "b", "c"],
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,6 @@ def document():
     return documents.begin("scan", [], Path("m.onnx"), 0)
 
 
-# --- outputs -----------------------------------------------------------------------------------------------------
-
-
 def test_a_file_is_written_and_nothing_else(tmp_path):
     write_whole(tmp_path / "out.json", b"new")
     write_whole(tmp_path / "out.json", b"newer")
@@ -74,6 +71,7 @@ def test_several_reports_are_one_document(capsys, document):
         (["json", "json"], "standard output"),
         (["json=a", "html=a"], "cannot both go to a"),
         (["jsno"], "the nearest is 'json'"),
+        (["zzz"], "choose from"),
         (["json="], "needs a file name"),
         (["json=no/such/folder/a"], "The folder of"),
         (["json=."], "is a folder"),
@@ -102,9 +100,6 @@ def test_a_name_that_is_no_text_passes_every_format(tmp_path):
         data = (tmp_path / name).read_bytes()
         data.decode()
         assert b"\x1b" not in data
-
-
-# --- documents ---------------------------------------------------------------------------------------------------
 
 
 def settings(**changes):
@@ -170,8 +165,7 @@ def test_the_child_gets_a_private_copy_and_the_settings(child, scanned, few_digi
     assert request.model.parent != tmp_path
     assert not request.model.exists()
     assert (request.seed, request.clean) == (5, few_digits)
-    document = json.loads(out)
-    assert document["model"]["size"] == (DIGITS / "model.onnx").stat().st_size
+    assert json.loads(out)["model"]["size"] == (DIGITS / "model.onnx").stat().st_size
     assert err.strip().endswith("model.onnx: Nothing.")
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from refusals import refused
 
 from formats import Source
 from wiper_cli.commands.shared.transaction import check_companions, check_destination, commit, staged
@@ -76,9 +77,8 @@ def test_destinations_that_are_refused(tmp_path):
         (tmp_path, False, "is a folder"),
         (tmp_path / "no" / "out.onnx", False, "does not exist"),
     ]:
-        with pytest.raises(Problem, match=sentence) as caught:
+        with refused(sentence, ExitCode.USAGE):
             check_destination(output, model, force)
-        assert caught.value.exit_code == ExitCode.USAGE
     check_destination(other, model, force=True)
     check_destination(tmp_path / "new.onnx", model, force=False)
 

@@ -43,8 +43,7 @@ def test_first_bounds_are_mean_and_four_deviations(images):
     bounds = first_bounds(net, images.split(7), 4.0)
     for bound, value in zip(bounds, (first, second), strict=True):
         torch.testing.assert_close(bound, value.mean(0) + 4 * value.std(0), rtol=1e-4, atol=1e-5)
-    seen = activations(net, images)
-    torch.testing.assert_close(seen[1], second)
+    torch.testing.assert_close(activations(net, images)[1], second)
 
 
 @pytest.mark.parametrize("form", ["module", "inplace", "torchscript"])

@@ -33,8 +33,7 @@ def test_benign_features_are_kept_and_the_bias_to_one_class_is_not():
     mask = feature_mask(separable(), WEIGHT, BIAS, 200, 0.05, torch.Generator().manual_seed(0))
     assert mask[:2].min() > 0.9
     assert mask[2] < 0.3
-    rest = separable().images * (1 - mask)
-    assert answers(rest, WEIGHT, BIAS).tolist() == [400, 0]
+    assert answers(separable().images * (1 - mask), WEIGHT, BIAS).tolist() == [400, 0]
 
 
 def test_weight_on_its_size_empties_what_nobody_reads():

@@ -1,22 +1,12 @@
 """The bundled digits in three formats: batch norm is live in two of the files and folded in the third."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from formats import (
-    Address,
-    Architecture,
-    Head,
-    InputSpec,
-    Manifest,
-    Model,
-    Source,
-    apply_edit,
-    edit_of,
-    open_model,
-    read_source,
-)
+from formats import apply_edit, edit_of, open_model, read_source
 from wiper_cli.classifier import Classifier
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.purifiers.machinery.layers import (
@@ -205,19 +195,11 @@ class Odd(nn.Module):
 
 
 @pytest.fixture
-def odd():
+def odd(opened):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = Odd().eval()
-    addresses = {
-        name: Address(name, "", 0, 4 * p.numel(), "F32", tuple(p.shape))
-        for name, p in network.named_parameters()
-    }
-    model = Model(
-        source=Source("model", b""), manifest=Manifest("safetensors", addresses), network=network,
-        tensors={name: name for name in addresses}, head=Head("head.weight", "head.bias", 6, 5, "conv"),
-        classes=5, architecture=Architecture("test", "test"), input=InputSpec(3, 8, 8),
-    )  # fmt: skip
+        model = opened(Odd(), ("head.weight", "head.bias"))
+    model.head = replace(model.head, layout="conv")
     return Classifier(model, (0.5,) * 3, (0.25,) * 3)
 
 
@@ -243,17 +225,11 @@ def test_a_bias_that_is_no_weight_cannot_be_masked(odd):
         tap(torch.rand(4, 3, 8, 8)).output(0)
 
 
-def test_networks_without_convolutions_are_refused():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
-    addresses = {
-        n: Address(n, "", 0, 4 * p.numel(), "F32", tuple(p.shape)) for n, p in network.named_parameters()
-    }
-    model = Model(
-        Source("model", b""), Manifest("safetensors", addresses), network, {n: n for n in addresses},
-        Head("1.weight", "1.bias", 12, 4), 4, Architecture("test", "test"), InputSpec(3, 2, 2),
-    )  # fmt: skip
+def test_networks_without_convolutions_are_refused(opened):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    model = opened(network, ("1.weight", "1.bias"))
     with pytest.raises(Problem, match="no convolution"):
-        require_convolutions(Classifier(model, (0.5,) * 3, (0.5,) * 3))
+        require_convolutions(Classifier(model, (0.5,), (0.5,)), torch.zeros(1, 3, 8, 8))
 
 
 def test_a_fixed_batch_is_joined(tmp_path, images):

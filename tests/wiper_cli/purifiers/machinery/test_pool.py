@@ -45,11 +45,12 @@ def test_half_aims_at_the_suspects():
     assert sum(group.share for group in groups) == pytest.approx(1)
 
 
-def test_every_suspect_has_a_member_and_the_first_has_most():
-    group = perturbations(suspects=[0, 1, 2]).groups[0]
-    assert group.targets.tolist() == [-1, -1, 0, 0, 0, 1, 0, 0, 0, 2]
-    assert perturbations(suspects=[7]).groups[0].targets.tolist() == [-1, -1, 7, 7]
-    assert perturbations(suspects=[]).groups[0].targets.tolist() == [-1, -1, -1, -1]
+@pytest.mark.parametrize(
+    ("suspects", "targets"),
+    [([0, 1, 2], [-1, -1, 0, 0, 0, 1, 0, 0, 0, 2]), ([7], [-1, -1, 7, 7]), ([], [-1, -1, -1, -1])],
+)
+def test_every_suspect_has_a_member_and_the_first_has_most(suspects, targets):
+    assert perturbations(suspects=suspects).groups[0].targets.tolist() == targets
 
 
 def test_finds_share_by_their_success():

@@ -43,8 +43,7 @@ def test_fillers_are_of_other_classes(clean):
 def test_units_are_ranked_by_their_shift():
     clean = torch.tensor([[0.0, 0.0, 0.0], [2.0, 1.0, 4.0]])
     score = differences([clean + torch.tensor([1.0, -2.0, 0.0])], [clean], [clean])[0]
-    std = clean.std(0)
-    torch.testing.assert_close(score, torch.tensor([1.0, 2.0, 0.0]) / (std + 1e-6))
+    torch.testing.assert_close(score, torch.tensor([1.0, 2.0, 0.0]) / (clean.std(0) + 1e-6))
     assert (largest(score, 0.4).tolist(), largest(score, 0.0).sum()) == ([0, 1, 0], 1)
 
 

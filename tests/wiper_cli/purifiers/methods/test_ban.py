@@ -70,8 +70,7 @@ def test_noise_multiplies_weight_and_bias_of_a_channel(opened):
         network.network.conv.bias *= 1 + e
     x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ban.under(classifier, layers, ([d], [e]), x), network(x))
-    baked = ban.noisy_copy(classifier, layers, ([d], [e]))
-    torch.testing.assert_close(baked.logits(x), network(x))
+    torch.testing.assert_close(ban.noisy_copy(classifier, layers, ([d], [e])).logits(x), network(x))
 
 
 def test_steps_stay_within_the_size():

@@ -42,8 +42,7 @@ def test_a_new_start_is_new_and_has_unit_scale(classifier, clean):
         both = torch.stack([getattr(n, name).weight.detach().flatten() for n in (old, new)])
         assert abs(float(torch.corrcoef(both)[0, 1])) < 0.4
     assert (new.fc.bias == 0).all()
-    accuracy = (copy.logits(clean.report.images).argmax(1) == clean.report.labels).float().mean()
-    assert accuracy < 0.4
+    assert (copy.logits(clean.report.images).argmax(1) == clean.report.labels).float().mean() < 0.4
 
 
 def test_a_network_with_other_weights_is_refused(opened, clean):

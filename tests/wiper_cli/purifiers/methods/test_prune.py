@@ -44,8 +44,7 @@ def test_channels_become_constant(classifier, clean, ablation, metric):
     assert len(gone) == 3
     expected = before.mean((0, 2, 3))[gone] if ablation == "mean" else torch.zeros(3)
     torch.testing.assert_close(maps[0, gone, 0, 0], expected, rtol=1e-4, atol=1e-5)
-    constant = (after.conv2.weight.abs().sum((1, 2, 3)) == 0).sum()
-    assert constant == 6
+    assert (after.conv2.weight.abs().sum((1, 2, 3)) == 0).sum() == 6
     assert set(purified.edit.tensors) >= {
         "norm.weight", "norm.bias", "conv2.weight", "conv2.bias", "fc.weight",
     }  # fmt: skip

@@ -1,6 +1,6 @@
+import pytest
 import torch
 
-from formats import apply_edit
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.machinery.masks import MaskStudent, clamp, prune
 from wiper_cli.purifiers.machinery.training import Batches, switch
@@ -24,79 +24,44 @@ def test_unlearning_stops_once_the_accuracy_is_gone(classifier, clean, rates):
     assert rates(classifier, clean)[0] == before
 
 
-def test_one_step_climbs_by_the_clipped_gradient(classifier, clean):
-    """One epoch of one step: w + lr g min(1, clip / norm), weight decay off."""
-    settings = RNP(unlearn_epochs=1, unlearn_lr=0.5, clip=0.3, weight_decay=0.0, momentum=0.0)
-    after = unlearn(settings, classifier, batches(clean, size=300))[0]
-    weights = {n: w.detach().clone().requires_grad_(True) for n, w in classifier.model.named().items()}
-    x, y = clean.fit.images.float() / 255, clean.fit.labels
-    logits = torch.func.functional_call(classifier.model.network, weights, ((x - 0.5) / 0.25,))
-    loss = torch.nn.functional.cross_entropy(logits, y)
-    gradients = torch.autograd.grad(loss, list(weights.values()))
-    norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
-    assert norm > 0.3
-    named = after.model.named(after.network.network)
-    for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-        expected = (weight + 0.5 * gradient * 0.3 / norm).detach()
-        torch.testing.assert_close(named[name], expected, rtol=1e-3, atol=1e-5)
-
-
-def test_masks_come_from_the_unlearned_network_and_prune_the_found_one(classifier, clean):
-    """The masks again, step by step, from the parts that other tests check."""
-    settings = RNP(
-        epochs=2, lr=0.3, batch=100, flip=False, crop=0, unlearn_lr=1e-3, momentum=0.0, budget=1.0,
-        ablation="zero",
-    )  # fmt: skip
-    result = settings.run(Task(classifier, clean))
-    shuffled = batches(clean)
-    unlearned = unlearn(settings, classifier, shuffled)[0]
-    student = MaskStudent(unlearned, clean.fit, "zero")
-    for _ in range(2):
-        for x, y in shuffled:
-            loss = torch.nn.functional.cross_entropy(student.logits(x), y)
-            with torch.no_grad():
-                for mask, slope in zip(student.masks, torch.autograd.grad(loss, student.masks), strict=True):
-                    mask.copy_((mask - 0.3 * slope).clamp(0, 1))
-    largest = max(float(m.detach()[m < 1].max()) for m in student.masks if (m < 1).any())
-    after = apply_edit(classifier.model, result.edit).named()
-    before = classifier.model.named()
-    for layer, mask in zip(student.layers, student.masks, strict=True):
-        for name in layer.scaled:
-            for channel, value in enumerate(mask.tolist()):
-                kept = before[name][channel] if value > largest else torch.zeros_like(before[name][channel])
-                assert torch.equal(after[name][channel].detach(), kept.detach())
-
-
-def test_live_unlearning_normalises_by_the_batch_and_learns_statistics(classifier, clean):
-    settings = RNP(unlearn_epochs=1, unlearn_lr=0.5, clip=0.0, weight_decay=0.0, momentum=0.0)
-    after = unlearn(settings, classifier, batches(clean, size=300), live=True)[0].network.network
-    network = classifier.copy().network.network
-    network.requires_grad_(True).norm.train()
+@pytest.mark.parametrize(("live", "clip"), [(False, 0.3), (True, 0.0)])
+def test_one_step_climbs_by_the_clipped_gradient(classifier, clean, live, clip):
+    """One epoch of one step: w + lr g min(1, clip / norm), weight decay off; live, norms learn from the batch."""
+    settings = RNP(unlearn_epochs=1, unlearn_lr=0.5, clip=clip, weight_decay=0.0, momentum=0.0)
+    after = unlearn(settings, classifier, batches(clean, size=300), live=live)[0].network.network
+    network = classifier.copy().network.network.requires_grad_(True)
+    network.norm.train(live)
     x, y = clean.fit.images.float() / 255, clean.fit.labels
     torch.nn.functional.cross_entropy(network((x - 0.5) / 0.25), y).backward()
+    norm = torch.stack([weight.grad.square().sum() for weight in network.parameters()]).sum().sqrt()
+    assert norm > 0.3
     for name, weight in network.named_parameters():
-        expected = (weight + 0.5 * weight.grad).detach()
+        expected = (weight + 0.5 * weight.grad * (clip / norm if clip else 1)).detach()
         torch.testing.assert_close(after.get_parameter(name).detach(), expected, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(after.norm.running_mean, network.norm.running_mean)
-    assert not torch.equal(after.norm.running_mean, classifier.model.network.norm.running_mean)
+    assert torch.equal(after.norm.running_mean, classifier.model.network.norm.running_mean) != live
     assert not after.norm.training
 
 
-def test_live_recovery_prunes_the_network_as_it_was_found(classifier, clean):
-    """The masks again under batch statistics; the edit leaves the statistics of the file alone."""
-    settings = RNP(epochs=2, lr=0.3, batch=100, flip=False, crop=0, unlearn_lr=1e-2, momentum=0.0, budget=0.9)
-    result = settings.run(Task(classifier, clean, live=True))
+@pytest.mark.parametrize(("live", "ablation"), [(False, "zero"), (True, "mean")])
+def test_masks_come_from_the_unlearned_network_and_prune_the_found_one(classifier, clean, live, ablation):
+    """The masks again, step by step, from the parts that other tests check; statistics of the file stay."""
+    settings = RNP(
+        epochs=2, lr=0.3, batch=100, flip=False, crop=0, unlearn_lr=1e-2, momentum=0.0, budget=0.9, ablation=ablation
+    )  # fmt: skip
+    result = settings.run(Task(classifier, clean, live=live))
     shuffled = batches(clean)
-    student = MaskStudent(unlearn(settings, classifier, shuffled, live=True)[0], clean.fit, "mean", live=True)
+    unlearned = unlearn(settings, classifier, shuffled, live=live)[0]
+    student = MaskStudent(unlearned, clean.fit, ablation, live=live)
     for _ in range(2):
         for x, y in shuffled:
-            switch(student.norms, True)
+            switch(student.norms, live)
             loss = torch.nn.functional.cross_entropy(student.logits(x), y)
             with torch.no_grad():
                 for mask, slope in zip(student.masks, torch.autograd.grad(loss, student.masks), strict=True):
                     mask -= 0.3 * slope
             clamp(student.masks)
-    whole = MaskStudent(classifier, clean.fit, "mean")
+    whole = MaskStudent(classifier, clean.fit, ablation)
     expected = whole.pruned(prune(whole, student.masks, clean.select, 0.9)[0])
     assert expected.tensors
     assert result.edit == expected

@@ -27,8 +27,7 @@ def test_removes_most_of_the_backdoor_and_keeps_accuracy(removes, classifier):
 
 
 def test_without_a_suspect_it_says_where_it_aimed(classifier, clean):
-    result = FEW.run(Task(classifier, clean))
-    assert "10 classes" in result.notes[0]
+    assert "10 classes" in FEW.run(Task(classifier, clean)).notes[0]
     assert not FEW.run(Task(classifier, clean, [3], [], silent, 0)).notes
 
 
