@@ -172,8 +172,7 @@ def test_weak_suspects_come_after_the_accused_nearest_to_a_threshold_first_and_f
     assert judge([quiet, margin()], 6).suspects == (2, 3, 1, 0)
     short = Piece("square-probe", 0.3, 0.75, per_class=(0.0, 0.3, 0.0), suspects=(3, 1, 6, -1))
     assert judge([short], 6).weak == (1, 3)
-    many = [margin(0), margin(1), warp(2), square(3), margin(4), short]
-    assert judge(many, 8).weak == ()
+    assert judge([margin(0), margin(1), warp(2), square(3), margin(4), short], 8).weak == ()
 
 
 def test_it_needs_no_torch():

@@ -38,8 +38,7 @@ def test_it_can_be_aimed(classifier, clean):
 @pytest.mark.parametrize("most", [3, 2])
 def test_screening_keeps_the_target_and_is_told(classifier, clean, most):
     evidence = WarpInversion(most_targets=most).run(classifier("warp"), clean, silent, 0)
-    assert (evidence.facts["screened_from"], len(evidence.facts["screened"])) == (6, most)
-    assert evidence.target == 2
+    assert (evidence.facts["screened_from"], len(evidence.facts["screened"]), evidence.target) == (6, most, 2)
 
 
 def test_the_linear_estimate_is_exact_for_a_linear_network(classifier, clean):
