@@ -1,7 +1,7 @@
 """The whole path on a specimen of the zoo, in three formats: scan, purify, verify with the true trigger.
 
     wiper zoo train --data cifar10 --root DATA --arch resnet18-w16 --attack badnet --epochs 8 -o ZOO
-    python benchmarks/cifar_end_to_end.py --model ZOO/SPECIMEN --test DATA/cifar10/test --work WORK
+    python -m benchmarks.cifar_end_to_end --model ZOO/SPECIMEN --test DATA/cifar10/test --work WORK
 
 Runs the commands as a user would, one thread each. ``--clean`` (ZOO/clean/cifar10) holds images that training never
 saw; ``--test`` is the whole test set, used for nothing but the closing measurement. The clean twin is scanned for a
@@ -17,8 +17,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 

@@ -1,6 +1,6 @@
 """How long purifying the head alone takes on 2,500 images of 32x32, after the pass that computes the features.
 
-    python benchmarks/head_only.py [--threads 2]
+    python -m benchmarks.head_only [--threads 2]
 
 Both methods that can train the head alone, ten epochs each, through the whole purifier. The network is a
 ResNet-18 of base width 16 with random weights (128 units) on noise; the work does not depend on what is seen.
@@ -9,13 +9,9 @@ ResNet-18 of base width 16 with random weights (128 units) on noise; the work do
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import opened, write_result
 from wiper_cli.classifier import Classifier

@@ -1,6 +1,6 @@
 """The format matrix: which architectures go the whole way in which format.
 
-    python benchmarks/matrix.py [--only MODEL,…] [--formats FORMAT,…] [--again] [--timeout 600]
+    python -m benchmarks.matrix [--only MODEL,…] [--formats FORMAT,…] [--again] [--timeout 600]
 
 Every cell is one network with random weights, 10 classes and batch-norm statistics of its own, saved in one
 format and then: opened and its head found; its logits compared with the eager network's; scanned (salience of
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 RESULT, TABLE = ROOT / "benchmarks/results/matrix.json", ROOT / "docs/matrix.md"
 
 #: Largest difference of logits, relative to how far the images' logits lie apart (from their mean, at most).

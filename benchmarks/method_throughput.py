@@ -1,6 +1,6 @@
 """Images a second of every purifier beside the plain PyTorch loop of the same method, side by side in one run.
 
-    python benchmarks/method_throughput.py --model ZOO/cifar10-resnet10-patch-w16-badnet-s1 --clean ZOO/clean/cifar10
+    python -m benchmarks.method_throughput --model ZOO/cifar10-resnet10-patch-w16-badnet-s1 --clean ZOO/clean/cifar10
         [--images 640] [--rounds 5] [--only fine-tuning ...]
 
 A side is a whole run of the method, short: what it computes first, training, accuracy on the select part where the
@@ -32,8 +32,6 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 from benchmarks.plain import PLAIN

@@ -1,6 +1,6 @@
 """Every purifier through the command line on the example in all three kinds of file: what it wrote, or its sentence.
 
-    python benchmarks/methods_by_kind.py [METHOD ...]    # all, or these again
+    python -m benchmarks.methods_by_kind [METHOD ...]    # all, or these again
 
 Settings are as short as they go: the question is whether a method works on a file, not how well. A cell passes when
 the command ends with 0 and the written file, of the same kind, gives in its own runtime the logits of the purified

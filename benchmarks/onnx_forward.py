@@ -1,6 +1,6 @@
 """Forward speed of a network opened through our ONNX importer against the eager network it was exported from.
 
-    python benchmarks/onnx_forward.py [--rounds 7]
+    python -m benchmarks.onnx_forward [--rounds 7]
 
 Alternating in one run, one thread on the CPU (or CUDA), without gradients. Batch norm is folded into the
 convolutions in the file, as torch's exporter does, and live in the eager network: that is what users compare.
@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 from formats import open_model, read_source

@@ -1,7 +1,6 @@
 """What each metric costs beside BS, how stable it is, and whether it finds the units that the trigger uses.
 
-    python benchmarks/cifar_badnet.py --data DATA --out MODEL      # trains the specimen
-    python benchmarks/salience_cost.py --model MODEL [--images 500] [--rounds 3] [--steps 20] [--evaluations 5]
+    python -m benchmarks.salience_cost --model ZOO/SPECIMEN --clean ZOO/clean/cifar10 [--images 500] [--rounds 3]
 
 Cost in processor seconds, side by side in one run, one thread on the CPU: the pass that computes the features,
 each metric on these cached features, and the paper's way through the whole network. Ratios are to BS with its
@@ -21,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.common import write_result
 from formats import open_model, read_source
-from triggers.families.known import Known
 from triggers.family import quantise
+from triggers.store import load as load_trigger
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.decode import Geometry
 from wiper_cli.images.folder import read_folder
@@ -199,6 +195,7 @@ def rank_with(head: tuple[Tensor, Tensor, Tensor, Tensor], value: Tensor, settin
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--clean", type=Path, required=True)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
@@ -208,25 +205,25 @@ def main() -> None:
     manifest = json.loads((option.model / "manifest.json").read_text())
     model = open_model(read_source(option.model / "model.safetensors"))
     classifier = Classifier(model, tuple(manifest["mean"]), tuple(manifest["std"]))
-    folder = read_folder(option.model / "clean", len(manifest["classes"]), manifest["classes"])
-    whole = folder.load(Geometry(3, 32, 32))
+    whole = read_folder(option.clean, len(manifest["classes"]), manifest["classes"]).load(Geometry(3, 32, 32))
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
     whole = Part(whole.images[order], whole.labels[order])
     few = Part(whole.images[: option.images], whole.labels[: option.images])
 
-    target = manifest["attack"]["target"]
-    trigger = Known(image=str(option.model / "trigger.png"), mask=str(option.model / "mask.png"))
+    trigger, _ = load_trigger(option.model / "trigger.safetensors")
     head = (*classifier.features(whole.images), whole.labels, classifier.head()[0])
     stamped = classifier.features(quantise(trigger.stamp(classifier.as_float(whole.images))))
     sizes = (len(few), len(whole))
     write_result(
         "salience_cost",
         {
-            "specimen": {key: manifest[key] for key in ("architecture", "attack", "figures")},
+            "specimen": {key: manifest[key] for key in ("recipe", "trigger", "figures")},
             "cost": cost(classifier, few, option),
             "quality": [
                 quality(
-                    (*(x[:size] for x in head[:3]), head[3]), (stamped[0][:size], stamped[1][:size]), target
+                    (*(x[:size] for x in head[:3]), head[3]),
+                    (stamped[0][:size], stamped[1][:size]),
+                    manifest["planting"]["target"],
                 )
                 for size in sizes
             ],

@@ -1,6 +1,6 @@
 """What a scan adds to a bare forward pass over the same folder, and whether its memory grows with the folder.
 
-    python benchmarks/scan_overhead.py [--images 1500] [--rounds 5]
+    python -m benchmarks.scan_overhead [--images 1500] [--rounds 5]
 
 Side by side in one run, alternating, one thread: (bare) decode and one forward pass; (streamed) the scan's
 salience pass over the streamed folder; (scan) all that ``wiper scan --detectors none --mean --std`` does in
@@ -26,8 +26,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 from formats import open_model, read_source
@@ -94,7 +92,7 @@ def passes(folder: Path, images: int) -> dict[str, Callable[[], object]]:
 
 def peak(folder: Path) -> float:
     """MiB: the most that a process has resident which scans ``folder`` and keeps ``KEPT`` images."""
-    command = [sys.executable, __file__, "--child", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.scan_overhead", "--child", str(folder)]
     return float(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 

@@ -1,6 +1,6 @@
 """How long ``wiper --help`` takes, and that it imports nothing heavy.
 
-    python benchmarks/start_up.py [--rounds 10]
+    python -m benchmarks.start_up [--rounds 10]
 
 Beside it, in the same run: an interpreter that does nothing, one that imports click, and one that imports torch.
 """
@@ -14,8 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 

@@ -1,6 +1,6 @@
 """Images a second of whole-network purification against a bare PyTorch loop that trains the same network.
 
-    python benchmarks/whole_network.py [--images 512] [--rounds 5]
+    python -m benchmarks.whole_network [--images 512] [--rounds 5]
 
 The network is a ResNet-18 of base width 16, the images are 32x32; one thread on the CPU. Alternating in one run:
 ``fine-tuning`` for one epoch as the purifier runs it (augmentation, history, accuracy on a select part of a
@@ -14,14 +14,10 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import opened, write_result
 from wiper_cli.classifier import Classifier

@@ -1,6 +1,6 @@
 """Training throughput of the zoo beside a plain PyTorch loop, side by side in one run, images a second.
 
-    python benchmarks/zoo_training.py [--arch resnet10-patch-w16] [--batches 40] [--rounds 5] [--device cpu]
+    python -m benchmarks.zoo_training [--arch resnet10-patch-w16] [--batches 40] [--rounds 5] [--device cpu]
 
 zoo: the loop of ``wiper zoo`` with its augmentation (flip, crop), in the precision it chooses and in float32.
 plain: a DataLoader over a tensor data set with torchvision's transforms for each image, float32, the layout as it
@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_result
 from formats.safetensors.torchvision_stub import import_torchvision
