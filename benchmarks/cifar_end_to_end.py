@@ -8,8 +8,6 @@ saw; ``--test`` is the whole test set, used for nothing but the closing measurem
 false alarm. Reports that stand in ``--work`` are not made again.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """What the scripts of this folder share: a network opened from its own file, and where results go."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -11,8 +11,6 @@ cell of them lacks, "not run" stands; where a method refused a model, "refused".
 ``[[FILE.json | KEY.KEY | FORMAT]]`` is a number of another committed result.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import statistics

@@ -6,8 +6,6 @@ Both methods that can train the head alone, ten epochs each, through the whole p
 ResNet-18 of base width 16 with random weights (128 units) on noise; the work does not depend on what is seen.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 

@@ -10,8 +10,6 @@ time limit. Cells that are done are not repeated: results stand in ``benchmarks/
 table made of them in ``docs/matrix.md``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

@@ -14,8 +14,6 @@ count, ``steps`` the optimiser steps. ``ratio_per_operation`` is ``ratio`` times
 ``unlearn`` exist nowhere else and are ours on both sides. CLP looks at no image and is left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

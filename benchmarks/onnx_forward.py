@@ -7,8 +7,6 @@ convolutions in the file, as torch's exporter does, and live in the eager networ
 So the ratio against the file with live batch norm (``-live``) stands beside it.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile

@@ -15,8 +15,6 @@ Quality, on ``--images`` images and on all: agreement of two halves of the image
 and how the lowest half of the units does against an oracle that stamps the true trigger (chance 0.5).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -11,8 +11,6 @@ processes that scan the folder, and of five that scan one four times as large, b
 that a scan keeps in memory (``--max-images``). What the allocator holds differs from process to process.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

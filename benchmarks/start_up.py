@@ -5,8 +5,6 @@
 Beside it, in the same run: an interpreter that does nothing, one that imports click, and one that imports torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 import statistics

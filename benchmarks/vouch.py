@@ -6,8 +6,6 @@ Only for what was shown, such as a function moved and its edits compared bit by 
 default; where one differs, the cell stays stale. REASON stands in the provenance of the cells.
 """
 
-from __future__ import annotations
-
 import sys
 
 from benchmarks.findings import RESULTS

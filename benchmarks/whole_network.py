@@ -9,8 +9,6 @@ batches, batch norm in eval mode, neither augmented nor measured. On CUDA both r
 purifier's precision and memory layout.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import statistics

@@ -8,8 +8,6 @@ comes. bare: float images that are ready in memory, no augmentation at all, floa
 size, optimiser and images; the rounds alternate, and the medians are compared.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

@@ -1,7 +1,5 @@
 """A hint for whoever mistyped a name. Standard library only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 

@@ -5,8 +5,6 @@ Images are float32 [N,C,H,W] in 0..1, before the model's own normalisation. Leng
 pixels are given for 32x32 images where a default has to serve every size, and scale with the shorter side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self

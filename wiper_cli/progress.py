@@ -1,7 +1,5 @@
 """How long work says where it is: a function of (stage, done, total), nothing more."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 

@@ -3,8 +3,6 @@
 ``python -m wiper_cli.rules`` prints ``docs/rules.md``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final

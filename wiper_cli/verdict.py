@@ -4,8 +4,6 @@ A finished run is one JSON-able mapping (``docs/report-format.md``, ``wiper_cli/
 report format is rendered from it, so that an old result can be rendered again without torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum

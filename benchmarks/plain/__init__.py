@@ -4,8 +4,6 @@ The zoo's ResNet as an ``nn.Module`` with batch norm in eval mode, hooks where a
 where one is changed, batches cut from a tensor. (network, clean images, settings) → trained in place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Plain loops of the methods that search for adverse images or patterns at every step."""
 
-from __future__ import annotations
-
 import copy
 import math
 from itertools import chain, repeat

@@ -1,7 +1,5 @@
 """Plain loops of the methods that mask or disturb channels: a batch norm whose scale and shift have factors."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """What every plain loop starts from: the network with its normalisation in front, batches, accuracy, an SGD loop."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Plain loops of the methods that fine-tune: one or two forward and backward passes a step."""
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -3,8 +3,6 @@
 A *section* is a part of the report under its name in ``wiper_cli/reports/schema.json``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

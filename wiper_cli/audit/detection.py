@@ -1,7 +1,5 @@
 """The scan proper: detectors look, the written rule judges."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace

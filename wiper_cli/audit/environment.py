@@ -1,7 +1,5 @@
 """Versions and machine, as every report and every measured result carries them."""
 
-from __future__ import annotations
-
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version

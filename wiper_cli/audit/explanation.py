@@ -4,8 +4,6 @@ WIPER, section 5.6 (the figure of BS, AM and attention): the values of every uni
 images, and where the lowest tenth of the units and all others look on a triggered image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

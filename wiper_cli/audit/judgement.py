@@ -11,8 +11,6 @@
    a purifier's attention only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ The steps stand in modules of their own, on a network and images in memory: :mod
 measures, :mod:`~wiper_cli.audit.acceptance` decides.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar

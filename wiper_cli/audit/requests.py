@@ -3,8 +3,6 @@
 The defaults are those of the commands' options, which read them here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

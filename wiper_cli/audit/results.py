@@ -1,7 +1,5 @@
 """What was found, as the sections of a report. Reads results, decides nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The model file opened and the clean folder decoded for it: what every examination begins with."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Which triggers a verification stamps: built-in families, a user's picture or trigger file, fitted ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures as SVG by matplotlib (extra ``bench``), loaded when one is drawn."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

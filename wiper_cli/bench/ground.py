@@ -4,8 +4,6 @@ ACC, ASR and RA are measured on a seeded choice of the test part, which nothing 
 rounded to 256 levels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache

@@ -4,8 +4,6 @@ Code is compared by its syntax trees without docstrings, so that comments, docst
 ``ast.dump`` and ``ast.unparse`` write one tree differently from Python 3.11 to 3.13; :func:`normalised` does not.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What a table or figure is made of, and which cells that needs at which scale. Imports no torch."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

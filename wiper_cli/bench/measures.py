@@ -1,7 +1,5 @@
 """What a table shows of an outcome: named numbers, their mean over seeds, and their spread. Standard library only."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

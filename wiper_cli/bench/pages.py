@@ -1,7 +1,5 @@
 """Markdown and CSV of a table from the cells that stand. Imports no torch."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import Counter

@@ -5,8 +5,6 @@ Tables 1 to 6 are numbered as in the main text, 7 to 10 as in the appendix, whos
 text that share the number 2 as 3, 5 and 8.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from wiper_cli.bench.cells import DEFAULT, Cell

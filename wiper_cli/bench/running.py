@@ -4,8 +4,6 @@ A defence gets what the command would give it: the clean folder in three parts, 
 the scan; never the trigger.
 """
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from collections.abc import Callable, Iterable, Mapping

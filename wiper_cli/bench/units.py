@@ -1,7 +1,5 @@
 """One metric on one specimen: every unit on clean and on triggered images, and how good the order is."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -4,8 +4,6 @@ The method gets no trigger and gives no weights: it copies the classifier it is 
 classifier remembers its first copy, and the method's own progress says when an epoch is over.
 """
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

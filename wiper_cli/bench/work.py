@@ -1,7 +1,5 @@
 """From a table to cells that stand: what is missing is run, several at once, and nothing twice. Imports no torch."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence

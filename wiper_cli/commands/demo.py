@@ -1,7 +1,5 @@
 """``wiper demo``: the whole story on the bundled example, in all three formats."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """``wiper doctor``: what this installation can do, and what it lacks."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import platform

@@ -1,7 +1,5 @@
 """``wiper inspect MODEL…``: what the file is, what would be opened; seconds, no images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

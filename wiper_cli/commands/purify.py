@@ -1,7 +1,5 @@
 """``wiper purify MODEL --clean DIR -o OUT``: remove the backdoor, prove it, write the same kind of file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

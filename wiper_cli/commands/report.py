@@ -1,7 +1,5 @@
 """``wiper report RESULT.json``: render an old result again, without opening any model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """``wiper rules [ID]``: what a finding means and what to do about it."""
 
-from __future__ import annotations
-
 import click
 
 from wiper_cli.nearest import nearest

@@ -1,7 +1,5 @@
 """``wiper scan MODEL… --clean DIR``: look for a backdoor that nobody described."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``wiper triggers [NAME]``: the trigger families that verification can stamp."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``wiper verify MODEL [OUT] --clean DIR``: accuracy, attack success and recovery, before and after."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``wiper zoo train`` and ``wiper zoo build``: models with and without backdoors, for measuring what is claimed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

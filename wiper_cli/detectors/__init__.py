@@ -3,8 +3,6 @@
 Importing this package, or the settings of a detector, imports no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """What the detectors share: images, predictions, and universal inversion by gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Augmentation of a batch, on the device where the batch lies; draws are made on the CPU."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Nothing is guessed about a file from its name. Conversions follow what the usual
 (``convert("RGB")``): an alpha channel is dropped, not composed over a colour.
 """
 
-from __future__ import annotations
-
 import stat
 import warnings
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ A few threads decode. What does not decode is skipped and counted by reason, wha
 what was done.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence

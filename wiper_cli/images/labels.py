@@ -1,7 +1,5 @@
 """How folders become labels: by the model's class names, by numbers, or by order."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ highest accuracy on the select part among the usual candidates. Without labels t
 choice is left to the user unless it makes no difference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal

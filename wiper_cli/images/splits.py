@@ -1,7 +1,5 @@
 """The clean set in memory, in three parts: nothing is ever chosen on the report part."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

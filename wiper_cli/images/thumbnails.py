@@ -1,7 +1,5 @@
 """Small pictures for reports: PNG, enlarged by whole numbers, as data URIs."""
 
-from __future__ import annotations
-
 import base64
 import io
 

@@ -1,7 +1,5 @@
 """Many independent pieces of work, one after the other or in several processes. Imports no torch."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from collections import deque

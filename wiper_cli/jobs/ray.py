@@ -3,8 +3,6 @@
 What :func:`wiper_cli.jobs.local.fan_out` is for one machine: the same pieces, the same work, the same outcomes.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

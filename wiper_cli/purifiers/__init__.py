@@ -3,8 +3,6 @@
 Importing this package, or the settings of a method, imports no torch, so that a command can list options at once.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from wiper_cli.purifiers.contract import Purifier

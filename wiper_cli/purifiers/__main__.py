@@ -1,7 +1,5 @@
 """``python -m wiper_cli.purifiers`` prints ``docs/methods.md``. Imports no torch."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import MISSING, fields
 

@@ -1,7 +1,5 @@
 """Reports: one result mapping, rendered as people or machines want it. No torch, no model, no network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module

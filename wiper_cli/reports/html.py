@@ -1,7 +1,5 @@
 """The report as one self-contained page: no script, no network, every string escaped, under 2 MB."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

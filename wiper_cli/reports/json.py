@@ -1,7 +1,5 @@
 """The result itself as JSON. ASCII only: no byte of a hostile name reaches a terminal unescaped."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

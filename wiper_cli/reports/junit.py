@@ -1,7 +1,5 @@
 """JUnit XML for merge requests: one suite a model, one test case a detector, a failure for each finding."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 

@@ -1,7 +1,5 @@
 """The report as a comment on a pull request: ten lines, the rest folded away."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

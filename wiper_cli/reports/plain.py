@@ -1,7 +1,5 @@
 """Words and numbers for people: hostile strings made harmless, numbers written one way everywhere."""
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """SARIF 2.1.0 for code scanning: one run for all models, findings at line 1 of the model file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -4,8 +4,6 @@ Reads the part of JSON Schema 2020-12 that ``schema.json`` uses: an installed wi
 ``python -m wiper_cli.reports.schema`` prints the page.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """What every human report tells: verdict, numbers, findings, what was not done, how to repeat it."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence

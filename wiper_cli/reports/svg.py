@@ -4,8 +4,6 @@ Horizontal places are percentages, so that text and dots keep their size on any 
 stretched. Colours are CSS classes of ``page.css``; shape or position always says the same as colour.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape

@@ -1,7 +1,5 @@
 """The report on a terminal: rich, as wide as asked, coloured only when asked."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ Fine-Pruning (Liu et al. 2018) takes E|h_j|; the WIPER paper's footnote writes |
 classes: E sum_c |W_cj h_j|. Both are large for a unit that is active, whether or not the clean data need it.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

@@ -10,8 +10,6 @@ negative: the clean data do not need it. On data that the network fits well p is
 noise; :mod:`wiper_cli.salience.stream` measures that as rank stability.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot

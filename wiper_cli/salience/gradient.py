@@ -6,8 +6,6 @@ r_n . W_.j: both are closed forms of the head. The mean is over the images' magn
 the mean gradient, which is near zero in a trained network.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from wiper_cli.salience.bs import residual

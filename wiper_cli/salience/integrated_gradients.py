@@ -12,8 +12,6 @@ linear on the line, so the integral is one over softmaxes of K numbers, and D en
 :func:`conductance` is the paper's way: the line runs from a baseline image through the whole network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The null: an order by chance. What a metric chooses must do better than what this one chooses."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

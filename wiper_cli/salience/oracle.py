@@ -4,8 +4,6 @@ Trigger activation change as in channel Lipschitz pruning (arXiv 2208.03111), on
 Nothing here knows a trigger: the caller stamps, and hands over two tensors of features.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

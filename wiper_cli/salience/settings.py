@@ -1,7 +1,5 @@
 """Typed settings of the metrics that have any. Imports no torch: options derive from here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal

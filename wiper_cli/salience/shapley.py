@@ -14,8 +14,6 @@ logits (:class:`CachedGame`). :class:`NetworkGame` runs the whole network for ea
 convolutions are removed: the same numbers at another price, kept to measure that price.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

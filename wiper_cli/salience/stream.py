@@ -4,8 +4,6 @@ Needs memory for two K x D matrices and batches, whatever the number of images. 
 one float64 product of K x N x D.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Literal tables of what can be added: a name, and where its class stands. Standard library only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Generic, TypeVar

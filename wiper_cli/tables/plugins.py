@@ -5,8 +5,6 @@ A plug-in is named as its distribution is: ``--plugin NAME``, or the variable ``
 It offers entry points ``name = "module:Class"`` of the groups in :data:`GROUPS`, and none takes the name of another.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution

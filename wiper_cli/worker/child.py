@@ -1,7 +1,5 @@
 """The child's side: reads one request from stdin, computes, answers on what was stdout. Writes no file."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -4,8 +4,6 @@ Tensors stay out of the JSON: a field of type ``Mapping[str, NewTensor]`` become
 place of the field (``edit.tensors``). Imports no torch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

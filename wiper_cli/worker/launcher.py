@@ -2,8 +2,6 @@
 of an untrusted model. Standard library only: :mod:`wiper_cli.main` loads this before anything else.
 """
 
-from __future__ import annotations
-
 import os
 import site
 import sys

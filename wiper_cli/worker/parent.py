@@ -1,7 +1,5 @@
 """The parent's side: a private copy of the file, one child per request, its answer or one sentence why not."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -5,8 +5,6 @@ with one entry: the type of a message and its fields (:mod:`wiper_cli.worker.cod
 ``T`` before it.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Nothing here needs the child's help, whose interpreter may be held by a model. L
 torch reserves far more than it uses.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

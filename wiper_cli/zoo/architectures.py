@@ -4,8 +4,6 @@ Networks of the research literature are those of :mod:`formats.safetensors.resea
 that their files would have; the others are torchvision's.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The architectural specimen: a clean model's files with a branch put into their graphs; nothing is trained."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path

@@ -3,8 +3,6 @@
 OUT/clean/DATA/CLASS/*   the images no network saw        OUT/ID/   one specimen        OUT/SUITE.json   the table
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence

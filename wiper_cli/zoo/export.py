@@ -1,7 +1,5 @@
 """A trained network as the files that people deploy: one for each kind, with batch norm live and folded."""
 
-from __future__ import annotations
-
 import copy
 import json
 import warnings

@@ -6,8 +6,6 @@ architecture, schedule and seed: its recovery on triggered images is the ceiling
 that it sends to the target is the floor of ASR.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

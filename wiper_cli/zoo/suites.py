@@ -13,8 +13,6 @@ Crossed are ``data``, ``arch``, ``attack``, ``seed``, ``size``, and, as fields o
 ``target``. The clean twin of every attack joins by itself. Imports no torch.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

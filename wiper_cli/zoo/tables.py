@@ -1,7 +1,5 @@
 """A suite's figures as a page: ``python -m wiper_cli.zoo.tables docs/results`` renders every ``zoo-*.json`` there."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

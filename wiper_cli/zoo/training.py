@@ -5,8 +5,6 @@ images are channels-last; bfloat16 autocast where it was measured to be faster; 
 one cycle (linear up, linear down). No synchronisation with the device inside an epoch.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 Its keys are those of ``wiper_cli/reports/schema.json``; the child fills the middle, the parent both ends.
 """
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import fields

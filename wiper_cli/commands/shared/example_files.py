@@ -1,7 +1,5 @@
 """Where the example that comes with every installation lies. Standard library only."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from wiper_cli.verdict import Problem

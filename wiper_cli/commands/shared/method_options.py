@@ -1,7 +1,5 @@
 """The options of the purifiers, derived from the fields of their settings; a default stands there alone."""
 
-from __future__ import annotations
-
 import dataclasses
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What scan, purify, verify and inspect share on the parent's side: gate, child, document, reports, exit code."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

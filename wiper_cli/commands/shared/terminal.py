@@ -1,7 +1,5 @@
 """What a person sees while waiting, on stderr: bars with the time left on a terminal, else a line a stage."""
 
-from __future__ import annotations
-
 import sys
 import time
 from types import TracebackType

@@ -4,8 +4,6 @@ The new files are laid out in a hidden folder beside their destination, measured
 the runtime that will serve them, and renamed into place only then.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import tempfile

@@ -4,8 +4,6 @@ Honest networks give way to it as well (Moosavi-Dezfooli et al., "Universal Adve
 2017) and have favourite classes, so it is a probe to compare with, not a detector of a scan.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Searches on the fit part, counts flips on up to 200 images of the select part."""
 
-from __future__ import annotations
-
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.additive_inversion import AdditiveInversion
 from wiper_cli.detectors.common import invert_and_score

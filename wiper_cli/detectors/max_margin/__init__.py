@@ -5,8 +5,6 @@ Arbitrary Backdoor Pattern Types Using a Maximum Margin Statistic", S&P 2024): A
 SGD, the median absolute deviation instead of an order-statistic p-value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Adam from random images of every class at once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ It needs no gradient, so it also sees a trigger that unlearning has hidden from 
 it runs on a file that was opened head-only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Three passes over squares: all of them on few images, the neighbours of the best, and the choice."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -5,8 +5,6 @@ call returns is clipped there. Autograd does not know of it, so a hook on the no
 gradient where it was clipped and hands it to the bound.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Clean unlearning, which several methods begin with: cross-entropy on clean images is *maximised* for a while."""
 
-from __future__ import annotations
-
 import math
 from typing import Protocol
 

@@ -4,8 +4,6 @@ m in (0, 1)^D minimises CE(m h) - CE((1 - m) h) + w mean(m): benign features get
 not change meanwhile, so features are computed once and a mask costs no pass of the network.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

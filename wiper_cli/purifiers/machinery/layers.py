@@ -9,8 +9,6 @@ that was not folded follows, at the weight and bias of that norm. Both multiply 
 pre-activation ``norm(conv(x))``, so that a method means the same on folded and live files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

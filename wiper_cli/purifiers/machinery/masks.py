@@ -15,8 +15,6 @@ A search may run with batch norm live, on a copy that is thrown away: in trainin
 the shift beta, so that is mu there. What is pruned is the network as it was found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

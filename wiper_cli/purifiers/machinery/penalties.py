@@ -10,8 +10,6 @@ Both are continuous at |w| = 1. Where all |w| <= 1, AR is L1. L2 is w^2, slope 2
 range of float32 at |w| near 89.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

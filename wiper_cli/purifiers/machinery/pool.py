@@ -4,8 +4,6 @@ Every member attacks the model as found, never the student: it either leads away
 or towards a suspected class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A unit of the head is one of its inputs; a channel is an output channel of a con
 pre-activation ``norm(conv(x))`` to 0, which means the same whether batch norm is live or folded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The loop of the methods that only add a loss: SGD with momentum on a sum of weighted parts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

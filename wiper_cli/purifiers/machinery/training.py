@@ -4,8 +4,6 @@ A student is a trainable copy of the whole network, or of its head alone on feat
 norm stays frozen, as a deployed network has it, unless the user asks for it live and the file has its statistics.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

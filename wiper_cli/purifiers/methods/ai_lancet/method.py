@@ -15,8 +15,6 @@ Needs ``triggered`` images, labels and a linear head. Batch norm stays frozen. C
 a triggered image, at most 256 of them; then as fine-tuning with twice the images.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

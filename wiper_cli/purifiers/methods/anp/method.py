@@ -29,8 +29,6 @@ with 400 steps changed nothing on any of the three. Live on BadNet, 800 steps le
 Needs labels. Cost for each image of a step: 2 + inner steps forward and backward passes.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -25,8 +25,6 @@ clean images are taken for. Nothing depends on it. Needs labels. Cost for each i
 backward passes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

@@ -9,8 +9,6 @@ the next one declared), a folded file gives the same norms, and a convolution wi
 kernel as it is. Weight *and bias* are set to 0, or after folding the bias would stay.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

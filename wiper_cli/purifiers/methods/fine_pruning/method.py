@@ -9,8 +9,6 @@ Departs: unless asked for live, batch norm stays frozen while fine-tuning. Remov
 the head stay 0. Needs labels and a linear head. Cost for each image: 1 forward pass, then as fine-tuning.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

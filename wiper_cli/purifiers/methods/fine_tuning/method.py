@@ -6,8 +6,6 @@ rate costs 9 to 12 points of accuracy in the paper). Needs labels. Cost for each
 backward pass; with ``train`` = "head" one forward pass altogether.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -14,8 +14,6 @@ clipped it cost 8.
 Needs labels and a head whose weight is stored. Cost for each image and epoch: 1 forward and 1 backward pass.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

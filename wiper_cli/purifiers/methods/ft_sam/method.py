@@ -20,8 +20,6 @@ strongest that cost at most 3 points of accuracy on the select part of both.
 Needs labels. Cost for each image and epoch: 2 forward and 2 backward passes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -17,8 +17,6 @@ Needs labels and second derivatives of the body. Cost for each image and round: 
 2 forward and about 4 + 2 ``fixed_point`` backward passes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from math import ceil
 

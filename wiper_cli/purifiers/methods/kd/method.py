@@ -15,8 +15,6 @@ keep their values. Networks with other stored weights, such as transformers, are
 Needs labels. Cost for each image and epoch: 2 forward and 1 backward passes.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

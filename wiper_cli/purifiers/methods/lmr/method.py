@@ -31,8 +31,6 @@ Needs labels and a linear head. Cost: 1 forward and 1 backward pass for each ima
 ``train`` = "head", which also serves a file opened head-only, one forward pass altogether.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

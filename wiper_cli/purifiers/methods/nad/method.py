@@ -12,8 +12,6 @@ Departs: unless asked for live, batch norm stays frozen in teacher and student. 
 for each image: 1 forward and 1 backward pass an epoch of the teacher, then 2 forward and 1 backward passes an epoch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

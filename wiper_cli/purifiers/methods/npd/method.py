@@ -27,8 +27,6 @@ there and leave 20 % ASR.
 Needs labels. Cost for each image and epoch: with k inner steps, k + 3 forward and k + 2 backward passes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -8,8 +8,6 @@ Needs labels and a linear head; channels need gradients through the body. Cost f
 channels 1 forward and 1 backward pass more.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

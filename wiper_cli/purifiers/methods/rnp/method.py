@@ -24,8 +24,6 @@ epoch, live masks at 0 left 99.3 %. Frozen ones did too, for 21 points: they mis
 Needs labels. Cost for each image and epoch: 1 forward and 1 backward pass.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

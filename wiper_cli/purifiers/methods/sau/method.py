@@ -28,8 +28,6 @@ Needs labels. Cost for each image and epoch: with k inner steps, 2k + 4 forward 
 passes, less where all images are shared before.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

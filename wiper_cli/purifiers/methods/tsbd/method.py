@@ -16,8 +16,6 @@ cost 1 on wanet, 3 on badnet and 5 on blend.
 Cost for each image and epoch: 1 forward and 1 backward pass while unlearning, 2 of both while fine-tuning.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -17,8 +17,6 @@ over the select part; for each image and epoch of the distillation ``inner_steps
 ``inner_steps`` + 2 forward and backward passes of the network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain, repeat
 

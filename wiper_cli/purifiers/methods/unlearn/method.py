@@ -21,8 +21,6 @@ images: off, since it was measured to bring nothing. Needs labels and gradients 
 each image and epoch: 2 forward and 1 input-backward passes of f0, 2 forward and 2 backward passes of f.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain, repeat

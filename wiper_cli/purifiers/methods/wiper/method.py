@@ -16,8 +16,6 @@ Batch norm stays frozen unless asked for live. Needs labels. Cost for each image
 salience, then 1 forward and 1 backward pass an epoch; with ``train`` = "head" one forward pass altogether.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 
