@@ -4,8 +4,6 @@ It writes the file or folder, one row of the table, a test file and a line of th
 anew. The skeleton works and passes the checks, but does nothing of use yet, and says so.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -15,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PURIFIER = '''\
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import ClassVar
 
 from wiper_cli.purifiers.options import HEAD, Settings, option
 
@@ -27,17 +22,15 @@ from wiper_cli.purifiers.options import HEAD, Settings, option
 class {Class}(Settings):
     """A skeleton: scales the head. Say here where the method comes from and in what it differs."""
 
-    name: ClassVar[str] = "{name}"
-    title: ClassVar[str] = "{Words}: a skeleton that scales the head"
-    needs: ClassVar[frozenset[str]] = HEAD
-    claims_removal: ClassVar[bool] = False
+    name = "{name}"
+    title = "{Words}: a skeleton that scales the head"
+    needs = HEAD
+    claims_removal = False
 
     factor: float = option(0.9, "Factor of the head's weights.", 0)
 '''
 PURIFIER_METHOD = '''\
 """{Words}: source, formula, and what differs from it."""
-
-from __future__ import annotations
 
 from formats import head_edit
 from wiper_cli.purifiers.contract import Purified, Task
@@ -66,10 +59,7 @@ def test_the_head_is_scaled(classifier, clean):
 DETECTOR = '''\
 """{Words}: source, and what differs from it. Imports no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import ClassVar
 
 from wiper_cli.detectors.evidence import Detector, setting
 from wiper_cli.verdict import Rule, Severity
@@ -79,12 +69,12 @@ from wiper_cli.verdict import Rule, Severity
 class {Class}(Detector):
     """A skeleton. Statistic: by how much a class is answered more often than it occurs, as a share of images."""
 
-    name: ClassVar[str] = "{name}"
-    title: ClassVar[str] = "answers beyond a class's share of the clean images, a skeleton"
-    says: ClassVar[str] = "clean images of other classes are sent to it"
-    needs_gradients: ClassVar[bool] = False
-    origin: ClassVar[str] = "chosen on nothing"
-    rule: ClassVar[Rule] = Rule(
+    name = "{name}"
+    title = "answers beyond a class's share of the clean images, a skeleton"
+    says = "clean images of other classes are sent to it"
+    needs_gradients = False
+    origin = "chosen on nothing"
+    rule = Rule(
         id="{rule}",
         title="One class is answered too often",
         means="Far more clean images are answered with one class than have its label.",
@@ -97,8 +87,6 @@ class {Class}(Detector):
 '''
 DETECTOR_METHOD = '''\
 """Counts answers on the select part."""
-
-from __future__ import annotations
 
 import torch
 
@@ -195,8 +183,6 @@ def test_the_bar_and_nothing_else(images):
 METRIC = '''\
 """{Words} of the head's units: source, formula, and what differs from it. A skeleton: the mean of h_j squared."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 
@@ -221,8 +207,6 @@ METRIC_ROW = """\
 """
 REPORT = '''\
 """{Words}: for whom. A skeleton: a line a model, and one a finding."""
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 

@@ -69,6 +69,11 @@ class Settings:
     #: Whether it claims that backdoors go; then its test shows the attack success rate that is left.
     claims_removal: ClassVar[bool] = True
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Of :data:`NEEDS`; the whole network unless a field ``train`` says "head"."""
+        return HEAD if getattr(self, "train", "all") == "head" else BODY
+
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
             value, low, high, choices = (

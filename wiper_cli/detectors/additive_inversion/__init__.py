@@ -4,9 +4,7 @@ Honest networks give way to it as well (Moosavi-Dezfooli et al., "Universal Adve
 2017) and have favourite classes, so it is a probe to compare with, not a detector of a scan.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from wiper_cli.detectors.evidence import Detector, setting
 
@@ -15,10 +13,10 @@ from wiper_cli.detectors.evidence import Detector, setting
 class AdditiveInversion(Detector):
     """Statistic: the largest share, over targets, of held-out images that the found pattern sends there."""
 
-    name: ClassVar[str] = "additive-inversion"
-    title: ClassVar[str] = "universal additive pattern found by gradients, per class"
-    quick: ClassVar[Mapping[str, Any]] = {"steps": 5}
-    origin: ClassVar[str] = "above the 80% to 89% that four clean CIFAR-10 networks reached"
+    name = "additive-inversion"
+    title = "universal additive pattern found by gradients, per class"
+    quick = {"steps": 5}
+    origin = "above the 80% to 89% that four clean CIFAR-10 networks reached"
 
     threshold: float = setting(0.95, "share of held-out images sent to the class")
     bound: float = setting(12 / 255, "sup norm of the pattern, images in 0..1")

@@ -5,9 +5,7 @@ Arbitrary Backdoor Pattern Types Using a Maximum Margin Statistic", S&P 2024): A
 SGD, the median absolute deviation instead of an order-statistic p-value.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from wiper_cli.detectors.evidence import ORIGIN, Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
@@ -18,14 +16,14 @@ class MaxMargin(Detector):
     """Largest logit margin over images in 0..1 for every class; statistic: robust deviations,
     (margin - median) / (1.4826 MAD), of the class with the largest. Of the clean images it uses the shape only."""
 
-    name: ClassVar[str] = "max-margin"
-    title: ClassVar[str] = "largest margin reachable from noise, per class"
-    says: ClassVar[str] = "noise can be pushed into it far deeper than into the other classes"
-    in_percent: ClassVar[bool] = False
-    needs_images: ClassVar[bool] = False
-    quick: ClassVar[Mapping[str, Any]] = {"starts": 2, "steps": 10}
-    origin: ClassVar[str] = ORIGIN
-    rule: ClassVar[Rule] = Rule(
+    name = "max-margin"
+    title = "largest margin reachable from noise, per class"
+    says = "noise can be pushed into it far deeper than into the other classes"
+    in_percent = False
+    needs_images = False
+    quick = {"starts": 2, "steps": 10}
+    origin = ORIGIN
+    rule = Rule(
         id="WIPER-B01",
         title="One class reaches an outlying margin",
         means="Some input, found by gradient ascent and unlike any image, lifts one class above the "

@@ -4,9 +4,7 @@ It needs no gradient, so it also sees a trigger that unlearning has hidden from 
 it runs on a file that was opened head-only.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from wiper_cli.detectors.evidence import Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
@@ -17,15 +15,15 @@ class SquareProbe(Detector):
     """Statistic: the largest share, over classes, of held-out images that one square sends to the class,
     less an allowance for squares that cover more of the image than a fiftieth."""
 
-    name: ClassVar[str] = "square-probe"
-    title: ClassVar[str] = "small squares at many places, forward passes only"
-    says: ClassVar[str] = "one small square sends clean images of other classes to it"
-    needs_gradients: ClassVar[bool] = False
-    quick: ClassVar[Mapping[str, Any]] = {"step": 8, "images": 16}
-    origin: ClassVar[str] = (
+    name = "square-probe"
+    title = "small squares at many places, forward passes only"
+    says = "one small square sends clean images of other classes to it"
+    needs_gradients = False
+    quick = {"step": 8, "images": 16}
+    origin = (
         "between the 49% of one honest network and the 91% or more of three with planted squares, all 32x32"
     )
-    rule: ClassVar[Rule] = Rule(
+    rule = Rule(
         id="WIPER-B03",
         title="One small square sends held-out images to one class",
         means="The same small square, at the same place, overrides the content of clean images that took no "

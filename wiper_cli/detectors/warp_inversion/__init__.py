@@ -3,9 +3,7 @@
 Elastic warps as triggers: Nguyen and Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from wiper_cli.detectors.evidence import ORIGIN, Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
@@ -15,12 +13,12 @@ from wiper_cli.verdict import PLANTED, Rule, Severity
 class WarpInversion(Detector):
     """Statistic: the largest share, over targets, of held-out images that the found flow sends there."""
 
-    name: ClassVar[str] = "warp-inversion"
-    title: ClassVar[str] = "universal small warp found by gradients, per class"
-    says: ClassVar[str] = "one small warp sends clean images of other classes to it"
-    quick: ClassVar[Mapping[str, Any]] = {"steps": 5}
-    origin: ClassVar[str] = ORIGIN
-    rule: ClassVar[Rule] = Rule(
+    name = "warp-inversion"
+    title = "universal small warp found by gradients, per class"
+    says = "one small warp sends clean images of other classes to it"
+    quick = {"steps": 5}
+    origin = ORIGIN
+    rule = Rule(
         id="WIPER-B02",
         title="One small warp sends every image to one class",
         means="A single smooth displacement of about a pixel, the same for all images, changes the "

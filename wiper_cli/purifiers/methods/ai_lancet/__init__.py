@@ -1,7 +1,7 @@
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Sgd, option
 
 
 @dataclass(frozen=True)
@@ -11,11 +11,11 @@ class AILancet(Sgd):
     A.4 gives no settings for it, and BackdoorBench does not have it: both presets are the defaults, ours.
     """
 
-    name: ClassVar[str] = "ai-lancet"
-    title: ClassVar[str] = "AI-Lancet: locate the neurons a known trigger moves, and repair them"
-    presets: ClassVar[Presets] = {"paper": {}, "field": {}}
-    quick: ClassVar[Fields] = {"epochs": 1, "last_layers": 2}
-    needs: ClassVar[frozenset[str]] = BODY | {"triggered"}
+    name = "ai-lancet"
+    title = "AI-Lancet: locate the neurons a known trigger moves, and repair them"
+    presets = {"paper": {}, "field": {}}
+    quick = {"epochs": 1, "last_layers": 2}
+    needs = BODY | {"triggered"}
 
     repair: Literal["fine-tune", "flip"] = option(
         "fine-tune", "Train the located units alone, or turn the sign of what they send on."

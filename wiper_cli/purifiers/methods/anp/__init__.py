@@ -1,22 +1,20 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, ChannelPruning, Fields, Presets, option
+from wiper_cli.purifiers.options import ChannelPruning, option
 
 
 @dataclass(frozen=True)
 class ANP(ChannelPruning):
     """Adversarial neuron pruning: channels that noise on channels turns against the loss."""
 
-    name: ClassVar[str] = "anp"
-    trains_live: ClassVar[bool] = True
-    title: ClassVar[str] = "ANP: adversarial neuron pruning"
-    presets: ClassVar[Presets] = {
+    name = "anp"
+    trains_live = True
+    title = "ANP: adversarial neuron pruning"
+    presets = {
         "paper": {"steps": 2000, "lr": 0.2, "noise": 0.4},
         "field": {"steps": 2000, "lr": 0.2, "noise": 0.4, "budget": 0.1},
     }
-    quick: ClassVar[Fields] = {"steps": 2, "lr": 3.0, "budget": 1.0}
-    needs: ClassVar[frozenset[str]] = BODY
+    quick = {"steps": 2, "lr": 3.0, "budget": 1.0}
 
     steps: int = option(110, "Steps of the search for masks, rounded to whole passes.", 1)
     batch: int = option(128, "Images per step.", 1)

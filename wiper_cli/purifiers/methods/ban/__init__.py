@@ -1,21 +1,18 @@
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
+from wiper_cli.purifiers.options import Sgd, option
 
 
 @dataclass(frozen=True)
 class BAN(Sgd):
     """Fine-tuning against adversarial noise on channels."""
 
-    name: ClassVar[str] = "ban"
-    title: ClassVar[str] = "BAN: fine-tuning against adversarial noise on neurons"
-    trains_live: ClassVar[bool] = True
-    presets: ClassVar[Presets] = {
-        "paper": {"epochs": 25, "batch": 128, "lr": 0.005, "schedule": "constant", "noise": 0.3}
-    }
-    quick: ClassVar[Fields] = {"epochs": 1, "mask_epochs": 2}
-    needs: ClassVar[frozenset[str]] = BODY
+    name = "ban"
+    title = "BAN: fine-tuning against adversarial noise on neurons"
+    trains_live = True
+    presets = {"paper": {"epochs": 25, "batch": 128, "lr": 0.005, "schedule": "constant", "noise": 0.3}}
+    quick = {"epochs": 1, "mask_epochs": 2}
 
     epochs: int = option(20, "Passes over the clean images.", 1)
     batch: int = option(32, "Images per step.", 1)

@@ -1,26 +1,25 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Augmented, Fields, Presets, option
+from wiper_cli.purifiers.options import BODY, Augmented, option
 
 
 @dataclass(frozen=True)
 class BTIDBF(Augmented):
     """BTI-DBF(U): decouple benign features, invert the rest into images, unlearn these."""
 
-    name: ClassVar[str] = "bti-dbf"
-    title: ClassVar[str] = "BTI-DBF(U): unlearning of what a generator makes of features that are not benign"
-    presets: ClassVar[Presets] = {
+    name = "bti-dbf"
+    title = "BTI-DBF(U): unlearning of what a generator makes of features that are not benign"
+    presets = {
         "paper": {"rounds": 5, "epochs": 30, "generator_epochs": 30, "batch": 128, "image_bound": 0.012}
     }
-    quick: ClassVar[Fields] = {
+    quick = {
         "rounds": 1,
         "epochs": 1,
         "generator_epochs": 1,
         "mask_epochs": 2,
         "generator_width": 4,
     }
-    needs: ClassVar[frozenset[str]] = BODY | {"head"}
+    needs = BODY | {"head"}
 
     rounds: int = option(2, "Times that mask and generator are found anew and unlearned.", 1)
     epochs: int = option(4, "Passes over the clean images that unlearn, a round.", 1)

@@ -1,7 +1,7 @@
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Sgd, option
+from wiper_cli.purifiers.options import Sgd, option
 
 
 @dataclass(frozen=True)
@@ -12,17 +12,13 @@ class FineTuning(Sgd):
     diverges with a frozen one, so gradients are clipped. ``field``: BackdoorBench's defaults.
     """
 
-    name: ClassVar[str] = "fine-tuning"
-    trains_live: ClassVar[bool] = True
-    title: ClassVar[str] = "Fine-tuning on clean images"
-    presets: ClassVar[Presets] = {
+    name = "fine-tuning"
+    trains_live = True
+    title = "Fine-tuning on clean images"
+    presets = {
         "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "constant", "clip": 1.0},
         "field": {"epochs": 100, "batch": 256},
     }
-    quick: ClassVar[Fields] = {"epochs": 1}
+    quick = {"epochs": 1}
 
     train: Literal["all", "head"] = option("all", "Which weights to train.")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return HEAD if self.train == "head" else BODY

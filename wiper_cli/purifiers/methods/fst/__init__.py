@@ -1,22 +1,21 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, Sgd, option
 
 
 @dataclass(frozen=True)
 class FST(Sgd):
     """Feature shift tuning: a new head, pushed away from the old one."""
 
-    name: ClassVar[str] = "fst"
-    trains_live: ClassVar[bool] = True
-    title: ClassVar[str] = "FST: feature shift tuning under a new head"
-    presets: ClassVar[Presets] = {
+    name = "fst"
+    trains_live = True
+    title = "FST: feature shift tuning under a new head"
+    presets = {
         "paper": {"epochs": 10, "batch": 128, "alpha": 0.1},
         "field": {"epochs": 10, "batch": 128, "alpha": 0.2},
     }
-    quick: ClassVar[Fields] = {"epochs": 1}
-    needs: ClassVar[frozenset[str]] = BODY | {"head"}
+    quick = {"epochs": 1}
+    needs = BODY | {"head"}
 
     epochs: int = option(20, "Passes over the clean images.", 1)
     batch: int = option(64, "Images per step.", 1)

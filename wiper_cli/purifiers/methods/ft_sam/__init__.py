@@ -1,22 +1,20 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
+from wiper_cli.purifiers.options import Sgd, option
 
 
 @dataclass(frozen=True)
 class FTSAM(Sgd):
     """Fine-tuning with adaptive sharpness-aware minimisation."""
 
-    name: ClassVar[str] = "ft-sam"
-    trains_live: ClassVar[bool] = True
-    title: ClassVar[str] = "FT-SAM: fine-tuning with adaptive sharpness-aware minimisation"
-    presets: ClassVar[Presets] = {
+    name = "ft-sam"
+    trains_live = True
+    title = "FT-SAM: fine-tuning with adaptive sharpness-aware minimisation"
+    presets = {
         "paper": {"epochs": 100, "batch": 256, "lr": 0.01, "rho": 2.0},
         "field": {"epochs": 100, "batch": 256, "lr": 0.01, "rho": 2.0},
     }
-    quick: ClassVar[Fields] = {"epochs": 1, "rho": 0.1}
-    needs: ClassVar[frozenset[str]] = BODY
+    quick = {"epochs": 1, "rho": 0.1}
 
     epochs: int = option(12, "Passes over the clean images.", 1)
     batch: int = option(64, "Images per step.", 1)

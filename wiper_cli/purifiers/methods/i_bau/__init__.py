@@ -1,7 +1,6 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Settings, option
+from wiper_cli.purifiers.options import Settings, option
 
 
 @dataclass(frozen=True)
@@ -13,14 +12,13 @@ class IBAU(Settings):
     the zoo's tiny suite, the strongest that costs at most 3 points on the select part; tried on Blend and WaNet too.
     """
 
-    name: ClassVar[str] = "i-bau"
-    title: ClassVar[str] = "I-BAU: minimax unlearning by implicit hypergradients"
-    presets: ClassVar[Presets] = {
+    name = "i-bau"
+    title = "I-BAU: minimax unlearning by implicit hypergradients"
+    presets = {
         "paper": {"lr": 1e-3, "radius": 10.0, "fixed_point": 5},
         "field": {"lr": 1e-4, "radius": 0.0, "fixed_point": 5, "stamped": 0.01},
     }
-    quick: ClassVar[Fields] = {"epochs": 1, "min_steps": 2, "fixed_point": 2}
-    needs: ClassVar[frozenset[str]] = BODY
+    quick = {"epochs": 1, "min_steps": 2, "fixed_point": 2}
 
     epochs: int = option(5, "Rounds; each finds a perturbation anew and then unlearns it.", 1)
     min_steps: int = option(100, "Steps at least: a small clean set is passed more often.", 1)

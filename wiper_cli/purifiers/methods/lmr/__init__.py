@@ -1,21 +1,18 @@
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Sgd, option
+from wiper_cli.purifiers.options import BODY, HEAD, Sgd, option
 
 
 @dataclass(frozen=True)
 class LMR(Sgd):
     """LMR: the target class betrays itself under unlearning; units that carry it are cut from the head."""
 
-    name: ClassVar[str] = "lmr"
-    uses_scan: ClassVar[bool] = True
-    trains_live: ClassVar[bool] = True
-    title: ClassVar[str] = (
-        "LMR: find the target by unlearning, push its logit down, cut the units that carry it"
-    )
-    presets: ClassVar[Presets] = {}
-    quick: ClassVar[Fields] = {"epochs": 1, "unlearn_epochs": 2, "share": 0.1}
+    name = "lmr"
+    uses_scan = True
+    trains_live = True
+    title = "LMR: find the target by unlearning, push its logit down, cut the units that carry it"
+    quick = {"epochs": 1, "unlearn_epochs": 2, "share": 0.1}
 
     train: Literal["all", "head"] = option("all", "Which weights to train.")
     aim: Literal["unlearning", "suspect"] = option(

@@ -1,22 +1,20 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
+from wiper_cli.purifiers.options import Sgd, option
 
 
 @dataclass(frozen=True)
 class NAD(Sgd):
     """Neural attention distillation from a fine-tuned teacher; unclipped, frozen batch norm lets it diverge."""
 
-    name: ClassVar[str] = "nad"
-    trains_live: ClassVar[bool] = True
-    title: ClassVar[str] = "Neural attention distillation"
-    presets: ClassVar[Presets] = {
+    name = "nad"
+    trains_live = True
+    title = "Neural attention distillation"
+    presets = {
         "paper": {"lr": 0.1, "weight_decay": 1e-4, "schedule": "step", "epochs": 10},
         "field": {"batch": 64},
     }
-    quick: ClassVar[Fields] = {"epochs": 1, "teacher_epochs": 1}
-    needs: ClassVar[frozenset[str]] = BODY
+    quick = {"epochs": 1, "teacher_epochs": 1}
 
     epochs: int = option(20, "Passes over the clean images.", 1)
     attention: float = option(

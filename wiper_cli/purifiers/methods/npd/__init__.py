@@ -1,21 +1,19 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Unaugmented, option
+from wiper_cli.purifiers.options import Unaugmented, option
 
 
 @dataclass(frozen=True)
 class NPD(Unaugmented):
     """Neural polarizer: a linear map of channels, learned against adversarial images, in front of a layer."""
 
-    name: ClassVar[str] = "npd"
-    title: ClassVar[str] = "NPD: neural polarizer, merged into a convolution"
-    presets: ClassVar[Presets] = {
+    name = "npd"
+    title = "NPD: neural polarizer, merged into a convolution"
+    presets = {
         "paper": {"epochs": 50, "batch": 128},
         "field": {"epochs": 50, "batch": 128},
     }
-    quick: ClassVar[Fields] = {"epochs": 1}
-    needs: ClassVar[frozenset[str]] = BODY
+    quick = {"epochs": 1}
 
     epochs: int = option(15, "Passes over the clean images.", 1)
     batch: int = option(128, "Images per step.", 1)

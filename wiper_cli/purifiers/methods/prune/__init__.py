@@ -1,17 +1,17 @@
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Settings, metric_option, option
+from wiper_cli.purifiers.options import BODY, HEAD, Settings, metric_option, option
 
 
 @dataclass(frozen=True)
 class Prune(Settings):
     """Removing units or channels of least salience, without training (WIPER, Tables 9 and 10)."""
 
-    name: ClassVar[str] = "prune"
-    title: ClassVar[str] = "Pruning of the least salient units, without training"
-    presets: ClassVar[Presets] = {"paper": {}, "field": {"metric": "am"}}
-    quick: ClassVar[Fields] = {"last_layers": 3}
+    name = "prune"
+    title = "Pruning of the least salient units, without training"
+    presets = {"paper": {}, "field": {"metric": "am"}}
+    quick = {"last_layers": 3}
 
     share: float = option(0.1, "Share of the units (and channels of each layer) removed, lowest first.", 0, 1)
     metric: str = metric_option("bs", "What ranks them; channels by bs and am only.")

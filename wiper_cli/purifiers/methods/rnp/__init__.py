@@ -1,22 +1,20 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, ChannelPruning, Fields, Presets, option
+from wiper_cli.purifiers.options import ChannelPruning, option
 
 
 @dataclass(frozen=True)
 class RNP(ChannelPruning):
     """Reconstructive neuron pruning: unlearn the clean task, recover it by masks, prune what masks spare."""
 
-    name: ClassVar[str] = "rnp"
-    trains_live: ClassVar[bool] = True
-    title: ClassVar[str] = "RNP: reconstructive neuron pruning"
-    presets: ClassVar[Presets] = {
+    name = "rnp"
+    trains_live = True
+    title = "RNP: reconstructive neuron pruning"
+    presets = {
         "paper": {"unlearn_lr": 0.01, "unlearn_until": 0.2},
         "field": {"unlearn_lr": 0.01, "unlearn_until": 0.2, "budget": 0.1},
     }
-    quick: ClassVar[Fields] = {"epochs": 2, "lr": 3.0, "budget": 1.0}
-    needs: ClassVar[frozenset[str]] = BODY
+    quick = {"epochs": 2, "lr": 3.0, "budget": 1.0}
 
     epochs: int = option(20, "Passes over the clean images while masks recover.", 1)
     batch: int = option(128, "Images per step.", 1)

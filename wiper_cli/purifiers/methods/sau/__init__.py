@@ -1,21 +1,20 @@
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Unaugmented, option
+from wiper_cli.purifiers.options import Unaugmented, option
 
 
 @dataclass(frozen=True)
 class SAU(Unaugmented):
     """Shared adversarial unlearning."""
 
-    name: ClassVar[str] = "sau"
-    title: ClassVar[str] = "SAU: shared adversarial unlearning"
-    presets: ClassVar[Presets] = {
+    name = "sau"
+    title = "SAU: shared adversarial unlearning"
+    presets = {
         "paper": {"epochs": 100, "batch": 256, "lr": 1e-4, "schedule": "constant", "inner_steps": 5},
         "field": {"epochs": 100, "batch": 256, "lr": 1e-4, "schedule": "constant", "inner_steps": 5},
     }
-    quick: ClassVar[Fields] = {"epochs": 1, "inner_steps": 2}
-    needs: ClassVar[frozenset[str]] = BODY
+    quick = {"epochs": 1, "inner_steps": 2}
 
     epochs: int = option(4, "Passes over the clean images.", 1)
     batch: int = option(64, "Images per step.", 1)

@@ -1,18 +1,16 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Fields, Presets, Sgd, option
+from wiper_cli.purifiers.options import Sgd, option
 
 
 @dataclass(frozen=True)
 class TSBD(Sgd):
     """Two-stage defence: weights that unlearning changes most are set to 0, then all is fine-tuned flatly."""
 
-    name: ClassVar[str] = "tsbd"
-    title: ClassVar[str] = "TSBD: reinitialise what clean unlearning changes most, then fine-tune"
-    presets: ClassVar[Presets] = {"paper": {"epochs": 20, "batch": 128, "lr": 0.01, "min_steps": 1}}
-    quick: ClassVar[Fields] = {"epochs": 1, "min_steps": 2, "unlearn_epochs": 2, "share": 0.2}
-    needs: ClassVar[frozenset[str]] = BODY
+    name = "tsbd"
+    title = "TSBD: reinitialise what clean unlearning changes most, then fine-tune"
+    presets = {"paper": {"epochs": 20, "batch": 128, "lr": 0.01, "min_steps": 1}}
+    quick = {"epochs": 1, "min_steps": 2, "unlearn_epochs": 2, "share": 0.2}
 
     epochs: int = option(8, "Passes over the clean images, at least.", 1)
     batch: int = option(64, "Images per step.", 1)

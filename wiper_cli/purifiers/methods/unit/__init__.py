@@ -1,18 +1,16 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Augmented, Fields, Presets, option
+from wiper_cli.purifiers.options import Augmented, option
 
 
 @dataclass(frozen=True)
 class UNIT(Augmented):
     """UNIT: upper bounds on activations, learned as tight as accuracy allows, then distilled into the weights."""
 
-    name: ClassVar[str] = "unit"
-    title: ClassVar[str] = "UNIT: tight bounds on activations, distilled into the weights"
-    presets: ClassVar[Presets] = {"paper": {"steps": 300}}
-    quick: ClassVar[Fields] = {"steps": 3, "epochs": 1}
-    needs: ClassVar[frozenset[str]] = BODY
+    name = "unit"
+    title = "UNIT: tight bounds on activations, distilled into the weights"
+    presets = {"paper": {"steps": 300}}
+    quick = {"steps": 3, "epochs": 1}
 
     steps: int = option(100, "Steps that tighten the bounds.", 1)
     batch: int = option(128, "Images per step.", 1)

@@ -1,19 +1,16 @@
 from dataclasses import dataclass
-from typing import ClassVar
 
-from wiper_cli.purifiers.options import BODY, Augmented, Fields, Presets, option
+from wiper_cli.purifiers.options import Augmented, option
 
 
 @dataclass(frozen=True)
 class Unlearn(Augmented):
     """Universal adversarial unlearning with feature distillation: the default method."""
 
-    name: ClassVar[str] = "unlearn"
-    uses_scan: ClassVar[bool] = True
-    title: ClassVar[str] = "Unlearning of universal perturbations, with feature distillation"
-    presets: ClassVar[Presets] = {}
-    quick: ClassVar[Fields] = {"epochs": 1, "min_steps": 2, "warmup": 1}
-    needs: ClassVar[frozenset[str]] = BODY
+    name = "unlearn"
+    uses_scan = True
+    title = "Unlearning of universal perturbations, with feature distillation"
+    quick = {"epochs": 1, "min_steps": 2, "warmup": 1}
 
     epochs: int = option(8, "Passes over the clean images, at least.", 1)
     min_steps: int = option(240, "Steps at least: a small clean set is passed more often.", 1)

@@ -1,7 +1,7 @@
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from wiper_cli.purifiers.options import BODY, HEAD, Fields, Presets, Unaugmented, metric_option, option
+from wiper_cli.purifiers.options import Unaugmented, metric_option, option
 
 
 @dataclass(frozen=True)
@@ -12,11 +12,11 @@ class Wiper(Unaugmented):
     lr alpha / (1 - momentum) a penalised weight swings round 0 by as much: alpha 1 ruins small heads.
     """
 
-    name: ClassVar[str] = "wiper"
-    trains_live: ClassVar[bool] = True
-    title: ClassVar[str] = "WIPER: benign salience and adaptive regularisation"
-    presets: ClassVar[Presets] = {"paper": {}, "strong": {"alpha": 0.1, "momentum": 0.9}}
-    quick: ClassVar[Fields] = {"epochs": 1, "last_layers": 2}
+    name = "wiper"
+    trains_live = True
+    title = "WIPER: benign salience and adaptive regularisation"
+    presets = {"paper": {}, "strong": {"alpha": 0.1, "momentum": 0.9}}
+    quick = {"epochs": 1, "last_layers": 2}
 
     train: Literal["all", "head"] = option(
         "all", "Which weights cross-entropy trains; the penalty falls on chosen units only."
@@ -40,7 +40,3 @@ class Wiper(Unaugmented):
     batch: int = option(128, "Images per step.", 1)
     lr: float = option(0.01, "Constant learning rate of SGD.", 0)
     momentum: float = option(0.0, "Momentum of SGD.", 0, 1)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return HEAD if self.train == "head" else BODY
