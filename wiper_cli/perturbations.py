@@ -318,10 +318,7 @@ class Square(Patch):
         canvases, masks = [], []
         for _ in range(count):
             side = _integer(low, high, generator)
-            top, left = (
-                _integer(0, shape[1] - side, generator),
-                _integer(0, shape[2] - side, generator),
-            )
+            top, left = (_integer(0, shape[1] - side, generator), _integer(0, shape[2] - side, generator))
             canvas, mask = square(shape, top, left, side, fills[_integer(0, len(fills) - 1, generator)])
             canvases.append(canvas)
             masks.append(mask)

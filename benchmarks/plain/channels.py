@@ -157,12 +157,7 @@ def rnp(net: Net, clean: Clean, s: Settings) -> None:
 
 
 def feature_mask(
-    h: Tensor,
-    y: Tensor,
-    head: Callable[[Tensor], Tensor],
-    epochs: int,
-    lr: float,
-    weight: float = 0.0,
+    h: Tensor, y: Tensor, head: Callable[[Tensor], Tensor], epochs: int, lr: float, weight: float = 0.0
 ) -> Tensor:
     """m = (1 + tanh t) / 2 that keeps what the clean task needs of the features [N,...]."""
     t = torch.randn(h.shape[1:]).requires_grad_(True)

@@ -262,10 +262,7 @@ def printable(name: str) -> str:
 
 
 def read_folder(
-    path: str | Path,
-    model_classes: int,
-    class_names: Sequence[str] | None = None,
-    labels: LabelMode = "auto",
+    path: str | Path, model_classes: int, class_names: Sequence[str] | None = None, labels: LabelMode = "auto"
 ) -> CleanFolder:
     """Lists a folder of images; opens no file.
 

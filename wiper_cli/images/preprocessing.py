@@ -181,10 +181,7 @@ def shape(model: Model, folder: CleanFolder, flags: Flags) -> tuple[Geometry, st
 
 
 def _sizes(
-    flags: Flags,
-    fixed: tuple[int | None, int | None],
-    hinted: tuple[int, int] | None,
-    folder: CleanFolder,
+    flags: Flags, fixed: tuple[int | None, int | None], hinted: tuple[int, int] | None, folder: CleanFolder
 ) -> tuple[Sequence[tuple[int, int]], str]:
     """Sizes to try, best first, and the reason for the first."""
     if flags.size:

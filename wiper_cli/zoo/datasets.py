@@ -177,9 +177,7 @@ def _named(
     for given in arguments:
         try:
             found = getattr(import_torchvision().datasets, kind)(
-                str(root or Path.cwd()),
-                download=download,
-                **dict(given),
+                str(root or Path.cwd()), download=download, **dict(given)
             )
         except RuntimeError as error:
             raise Problem(

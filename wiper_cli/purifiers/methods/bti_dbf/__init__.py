@@ -12,13 +12,7 @@ class BTIDBF(Augmented):
     presets = {
         "paper": {"rounds": 5, "epochs": 30, "generator_epochs": 30, "batch": 128, "image_bound": 0.012}
     }
-    quick = {
-        "rounds": 1,
-        "epochs": 1,
-        "generator_epochs": 1,
-        "mask_epochs": 2,
-        "generator_width": 4,
-    }
+    quick = {"rounds": 1, "epochs": 1, "generator_epochs": 1, "mask_epochs": 2, "generator_width": 4}
     needs = BODY | {"head"}
 
     rounds: int = option(2, "Times that mask and generator are found anew and unlearned.", 1)

@@ -9,10 +9,7 @@ class NPD(Unaugmented):
 
     name = "npd"
     title = "NPD: neural polarizer, merged into a convolution"
-    presets = {
-        "paper": {"epochs": 50, "batch": 128},
-        "field": {"epochs": 50, "batch": 128},
-    }
+    presets = {"paper": {"epochs": 50, "batch": 128}, "field": {"epochs": 50, "batch": 128}}
     quick = {"epochs": 1}
 
     epochs: int = option(15, "Passes over the clean images.", 1)
