@@ -44,8 +44,7 @@ BASELINES = (
 )  # fmt: skip
 #: The paper's baselines as benchmarks set them, WIPER with a stronger penalty, and every other method as it comes.
 OTHERS = (
-    *(Treatment(f"{name}, {preset}", name, preset) for name in ("fine-tuning", "nad", "fine-pruning", "i-bau")
-      for preset in ("field",)),
+    *(Treatment(f"{name}, field", name, "field") for name in ("fine-tuning", "nad", "fine-pruning", "i-bau")),
     Treatment("wiper, strong", "wiper", "strong"),
     *(Treatment(name, name, DEFAULT) for name in METHODS
       if name not in ("fine-tuning", "kd", "nad", "fine-pruning", "i-bau", "wiper")),
@@ -56,6 +55,28 @@ FULL = ("acc", "asr", "ra", "der")
 COUNTS = {"50 images": 50, "125 images": 125, "500 images": 500, "5 %": 0}
 
 
+def _told(
+    title: str,
+    attacks: tuple[Attack, ...],
+    treatments: tuple[Treatment, ...],
+    measures: tuple[str, ...] = FULL,
+    text: str = "ACC / ASR / RA / DER.",
+    **rest: str,
+) -> Grid:
+    """Attacks side by side, every measure of a place in one column."""
+    return Grid(title, attacks, treatments, measures, across=True, split=False, text=text, **rest)
+
+
+def _printed(
+    name: str, treatments: tuple[Treatment, ...], attacks: tuple[Attack, ...] = SIX, data: str = "cifar10"
+) -> Grid:
+    return Grid("As in the paper", attacks, treatments, data=data, across=True, printed=name)
+
+
+def _metrics(*names: str) -> tuple[Treatment, ...]:
+    return tuple(Treatment(METRICS[name].title, name, kind="salience") for name in names)
+
+
 def _compared(number: int, data: str, title: str) -> Table:
     """Tables 1 to 3: attacks by defences, and then every defence there is."""
     key = f"table{number}"
@@ -64,16 +85,7 @@ def _compared(number: int, data: str, title: str) -> Table:
         title,
         (
             Grid("As in the paper", TEN + VARIANTS, (BEFORE, *BASELINES), data=data, printed=key),
-            Grid(
-                "Every defence",
-                TEN + VARIANTS,
-                (BEFORE, *BASELINES, *OTHERS),
-                FULL,
-                data,
-                across=True,
-                split=False,
-                text="ACC / ASR / RA / DER.",
-            ),
+            _told("Every defence", TEN + VARIANTS, (BEFORE, *BASELINES, *OTHERS), data=data),
         ),
     )
 
@@ -91,8 +103,8 @@ def _strategies(name: str, data: str, pruning: str, purifying: str) -> Table:
         Treatment(f"{purifying} + BS", "wiper"),
         *(Treatment(f"Pruning alone + {m.upper()}", "prune", settings={"metric": m}) for m in ("am", "bs")),
     )
-    grid = Grid("As in the paper", SIX, treatments, data=data, across=True, printed=name)
-    return Table(name, f"Pruning and purifying, by AM and by BS, on {data}", (grid,))
+    title = f"Pruning and purifying, by AM and by BS, on {data}"
+    return Table(name, title, (_printed(name, treatments, data=data),))
 
 
 def _ratios(number: int, data: str) -> Table:
@@ -104,9 +116,7 @@ def _ratios(number: int, data: str) -> Table:
     text = (
         "ACC / ASR. The paper goes from 1 to 20 % of the training set; the zoo sets aside 5 %, 2,500 images."
     )
-    grid = Grid(
-        "By the number of clean images", SIX, treatments, data=data, across=True, split=False, text=text
-    )
+    grid = _told("By the number of clean images", SIX, treatments, ("acc", "asr"), text, data=data)
     return Table(f"figure{number}", f"Defences by the number of clean images, on {data}", (grid,), "ratios")
 
 
@@ -124,9 +134,8 @@ def _regularisers(number: int, data: str) -> Table:
 
 
 def _units(name: str, title: str, metrics: tuple[str, ...]) -> Table:
-    treatments = tuple(Treatment(METRICS[m].title, m, kind="salience") for m in metrics)
     measures = ("precision10", "precision50", "with_change", "rank_correlation")
-    grid = Grid("The order of the units", (BADNET,), treatments, measures, across=True)
+    grid = Grid("The order of the units", (BADNET,), _metrics(*metrics), measures, across=True)
     return Table(name, title, (grid,), "units")
 
 
@@ -135,7 +144,7 @@ def _wiper(title: str, preset: str = "paper", **settings: object) -> Treatment:
 
 
 def _ablation(title: str, treatments: tuple[Treatment, ...], text: str = "ACC / ASR / RA / DER.") -> Grid:
-    return Grid(title, FOUR, (BEFORE, *treatments), FULL, across=True, split=False, text=text)
+    return _told(title, FOUR, (BEFORE, *treatments), text=text)
 
 
 def _each(variations: tuple[tuple[str, dict[str, object]], ...]) -> tuple[Treatment, ...]:
@@ -218,36 +227,28 @@ ABLATIONS = (
             for words, live in (("frozen", False), ("live", True))
         ),
     ),
-    Grid(
+    _told(
         "Metrics: how good is the order of the units?",
         FOUR,
-        tuple(Treatment(metric.title, name, kind="salience") for name, metric in METRICS.items()),
+        _metrics(*METRICS),
         ("precision10", "precision50", "with_change", "with_bs", "rank_correlation", "overlap"),
-        across=True,
-        split=False,
-        text=(
-            "Share of the lowest 10 and 50 % that are among as many that the trigger changes most (chance: 10 and "
-            "50) / rank correlation with minus that change / with BS / between two halves of the images / overlap "
-            "of the lowest half between them (chance: 50)."
-        ),
+        "Share of the lowest 10 and 50 % that are among as many that the trigger changes most (chance: 10 and 50) / "
+        "rank correlation with minus that change / with BS / between two halves of the images / overlap of the "
+        "lowest half between them (chance: 50).",
     ),
-    Grid(
+    _told(
         "Weights: how far they move, and how many exceed 1",
         FOUR,
         (_wiper("WIPER"), _wiper("WIPER, strong", "strong"), _wiper("L1", regulariser="l1")),
         ("moved", "head_moved", "over_one"),
-        across=True,
-        split=False,
-        text="Largest |w - w0| of any weight / of the head's / weights of the head over 1. AR is L1 up to 1.",
+        "Largest |w - w0| of any weight / of the head's / weights of the head over 1. AR is L1 up to 1.",
     ),
-    Grid(
+    _told(
         "As beta decays: every epoch watched",
         FOUR,
         (Treatment("WIPER", "wiper", watch=True), Treatment("WIPER, strong", "wiper", "strong", watch=True)),
         ("low_before", "low_least", "low_after"),
-        across=True,
-        split=False,
-        text="Mean |w| of the head over the units of least salience at first: before / at its least / at the end.",
+        "Mean |w| of the head over the units of least salience at first: before / at its least / at the end.",
     ),
 )
 
@@ -262,12 +263,8 @@ TABLES: Mapping[str, Table] = {
             "table5",
             "WIPER by alpha on CIFAR-10",
             (
-                Grid(
-                    "As in the paper",
-                    SIX,
-                    tuple(_wiper(f"alpha {a:g}", alpha=a) for a in (0.001, 0.005, 0.01, 0.05, 0.1)),
-                    across=True,
-                    printed="table5",
+                _printed(
+                    "table5", tuple(_wiper(f"alpha {a:g}", alpha=a) for a in (0.001, 0.005, 0.01, 0.05, 0.1))
                 ),
             ),
         ),
@@ -275,15 +272,12 @@ TABLES: Mapping[str, Table] = {
             "table6",
             "WIPER by the layers purified, on CIFAR-10",
             (
-                Grid(
-                    "As in the paper",
-                    SIX,
-                    tuple(
-                        _wiper("FC only" if n == 1 else f"FC + {n - 1} Conv", last_layers=n)
-                        for n in range(1, 6)
+                _printed(
+                    "table6",
+                    (
+                        _wiper("FC only", last_layers=1),
+                        *(_wiper(f"FC + {n - 1} Conv", last_layers=n) for n in range(2, 6)),
                     ),
-                    across=True,
-                    printed="table6",
                 ),
             ),
         ),
@@ -293,16 +287,14 @@ TABLES: Mapping[str, Table] = {
             "appendix3",
             "What chooses the units: result and time",
             (
-                Grid(
-                    "As in the paper",
-                    (BADNET,),
+                _printed(
+                    "appendix3",
                     (
                         _wiper("BS"),
                         _wiper("Integrated Gradient", metric="integrated-gradients"),
                         _wiper("Shapley Value", metric="shapley"),
                     ),
-                    across=True,
-                    printed="appendix3",
+                    (BADNET,),
                 ),
                 Grid(
                     "Time on features at hand",
@@ -341,33 +333,21 @@ TABLES: Mapping[str, Table] = {
             "field",
             "Today's attacks and defences on CIFAR-10, beside published numbers",
             (
-                Grid(
+                _told(
                     "Beside published numbers",
                     BENCHMARK,
                     (
                         BEFORE,
-                        Treatment("Fine-tuning", "fine-tuning", "field"),
-                        Treatment("Fine-Pruning", "fine-pruning", "field"),
-                        Treatment("NAD", "nad", "field"),
-                        Treatment("I-BAU", "i-bau", "field"),
-                        Treatment("ANP", "anp", "field"),
-                        Treatment("SAU", "sau", "field"),
+                        *(
+                            Treatment(title, title.lower(), "field")
+                            for title in ("Fine-tuning", "Fine-Pruning", "NAD", "I-BAU", "ANP", "SAU")
+                        ),
                     ),
                     ("acc", "asr", "ra"),
-                    across=True,
-                    split=False,
+                    "ACC / ASR / RA.",
                     printed="field",
-                    text="ACC / ASR / RA.",
                 ),
-                Grid(
-                    "Every defence",
-                    BENCHMARK,
-                    (BEFORE, *BASELINES, *OTHERS),
-                    FULL,
-                    across=True,
-                    split=False,
-                    text="ACC / ASR / RA / DER.",
-                ),
+                _told("Every defence", BENCHMARK, (BEFORE, *BASELINES, *OTHERS)),
             ),
         ),
         Table("ablations", "What the paper leaves open", ABLATIONS),
@@ -375,19 +355,17 @@ TABLES: Mapping[str, Table] = {
             "cost",
             "What a method costs",
             (
-                Grid(
+                _told(
                     "Methods: a model without a backdoor, and one with",
                     (NONE, BADNET),
                     (*BASELINES, *OTHERS),
                     ("acc_lost", "seconds", "images_seen", "speed", "memory"),
-                    across=True,
-                    split=False,
-                    text="Points of ACC lost / seconds / images forward / images a second / MB at most.",
+                    "Points of ACC lost / seconds / images forward / images a second / MB at most.",
                 ),
                 Grid(
                     "Metrics",
                     (BADNET,),
-                    tuple(Treatment(metric.title, name, kind="salience") for name, metric in METRICS.items()),
+                    _metrics(*METRICS),
                     ("metric_seconds", "forward_seconds"),
                     across=True,
                     text="Seconds on features at hand, and of the forward pass that gives them.",
