@@ -130,7 +130,10 @@ def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answer
         before = measure(subject.classifier, part, chosen, poisoned, progress=report)
     after = None
     if request.purified is not None:
-        arch = request.arch or subject.model.architecture.name
+        # Only the name of a safetensors file's architecture is ours or the user's; a graph is named by its author,
+        # who could name a Python file.
+        known = subject.model.architecture.name if subject.model.kind == "safetensors" else None
+        arch = request.arch or known
         model = open_model(read_source(request.purified), arch)
         if (model.classes, model.input.channels) != (subject.model.classes, subject.model.input.channels):
             raise Problem("The two files do not fit each other: their classes or input channels differ.")

@@ -100,7 +100,8 @@ def _write(
     with staged(output, subject.source, files, force) as stage:
         request = CheckRequest(
             model=stage.model,
-            arch=run.settings.arch or answer.architecture,
+            arch=run.settings.arch
+            or (answer.architecture if subject.manifest.kind == "safetensors" else None),
             dtypes=tuple(sorted({address.dtype for address in subject.manifest.tensors.values()})),
             expected=answer.expected,
         )

@@ -1,5 +1,6 @@
 """The pipeline in this process: refusals before the long work, the answers, and the check after saving."""
 
+from contextlib import suppress
 from functools import partial
 from textwrap import dedent
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import wiper_cli.audit
-from formats import Edit, NewTensor, inspect, read_source, write_edit
+from formats import Edit, FormatError, NewTensor, inspect, read_source, write_edit
 from formats.tensors import from_bytes, to_bytes
 from wiper_cli.audit import detection, pipeline
 from wiper_cli.audit.pipeline import check, purify, run, scan, verify
@@ -45,6 +46,25 @@ def test_the_package_shows_how_to_call_it(few_digits, tmp_path, monkeypatch):
     assert before["asr"]["value"] > 0.9 > 0.1 > after["asr"]["value"]
     source = read_source(tmp_path / "model.onnx")
     assert write_edit(source, inspect(source), found["done"].edit)[""] != source.data
+
+
+def test_the_name_of_a_graph_runs_no_python_file(job, few_digits, tmp_path):
+    import onnx
+
+    evil, canary = tmp_path / "evil.py", tmp_path / "canary"
+    evil.write_text(f"open({str(canary)!r}, 'w').close()\n")
+    model = onnx.load(DIGITS / "model.onnx")
+    model.graph.name = f"{evil}:factory"
+    onnx.save(model, tmp_path / "model.onnx")
+    request = job(
+        VerifyRequest,
+        model=tmp_path / "model.onnx",
+        purified=DIGITS / "model.safetensors",
+        triggers=("badnet",),
+    )
+    with suppress(Problem, FormatError):
+        verify(request)
+    assert not canary.exists()
 
 
 @pytest.fixture
