@@ -1,5 +1,6 @@
 """The pipeline in this process: refusals before the long work, the answers, and the check after saving."""
 
+import inspect as inspect_module
 from contextlib import suppress
 from functools import partial
 from textwrap import dedent
@@ -310,16 +311,9 @@ def test_a_softmax_at_the_end_passes_the_check(kind, small, purification, heard,
 def test_logits_with_two_more_axes_pass_the_check(kind, small, purification, heard, tmp_path):
     path = save(small("conv"), kind, tmp_path)
     factory = tmp_path / "factory.py"
-    factory.write_text(
-        "import torch\n"
-        "class Small(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.conv, self.fc = torch.nn.Conv2d(1, 8, 5, 3), torch.nn.Conv2d(8, 10, 1)\n"
-        "    def forward(self, x):\n"
-        "        return self.fc(torch.relu(self.conv(x)).mean((2, 3), keepdim=True))\n"
-    )
-    arch = f"{factory}:Small" if kind == "safetensors" else None
+    head = "from functools import partial\nimport torch\nfrom torch import nn\n"
+    factory.write_text(f'{head}{inspect_module.getsource(Small)}\nConv = partial(Small, "conv")\n')
+    arch = f"{factory}:Conv" if kind == "safetensors" else None
     asked = purification(model=path, arch=arch, method=METHODS["fine-tuning"](epochs=1, lr=0.001))
     _, checked = through(asked, heard, tmp_path)
     assert checked.agrees

@@ -114,14 +114,3 @@ def test_the_least_of_one_method_does_not_serve_another(wiper, child, few_digits
     assert code == 2
     assert "--batch of unlearn must be at least 2, not 1." in err
     assert child.requests == []
-
-
-def test_help_of_purify_shows_defaults_per_method(wiper):
-    code, out, _ = wiper("purify", "--help")
-    assert code == 0
-    said = " ".join(out.split())
-    trained = {name: kind() for name, kind in METHODS.items() if hasattr(kind, "epochs")}
-    shown = "; ".join(f"{name}: {settings.epochs}" for name, settings in trained.items())
-    for part in (f"[{shown}]", "--flip / --no-flip", "[wiper: ar]"):
-        assert part in said
-    assert all(flag(field) in said for _, field in FIELDS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 
 import pytest
 from refusals import refused
@@ -28,15 +29,13 @@ def test_a_committed_file_stands_with_all_it_names(tmp_path, source):
     assert ((tmp_path / "w.data").read_bytes(), (tmp_path / "other.data").read_bytes()) == (b"new", b"same")
 
 
-def test_without_commit_nothing_remains(tmp_path, source):
-    with staged(tmp_path / "out.onnx", source, {"": b"MODEL"}, force=False):
-        pass
-    assert names(tmp_path) == []
-
-
-def test_a_failure_leaves_nothing(tmp_path, source):
-    with pytest.raises(RuntimeError), staged(tmp_path / "out.onnx", source, {"": b"M"}, force=False):
-        raise RuntimeError
+@pytest.mark.parametrize(
+    "fails", [nullcontext(), pytest.raises(RuntimeError)], ids=["no commit", "a failure"]
+)
+def test_without_commit_nothing_remains(tmp_path, source, fails):
+    with fails as caught, staged(tmp_path / "out.onnx", source, {"": b"MODEL"}, force=False):
+        if caught is not None:
+            raise RuntimeError
     assert names(tmp_path) == []
 
 
