@@ -158,7 +158,7 @@ def _answers(classifier: Classifier, images: Tensor, stamper: Stamper | None, ba
     for chunk in images.split(batch):
         x = chunk if stamper is None else _stamped(classifier, chunk, stamper, generator)
         parts.append(classifier.answers(x, batch))
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+    return torch.cat(parts)
 
 
 @torch.no_grad()

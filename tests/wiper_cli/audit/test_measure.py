@@ -8,9 +8,11 @@ from torch import nn
 from formats import Architecture, Head, InputSpec, Manifest, Model, Source
 from triggers.families.badnet import BadNet
 from triggers.families.sinusoid import Sinusoid
+from wiper_cli import perturbations
 from wiper_cli.audit.measure import Poisoned, Stamper, der, measure, settled
 from wiper_cli.audit.results import jsonable
 from wiper_cli.classifier import Classifier
+from wiper_cli.images import thumbnails
 from wiper_cli.images.splits import Part
 from wiper_cli.rates import Rate
 from wiper_cli.verdict import Problem
@@ -34,10 +36,15 @@ class Backdoored(nn.Module):
 
 def classifier_of(network):
     model = Model(
-        source=Source("m", b""), manifest=Manifest("safetensors", {}), network=network, tensors={},
-        head=Head("w", None, 3, 3), classes=3, architecture=Architecture("made", "here"),
+        source=Source("m", b""),
+        manifest=Manifest("safetensors", {}),
+        network=network,
+        tensors={},
+        head=Head("w", None, 3, 3),
+        classes=3,
+        architecture=Architecture("made", "here"),
         input=InputSpec(3, 6, 12),
-    )  # fmt: skip
+    )
     return Classifier(model, (0.0,) * 3, (1.0,) * 3)
 
 
@@ -82,11 +89,14 @@ def test_rates_are_the_definitions(part, trigger, target, open_door):
     network = Backdoored(open_door)
     found = measure(classifier_of(network), part, [Stamper.of(trigger, target)], batch=7)
     expected = by_loops(network, part, trigger.stamp, target)
-    assert (found.images, found.acc.value) == (30, 25 / 30)
+    assert found.images == 30
+    assert found.acc.value == 25 / 30
     row = found.triggers[0]
     for name in ("asr", "ra", "base_rate"):
         assert getattr(row, name) == Rate(*expected[name])
-    assert (row.target, row.target_chosen_by, row.asr.value) == (target, "the user", row.per_target[target])
+    assert row.target == target
+    assert row.target_chosen_by == "the user"
+    assert row.asr.value == row.per_target[target]
 
 
 def test_every_target_from_one_pass(part):
@@ -101,7 +111,9 @@ def test_every_target_from_one_pass(part):
 
 def test_target_by_corrected_success(part):
     row = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)]).triggers[0]
-    assert (row.target, row.asr.value, row.corrected_asr) == (2, 1, 1)
+    assert row.target == 2
+    assert row.asr.value == 1
+    assert row.corrected_asr == 1
     assert "highest corrected ASR of all 3 classes" in row.target_chosen_by
 
 
@@ -124,39 +136,107 @@ def test_batch_size_changes_nothing(part):
     assert first == second
 
 
-def test_a_measurement_can_be_reported_and_has_pictures(part):
-    found = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)])
-    assert set(found.triggers[0].pictures) == {"clean", "triggered", "difference"}
-    json.dumps(jsonable(found), allow_nan=False)
-    assert found.triggers[0].parameters["pattern"] == "white"
+def test_a_family_is_measured_as_it_is_unless_told_otherwise():
+    found = Stamper.of(WHITE)
+    assert (found.family, found.origin, found.target, found.chosen_by, found.seed) == (
+        "badnet",
+        "built-in",
+        None,
+        "",
+        0,
+    )
+    given = Stamper.of(WHITE, 1, 7, "known")
+    assert (given.origin, given.target, given.chosen_by, given.seed) == ("known", 1, "the user", 7)
+    assert found.parameters["pattern"] == "white"
 
 
-def test_poisoned_folder_with_true_labels(part):
-    stamped = (WHITE.stamp(part.images.float() / 255) * 255).round().to(torch.uint8)
-    folder = Poisoned(Part(stamped, part.labels), 2, "bad")
+def as_bytes(stamped):
+    return (stamped * 255).round().to(torch.uint8)
+
+
+def few(labels):
+    """Five images, of class 1, of class 0 three times, of class 2; the last three carry the trigger."""
+    images = torch.zeros(5, 3, 6, 12, dtype=torch.uint8)
+    images[0, :, :, 4:8] = 100
+    images[1:4, :, :, :4] = 90 + 20 * torch.arange(3).view(3, 1, 1, 1)
+    images[4, :, :, 8:] = 100
+    images[2:] = as_bytes(WHITE.stamp(images[2:] / 255))
+    return Part(images, torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "target", "shown"),
+    [
+        ([1, 0, 0, 0, 2], 2, 2),  # the first of another class that is taken for the target
+        (
+            [1, 0, 0, 0, 2],
+            0,
+            0,
+        ),  # none is: the first of another class; class 0 answers images of class 0 alone
+        ([1, 1, 0, 0, 2], 1, 2),
+        ([-1, -1, -1, -1, -1], 2, 2),
+        ([0, 0, 0, 0, 0], 0, 0),  # all are of the target class
+    ],
+)
+def test_a_poisoned_folder_is_told_with_one_of_its_images(part, labels, target, shown):
+    folder = Poisoned(few(labels), target, "bad")
     row = measure(classifier_of(Backdoored()), part, (), [folder]).triggers[0]
-    same = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE, 2)]).triggers[0]
+    assert (row.family, row.origin, row.parameters) == ("unknown", "poisoned folder", {"path": "bad"})
+    assert (row.target, row.target_chosen_by) == (target, "the user")
+    picture = thumbnails.uri(folder.part.images[shown] / 255)
+    assert row.pictures == {"clean": None, "triggered": picture, "difference": None}
+
+
+def test_a_poisoned_folder_of_the_same_images_gives_the_same_rates(part):
+    stamped = as_bytes(WHITE.stamp(part.images / 255))
+    folders = [Poisoned(Part(stamped, labels), 2, "bad") for labels in (part.labels, torch.full((30,), -1))]
+    found = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE, 2)], folders).triggers
     for name in ("asr", "ra", "base_rate", "per_target"):
-        assert getattr(row, name) == getattr(same, name)
-    assert row.origin == "poisoned folder"
+        assert getattr(found[1], name) == getattr(found[0], name)
+    assert (found[2].asr, found[2].ra) == (Rate(30, 30), None)
 
 
-def test_poisoned_folder_without_labels(part):
-    stamped = (WHITE.stamp(part.images.float() / 255) * 255).round().to(torch.uint8)
-    folder = Poisoned(Part(stamped, torch.full((30,), -1)), 2, "bad")
-    row = measure(classifier_of(Backdoored()), part, (), [folder]).triggers[0]
-    assert (row.asr.value, row.asr.n) == (1, 30)
-    assert row.ra is None
+def test_an_image_that_is_carried_over_is_shown(part):
+    shown = next(i for i, label in enumerate(part.labels) if label != 2)
+    row = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE, 2)]).triggers[0]
+    clean = part.images[shown] / 255
+    assert row.pictures == thumbnails.triple(clean, WHITE.stamp(clean[None])[0])
+    json.dumps(jsonable(row), allow_nan=False)
+
+
+def test_what_a_trigger_draws_follows_its_seed(part):
+    """Anew for the picture."""
+    drawn, expected = [], torch.rand(2, generator=torch.Generator().manual_seed(7)).tolist()
+
+    def stamp(images, generator):
+        drawn.append(torch.rand(1, generator=generator).item())
+        return images
+
+    measure(classifier_of(Backdoored()), part, [Stamper("noise", "known", {}, stamp, 1, seed=7)], batch=15)
+    assert drawn == [*expected, expected[0]]
+
+
+def test_progress_counts_triggers_and_folders(part):
+    told = []
+    folder = Poisoned(few([0, 1, 1, 1, 2]), 2, "bad")
+    measure(
+        classifier_of(Backdoored()),
+        part,
+        [Stamper.of(WHITE)] * 2,
+        [folder],
+        progress=lambda *step: told.append(step),
+    )
+    assert told == [("verify", done, 3) for done in range(4)]
 
 
 def test_recovered_transform(part):
-    perturbations = pytest.importorskip("wiper_cli.perturbations")
     image, mask = perturbations.square((3, 6, 12), 0, 0, 1, "white")
     assert image.shape[-2:] == mask.shape[-2:] == (6, 12)
     pool = perturbations.FAMILIES["square"]
     member = pool.random(1, (3, 6, 12), torch.Generator().manual_seed(0)).recovered(0, 1, {"side": 3})
     row = measure(classifier_of(Backdoored()), part, [Stamper.recovered(member)]).triggers[0]
-    assert (row.origin, row.family, row.target, row.parameters) == ("recovered", "square", 1, {"side": 3})
+    assert (row.origin, row.family, row.target) == ("recovered", "square", 1)
+    assert row.parameters == {"side": 3}
     assert row.target_chosen_by == "the detector"
     by_hand = perturbations.stamp(member, part.images.float() / 255)
     answers = Backdoored()((by_hand * 255).round() / 255).argmax(1)
@@ -176,13 +256,14 @@ def test_head_only(part):
     assert found == measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)])
 
 
-@pytest.mark.parametrize(
-    ("stamper", "words"),
-    [((Sinusoid(),), "sinusoid cannot be measured"), ((WHITE, 3), "target 3 is no class")],
-)
-def test_what_does_not_fit(part, stamper, words):
-    with pytest.raises(Problem, match=words):
-        measure(classifier_of(Backdoored()), part, [Stamper.of(*stamper)])
+def test_trigger_that_does_not_fit(part):
+    with pytest.raises(Problem, match="sinusoid cannot be measured"):
+        measure(classifier_of(Backdoored()), part, [Stamper.of(Sinusoid())])
+
+
+def test_target_that_is_no_class(part):
+    with pytest.raises(Problem, match="target 3 is no class"):
+        measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE, 3)])
 
 
 def test_all_images_of_the_target_class():
@@ -193,10 +274,16 @@ def test_all_images_of_the_target_class():
 
 
 def test_after_is_measured_for_the_targets_of_before(part):
-    stampers = [Stamper.of(WHITE)]
-    before = measure(classifier_of(Backdoored()), part, stampers)
-    after = measure(classifier_of(Backdoored(False)), part, settled(stampers, before))
+    stampers, folder = [Stamper.of(WHITE)], Poisoned(few([0, 1, 1, 1, 2]), 2, "bad")
+    before = measure(classifier_of(Backdoored()), part, stampers, [folder])
+    after = measure(classifier_of(Backdoored(False)), part, settled(stampers, before), [folder])
     assert after.triggers[0].target == 2
     assert after.triggers[0].target_chosen_by == before.triggers[0].target_chosen_by
-    assert der(before, after) == pytest.approx(((1 - after.triggers[0].asr.value) + 1) / 2)
+    before, after = (replace(one, triggers=one.triggers[:1]) for one in (before, after))
+    fall = 1 - after.triggers[0].asr.value
+    assert der(before, after) == pytest.approx((fall + 1) / 2)
     assert der(replace(before, triggers=()), replace(after, triggers=())) is None
+    unmeasured = replace(after, triggers=[replace(after.triggers[0], asr=Rate())])
+    assert der(before, unmeasured) is der(unmeasured, before) is None
+    with pytest.raises(ValueError, match="shorter"):
+        der(before, replace(after, triggers=()))
