@@ -256,10 +256,25 @@ def _landlock(terms: Terms) -> str:
 
 def _interpreter() -> Iterator[str]:
     """Where the interpreter finds modules and libraries."""
-    yield from filter(None, (*sys.path, sys.pycache_prefix))
+    for folder in filter(None, sys.path):
+        yield folder
+        yield from _linked_packages(folder)
+    if sys.pycache_prefix:
+        yield sys.pycache_prefix
     for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix}:
         yield from (os.path.join(prefix, name) for name in ("lib", "lib64"))  # noqa: PTH118
     yield from filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+
+
+def _linked_packages(folder: str) -> Iterator[str]:
+    """Where installers keep packages that ``folder`` only links to, whole or file by file."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            first = os.path.join(entry.path, "__init__.py")  # noqa: PTH118
+            if entry.is_symlink():
+                yield os.path.realpath(entry.path)
+            elif os.path.islink(first):  # noqa: PTH114
+                yield os.path.dirname(os.path.realpath(first))  # noqa: PTH120
 
 
 def _cuda_nodes() -> Iterator[str]:

@@ -453,3 +453,17 @@ def test_links_open_pictures_and_names_within_bounds(tmp_path, monkeypatch):
     assert granted() == {(os.path.realpath(secret.parent), 1 << 3), picture}
     monkeypatch.setattr(confinement, "_MOST_LINKED", 1)
     assert picture not in granted()
+
+
+def test_packages_that_a_folder_only_links_to_are_found(tmp_path):
+    store, site = tmp_path / "store", tmp_path / "site"
+    for package in ("whole", "by_file", "own"):
+        (store / package).mkdir(parents=True)
+        (store / package / "__init__.py").touch()
+    (site / "by_file").mkdir(parents=True)
+    (site / "own").mkdir()
+    (site / "own" / "__init__.py").touch()
+    (site / "whole").symlink_to(store / "whole")
+    (site / "by_file" / "__init__.py").symlink_to(store / "by_file" / "__init__.py")
+    found = set(confinement._linked_packages(str(site)))
+    assert found == {os.path.realpath(store / name) for name in ("whole", "by_file")}
