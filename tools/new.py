@@ -202,7 +202,11 @@ def test_by_hand():
 """
 METRIC_ROW = """\
     "{name}": Metric(
-        "{Words}", "{module}:{module}", "clean images hardly activate the unit", "this skeleton"
+        "{Words}",
+        "{module}:{module}",
+        "clean images hardly activate the unit",
+        "this skeleton",
+        compared=False,
     ),
 """
 REPORT = '''\

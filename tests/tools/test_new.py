@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,38 +17,36 @@ NAMES = {kind: f"tried-{kind}" for kind in KINDS} | {"operator": "Sinh"}
 CHECKS = ["tests/conformance", "tests/formats/onnx/test_operators.py", "tests/wiper_cli/test_rules.py"]
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """The tree without results, with one more of every kind."""
-    copy = tmp_path_factory.mktemp("tree")
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+def grown(copy, kinds, results):
+    """The tree in the folder ``copy``, with one more of ``kinds``."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.splitlines():
-        if "results/" not in name and (ROOT / name).is_file():
+        if (results or "results/" not in name) and (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
-    for kind, name in NAMES.items():
-        assert main([kind, name], copy) == 0
+    for kind in kinds:
+        assert main([kind, NAMES[kind]], copy) == 0
     return copy
+
+
+def python(tree, *arguments):
+    """The exit code and the output of a Python program in the tree."""
+    # Its few tests cover little: a floor that CI adds is not for them.
+    where = {**os.environ, "PYTHONPATH": str(tree), "PYTEST_ADDOPTS": ""}
+    done = subprocess.run([sys.executable, *arguments], cwd=tree, capture_output=True, text=True, env=where)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return grown(tmp_path_factory.mktemp("tree"), KINDS, results=False)
 
 
 @pytest.fixture
 def run(tree):
-    """``run(*arguments)``: the exit code and the output of a Python program in the tree."""
-
-    def program(*arguments):
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tree,
-            capture_output=True,
-            text=True,
-            # Its few tests cover little: a floor that CI adds is not for them.
-            env={**os.environ, "PYTHONPATH": str(tree), "PYTEST_ADDOPTS": ""},
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    return program
+    """:func:`python` in a tree with one more of every kind."""
+    return partial(python, tree)
 
 
 def lint_imports(run):
@@ -78,6 +77,14 @@ def test_the_skeletons_pass_their_own_tests_and_the_conformance_tests(run, tree)
     assert int(re.search(r"(\d+) passed", said)[1]) > 60
     for kind in KINDS:
         assert f"{KINDS[kind].says}: {NAMES[kind]}." in (tree / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_committed_pages_and_cells_stay_what_they_are(tmp_path):
+    """A new detector changes what a scan hands on, so that its cells are measured again; nothing else does."""
+    code, said = python(
+        grown(tmp_path, KINDS.keys() - {"detector"}, results=True), "-m", "pytest", "tests/test_results.py"
+    )
+    assert code == 0, said
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class Purifier(Protocol):
     """A frozen dataclass of typed settings with defaults; deterministic under the task's seed on the CPU.
     ``trains_live``: batch norm may be live; else it stays frozen. ``presets``: named sets of fields that differ
     from the defaults. ``uses_scan``: reads the task's suspects or recovered transforms. ``quick``: fields for a trial
-    of seconds."""
+    of seconds. ``claims_removal``: backdoors shall go; else it is in no table of the bench."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -65,6 +65,7 @@ class Purifier(Protocol):
     trains_live: ClassVar[bool]
     uses_scan: ClassVar[bool]
     quick: ClassVar[Mapping[str, Any]]
+    claims_removal: ClassVar[bool]
 
     @property
     def needs(self) -> frozenset[str]:

@@ -66,7 +66,7 @@ class Settings:
     uses_scan: ClassVar[bool] = False
     #: Fields for a trial that takes seconds on a small network and in which every part of the method runs.
     quick: ClassVar[Fields] = {}
-    #: Whether it claims that backdoors go; then its test shows the attack success rate that is left.
+    #: Whether it claims that backdoors go: its test shows the attack success rate that is left, the bench has it.
     claims_removal: ClassVar[bool] = True
 
     @property

@@ -32,6 +32,7 @@ class Metric:
     ``place``: "module:function" of this package. ``low``: what a low value says, in words. ``signed``: values
     below zero occur. ``settings``: their class, if it has any. ``by_batch``: the value depends on the order
     of the images and on a batch size; all others do not, up to rounding. ``null``: an order that says nothing.
+    ``compared``: it has rows in the bench's tables.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Metric:
     settings: type[Settings] | None = None
     by_batch: bool = False
     null: bool = False
+    compared: bool = True
 
     def __call__(
         self,

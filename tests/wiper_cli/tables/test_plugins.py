@@ -32,7 +32,8 @@ def skeleton(template, name):
     )
     for home in ("wiper_cli.purifiers.methods", "wiper_cli.detectors"):
         text = text.replace(f"{home}.{name}", f"tiny_plugin.{name}")
-    return text.replace("setting(0.9", "setting(-1.0")  # the detector fires always
+    # The method claims to remove backdoors, the detector fires always.
+    return text.replace("removal = False", "removal = True").replace("setting(0.9", "setting(-1.0")
 
 
 FILES = {
