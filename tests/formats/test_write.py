@@ -91,5 +91,6 @@ def test_a_header_whose_length_spells_another_magic(source):
     data = struct.pack("<Q", longer) + text + source.data[8 + length :]
     found = Source("m", data)
     assert data[:2] == b"PK"
+    assert write_edit(found, inspect(found), Edit({})) == {"": data}
     written = write_edit(found, inspect(found), Edit({"a": new(torch.ones(2, 3))}))[""]
     assert torch.equal(load(written)["a"], torch.ones(2, 3))

@@ -119,9 +119,9 @@ def test_the_trigger_that_works_best_stands_for_all():
 @pytest.mark.parametrize("probes", [[], [BLIND]])
 def test_unverified_is_the_user_s_to_accept(probes):
     assert accept(ALONE, numbers(995), probes, 0.02) == (False, f"Not accepted: {NO_PROBE}.")
-    assert accept(ALONE, numbers(995), probes, 0.02, accept_unverified=True) == (
+    assert accept(ALONE, numbers(500), probes, 0.5, accept_unverified=True) == (
         True,
-        "Written unverified, as asked: the accuracy fell by 0.5 points, and nothing showed whether there was a "
+        "Written unverified, as asked: the accuracy fell by 45.5 points, and nothing showed whether there was a "
         "backdoor or whether it is gone.",
     )
 
