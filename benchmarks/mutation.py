@@ -1,12 +1,10 @@
 """Whether the tests would notice a fault in what writes a file and in what judges a model. For the night.
 
-    pip install mutmut && nice -n 15 python benchmarks/mutation.py [--only PATH...] [--jobs N]
+    pip install mutmut && nice -n 15 python -m benchmarks.mutation [--only PATH...] [--jobs N]
 
 Each mutant is one small fault; the tests named here must fail on it. A mutant that none fails on needs a better
 test, or a reason in the result file why it is no fault. Exits 1 while one has neither; a run keeps the reasons.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -17,8 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import RESULTS, write_result
 

@@ -124,6 +124,12 @@ def test_the_readme_quotes_the_whole_path():
         assert [float(value) for value in quoted] == pytest.approx([100 * m for m in measured], abs=0.051)
 
 
+def test_a_fault_that_no_test_notices_is_explained():
+    files = json.loads((ROOT / "benchmarks/results/mutation.json").read_text())["files"]
+    assert min(found["killed"] for found in files.values()) > 90
+    assert not [one for found in files.values() for one in found["survived"] if not one["reason"]]
+
+
 def test_a_place_without_a_result_is_refused():
     for place in (
         "table2 | Every | no such method | acc",
