@@ -100,7 +100,8 @@ real, confinement._call = confinement._call, absent
 def test_nobody_s_tokens_are_given_to_the_child(attacked, monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "secret")
     tell = "import os\nfrom wiper_cli.verdict import Problem, ExitCode\n"
-    tell += "raise Problem(os.environ.get('SOME_TOKEN', 'nothing'), ExitCode.NO_VERDICT)"
-    assert attacked(tell)[0] == "nothing"
+    tell += "told = [os.environ.get(name) for name in ('SOME_TOKEN', 'ORT_DISABLE_TELEMETRY')]\n"
+    tell += "raise Problem(str(told), ExitCode.NO_VERDICT)"
+    assert attacked(tell)[0] == "[None, '1']"
     said, isolation = attacked(tell, mode="off")
-    assert (said, isolation.note) == ("secret", "Missing: confinement (--isolation off).")
+    assert (said, isolation.note) == ("['secret', '1']", "Missing: confinement (--isolation off).")

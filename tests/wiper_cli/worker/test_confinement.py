@@ -344,6 +344,26 @@ def state(pid):
 
 
 @needs_all
+def test_where_a_gpu_may_be_used_writing_and_the_network_are_refused_all_the_same(ground):
+    """The weaker profile, on the CPU: reading stays open, and the report says what is missing."""
+    code = """
+confinement.Terms.cuda = property(lambda _: True)
+layers = confinement.enter(confinement.Terms()) + confinement.seal(confinement.Terms())
+told = [[layer.name for layer in confinement.Isolation(tuple(layers)).missing], open(secret).read()]
+for attack in (
+    lambda: open("new", "w"), lambda: os.unlink("own.txt"), lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: os.kill(os.getppid(), 0), lambda: os.execv("/bin/true", ["true"]),
+):
+    try: told.append(attack())
+    except PermissionError: told.append("refused")
+print(json.dumps(told), flush=True)
+os._exit(0)
+"""
+    ran = python(code, ground, mode="off")
+    assert json.loads(ran.stdout) == [["seccomp"], "secret", *["refused"] * 5], ran.stderr
+
+
+@needs_all
 def test_without_landlock_the_filter_of_calls_still_stands(ground):
     """An older kernel: the layer is named, and neither writing nor the network is open."""
     code = """

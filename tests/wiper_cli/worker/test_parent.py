@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from refusals import refused
 
 from formats import NewTensor, Source
 from wiper_cli.audit.answers import CheckAnswer
-from wiper_cli.audit.requests import CheckRequest, InspectRequest
+from wiper_cli.audit.requests import CheckRequest, InspectRequest, KnownTrigger, VerifyRequest
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import parent
 from wiper_cli.worker.parent import ask, private_copy
@@ -141,3 +142,36 @@ def test_no_temporary_folder_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(parent.tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(Problem, match="TMPDIR"), private_copy(Source("m.onnx", b"x", {})):
         pass
+
+
+def test_a_child_may_read_what_its_request_names():
+    """And what lies around a model, which is a copy of ours, and around a program of the user's."""
+    asked = VerifyRequest(
+        model=Path("/a/m.onnx"), purified=Path("/b/m.onnx"), arch="net/make.py:build", clean=Path("clean"),
+        trigger_files=(Path("t"), Path("u")), known=KnownTrigger(image=Path("i.png")), poisoned=Path("p"),
+    )  # fmt: skip
+    around = {"/a", "/b", "net", "/a/m.onnx", "/b/m.onnx"}
+    assert {*map(str, parent.readable(asked))} == around | {"clean", "t", "u", "i.png", "p"}
+    assert [*parent.readable(InspectRequest(model=Path("/a/m"), arch="resnet18"))] == [
+        Path("/a"),
+        Path("/a/m"),
+    ]
+
+
+def test_bytecode_is_written_once_before_the_first_child_is_confined(monkeypatch, tmp_path):
+    (tmp_path / "torch").mkdir()
+    cached = tmp_path / "torch" / "__pycache__" / "x.pyc"
+    spec = ModuleSpec("torch", None, origin=str(tmp_path))
+    spec.cached, ran = str(cached), []
+    monkeypatch.setattr(parent, "find_spec", lambda name: spec)
+    monkeypatch.setattr(parent.subprocess, "run", lambda command, **_: ran.append(command))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    parent._compile({})
+    assert not ran
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    parent._compile({})
+    assert "wiper_cli.audit.pipeline" in ran[0][-1]
+    cached.parent.mkdir()
+    cached.touch()
+    parent._compile({})
+    assert len(ran) == 1
