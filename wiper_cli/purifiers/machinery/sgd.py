@@ -20,14 +20,8 @@ def descend(
     ``loss(inputs, labels)`` gives scalar parts with their weights in them; their sum is minimised. ``after`` is
     called behind every step. Raises :class:`Problem` when a loss is not finite.
     """
-    batches = Batches(
-        student.inputs(task.clean.fit),
-        task.clean.fit.labels,
-        settings.batch,
-        student.device,
-        torch.Generator().manual_seed(task.seed),
-        flip=settings.flip,
-        crop=settings.crop,
+    batches = Batches.of(
+        settings, student.inputs(task.clean.fit), task.clean.fit.labels, student.device, task.seed
     )
     optimiser = torch.optim.SGD(
         student.weights.values(),

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +161,15 @@ class Batches:
         self.inputs, self.labels = inputs.to(device), labels.to(device)
         self.size = min(size, len(inputs))
         self.generator, self.passes, self.flip, self.crop = generator, passes, flip, crop
+
+    @classmethod
+    def of(
+        cls, settings: Any, inputs: Tensor, labels: Tensor, device: torch.device, draws: torch.Generator | int,
+        passes: int = 1,
+    ) -> Self:  # fmt: skip
+        """Sized and augmented by ``batch``, ``flip`` and ``crop`` of ``settings``; ``draws``: may be a seed."""
+        generator = torch.Generator().manual_seed(draws) if isinstance(draws, int) else draws
+        return cls(inputs, labels, settings.batch, device, generator, passes, settings.flip, settings.crop)
 
     def __len__(self) -> int:
         return self.passes * (len(self.inputs) // self.size)

@@ -46,15 +46,7 @@ def purify(settings: ANP, task: Task) -> Purified:
     student = MaskStudent(task.classifier, clean.fit, settings.ablation, task.live)
     whole = MaskStudent(task.classifier, clean.fit, settings.ablation) if task.live else student
     generator = torch.Generator().manual_seed(task.seed)
-    batches = Batches(
-        clean.fit.images,
-        clean.fit.labels,
-        settings.batch,
-        student.device,
-        generator,
-        flip=settings.flip,
-        crop=settings.crop,
-    )
+    batches = Batches.of(settings, clean.fit.images, clean.fit.labels, student.device, generator)
     # One line of history for a tenth of the search.
     batches.passes = max(1, round(settings.steps / 10 / len(batches)))
     epochs = max(1, round(settings.steps / len(batches)))

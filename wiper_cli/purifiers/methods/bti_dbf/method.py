@@ -71,15 +71,7 @@ def purify(settings: BTIDBF, task: Task) -> Purified:
     student = NetworkStudent(task.classifier)
     part = task.clean.fit
     draws = torch.Generator().manual_seed(task.seed)
-    batches = Batches(
-        part.images,
-        part.labels,
-        settings.batch,
-        student.device,
-        draws,
-        flip=settings.flip,
-        crop=settings.crop,
-    )
+    batches = Batches.of(settings, part.images, part.labels, student.device, draws)
     optimiser = torch.optim.Adam(student.weights.values(), lr=settings.lr)
     unet = Generator(part.images.shape[1], settings.generator_width, draws).to(student.device)
     target: int | None = None

@@ -189,12 +189,6 @@ def head_matrix(student: NetworkStudent | HeadStudent) -> Tensor:
 
 
 def _batches(settings: LMR, task: Task, student: NetworkStudent | HeadStudent) -> Batches:
-    return Batches(
-        student.inputs(task.clean.fit),
-        task.clean.fit.labels,
-        settings.batch,
-        student.device,
-        torch.Generator().manual_seed(task.seed),
-        flip=settings.flip,
-        crop=settings.crop,
+    return Batches.of(
+        settings, student.inputs(task.clean.fit), task.clean.fit.labels, student.device, task.seed
     )

@@ -83,15 +83,7 @@ def purify(settings: NPD, task: Task) -> Purified:
     where no convolution without groups stands at that place."""
     clean = task.clean
     polarizer = Polarizer(task.classifier, layer_at(convolutions(task.classifier), settings.place))
-    batches = Batches(
-        clean.fit.images,
-        clean.fit.labels,
-        settings.batch,
-        polarizer.device,
-        torch.Generator().manual_seed(task.seed),
-        flip=settings.flip,
-        crop=settings.crop,
-    )
+    batches = Batches.of(settings, clean.fit.images, clean.fit.labels, polarizer.device, task.seed)
     optimiser = torch.optim.SGD(
         [polarizer.matrix], lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )

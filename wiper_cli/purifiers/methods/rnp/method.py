@@ -40,15 +40,7 @@ def purify(settings: RNP, task: Task) -> Purified:
     Raises :class:`Problem` without convolutions."""
     clean = task.clean
     whole = MaskStudent(task.classifier, clean.fit, settings.ablation)
-    batches = Batches(
-        clean.fit.images,
-        clean.fit.labels,
-        settings.batch,
-        whole.device,
-        torch.Generator().manual_seed(task.seed),
-        flip=settings.flip,
-        crop=settings.crop,
-    )
+    batches = Batches.of(settings, clean.fit.images, clean.fit.labels, whole.device, task.seed)
     unlearned, sentence = unlearn(settings, task.classifier, batches, task.live)
     student = MaskStudent(unlearned, clean.fit, settings.ablation, task.live)
     optimiser = torch.optim.SGD(student.masks, lr=settings.lr, momentum=settings.momentum)

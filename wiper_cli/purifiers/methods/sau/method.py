@@ -45,15 +45,7 @@ def purify(settings: SAU, task: Task) -> Purified:
     clean = task.clean
     student = NetworkStudent(task.classifier)
     found = task.classifier.copy()
-    batches = Batches(
-        clean.fit.images,
-        clean.fit.labels,
-        settings.batch,
-        student.device,
-        torch.Generator().manual_seed(task.seed),
-        flip=settings.flip,
-        crop=settings.crop,
-    )
+    batches = Batches.of(settings, clean.fit.images, clean.fit.labels, student.device, task.seed)
     optimiser = torch.optim.Adam(student.weights.values(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, factor(settings.schedule, settings.epochs, len(batches))

@@ -79,15 +79,7 @@ def unlearned_changes(settings: TSBD, task: Task, layers: Sequence[Layer]) -> tu
     """Step 1: |w' - w| of every kernel, and a sentence about how far unlearning went."""
     copy = NetworkStudent(task.classifier)
     before = [copy.weights[layer.weight].detach().clone() for layer in layers]
-    batches = Batches(
-        task.clean.fit.images,
-        task.clean.fit.labels,
-        settings.batch,
-        copy.device,
-        torch.Generator().manual_seed(task.seed),
-        flip=settings.flip,
-        crop=settings.crop,
-    )
+    batches = Batches.of(settings, task.clean.fit.images, task.clean.fit.labels, copy.device, task.seed)
     steps, reached = unlearn(copy, batches, settings, task.clean.select)
     changes = [(copy.weights[at.weight].detach() - old).abs() for at, old in zip(layers, before, strict=True)]
     return changes, f"Unlearning took {steps} steps, to an accuracy of {100 * reached:.1f} %."

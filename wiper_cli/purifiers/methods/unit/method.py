@@ -142,15 +142,7 @@ def distil(
     """Trains ``student``; the history, and the shares of clean and adversarial images of the last epoch with the
     answer of the bounded ``network``."""
     part = task.clean.fit
-    batches = Batches(
-        part.images,
-        part.labels,
-        settings.batch,
-        student.device,
-        generator,
-        flip=settings.flip,
-        crop=settings.crop,
-    )
+    batches = Batches.of(settings, part.images, part.labels, student.device, generator)
     optimiser = torch.optim.Adam(student.weights.values(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, cosine(settings.epochs * len(batches), 0.1))
     agreed = [0.0, 0.0]

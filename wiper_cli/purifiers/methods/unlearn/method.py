@@ -56,15 +56,13 @@ def purify(settings: Unlearn, task: Task) -> Purified:
     device = student.device
     generator = torch.Generator().manual_seed(task.seed)
     steps_a_pass = max(1, len(clean.fit) // settings.batch)
-    batches = Batches(
+    batches = Batches.of(
+        settings,
         clean.fit.images,
         clean.fit.labels,
-        settings.batch,
         device,
         generator,
         passes=ceil(max(1.0, settings.min_steps / (settings.epochs * steps_a_pass))),
-        flip=settings.flip,
-        crop=settings.crop,
     )
     total = settings.epochs * len(batches)
     finds = [find for find in task.recovered if find.facts.get("success", 1.0) >= LIKELY]

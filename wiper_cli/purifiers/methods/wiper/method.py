@@ -61,15 +61,7 @@ def purify(settings: Wiper, task: Task) -> Purified:
     student = student_of(task.classifier, settings.train, task.live)
     generator = torch.Generator().manual_seed(task.seed)
     inputs = student.inputs(clean.fit)
-    batches = Batches(
-        inputs,
-        clean.fit.labels,
-        settings.batch,
-        student.device,
-        generator,
-        flip=settings.flip,
-        crop=settings.crop,
-    )
+    batches = Batches.of(settings, inputs, clean.fit.labels, student.device, generator)
     layers = penalised(student, batches, settings)
     penalty, slope = REGULARISERS[settings.regulariser]
     momenta = [Momentum(settings.eta) for _ in layers]
