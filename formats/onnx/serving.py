@@ -1,15 +1,16 @@
 """Run an ONNX graph as a deployment does: onnxruntime on the CPU, from one self-contained byte string."""
 
-from __future__ import annotations
-
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it looks when it is imported, and tells its makers otherwise
+import onnxruntime
 
 from formats.dtypes import DTYPES, FLOATS
 from formats.errors import Unsupported

@@ -1,5 +1,9 @@
 """onnxruntime from one byte string."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -34,3 +38,20 @@ def test_refusals_are_sentences():
     model.graph.node[1].op_type = "NoSuchOperator"
     with pytest.raises(Unsupported, match="onnxruntime refuses"):
         serve(tiny.source_of(model))
+
+
+def test_the_runtime_is_told_to_send_nothing_before_it_is_imported():
+    code = """
+import builtins, os
+inner = builtins.__import__
+def watched(name, *rest):
+    if name == "onnxruntime": print(os.environ.get("ORT_DISABLE_TELEMETRY"))
+    return inner(name, *rest)
+builtins.__import__ = watched
+import formats.onnx.serving
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split()[0] == "1"
