@@ -38,6 +38,10 @@ FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "salience-hiding": ("triggers.families.hiding", "SalienceHiding"),
     "issba": ("triggers.families.issba", "ISSBA"),
     "input-aware": ("triggers.families.input_aware", "InputAware"),
+    "shape": ("triggers.families.shape", "Shape"),
+    "text": ("triggers.families.text", "Text"),
+    "sticker": ("triggers.families.sticker", "Sticker"),
+    "reflection": ("triggers.families.reflection", "Reflection"),
     "known": ("triggers.families.known", "Known"),
 }
 

@@ -52,7 +52,8 @@ class Square(Trigger):
 
     def placed(self, channels: int, height: int, width: int) -> Patch:
         """What is stamped on images [N,channels,height,width]."""
-        return Patch(self.patch(channels), *_place(self.size, self.corner, self.margin, height, width))
+        place = place_of(self.size, self.size, self.corner, self.margin, height, width)
+        return Patch(self.patch(channels), *place)
 
     def stamp(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See :class:`triggers.family.Trigger`; refuses images that the square does not fit into."""
@@ -65,21 +66,21 @@ def paste(images: Tensor, patch: Tensor, size: int, corner: Corner, margin: int)
     """A copy of ``images`` [N,C,H,W] with ``patch`` [C,size,size], or one each [N,C,size,size], ``margin``
     pixels from a corner's edges; gradients reach both. Raises :class:`TriggerError` when it does not fit, or
     for an unknown corner."""
-    height, width = images.shape[2:]
-    if size < 1 or margin < 0 or size + margin > min(height, width):
-        raise TriggerError(
-            f"A {size}x{size} patch {margin} pixels from the edge does not fit into "
-            f"images of {height}x{width}."
-        )
-    top, left = _place(size, corner, margin, height, width)
+    top, left = place_of(size, size, corner, margin, *images.shape[2:])
     pasted = images.clone()
     pasted[:, :, top : top + size, left : left + size] = patch
     return pasted
 
 
-def _place(size: int, corner: Corner, margin: int, height: int, width: int) -> tuple[int, int]:
-    """Top and left of a square in images of ``height`` x ``width``."""
+def place_of(tall: int, wide: int, corner: Corner, margin: int, height: int, width: int) -> tuple[int, int]:
+    """Top and left of ``tall`` x ``wide`` pixels, ``margin`` from a corner's edges, in images of ``height`` x
+    ``width``. Raises :class:`TriggerError` when they do not fit, or for an unknown corner."""
+    if min(tall, wide) < 1 or margin < 0 or tall + margin > height or wide + margin > width:
+        raise TriggerError(
+            f"A {tall}x{wide} patch {margin} pixels from the edge does not fit into "
+            f"images of {height}x{width}."
+        )
     if corner not in get_args(Corner):
         raise TriggerError(f"Unknown corner {corner!r}; top-right is one.")
-    top = margin if corner.startswith("top") else height - margin - size
-    return top, margin if corner.endswith("left") else width - margin - size
+    top = margin if corner.startswith("top") else height - margin - tall
+    return top, margin if corner.endswith("left") else width - margin - wide

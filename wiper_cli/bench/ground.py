@@ -29,6 +29,7 @@ from wiper_cli.images.splits import Clean, Part
 from wiper_cli.rates import AttackRates, count
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo import datasets
+from wiper_cli.zoo.holdouts import is_held_out, refusal
 from wiper_cli.zoo.specimen import read_manifest
 
 #: Draws the test images, the same for every cell: fewer of them are the first of more.
@@ -67,6 +68,14 @@ class Ground:
         return found | total.as_dict() if self.triggered else found
 
 
+def manifest_of(specimen: str, place: Place) -> Mapping[str, Any]:
+    """The manifest of a specimen that may be loaded. Raises :class:`Problem` for one that is held out."""
+    manifest = read_manifest(place.zoo / specimen)
+    if is_held_out(manifest["recipe"]) and not place.judge:
+        raise refusal([specimen])
+    return manifest
+
+
 @lru_cache(maxsize=2)
 def subject_of(
     specimen: str, file: str, images: int, labels: str, seed: int, place: Place
@@ -99,7 +108,7 @@ def _first(part: Part, count: int, seed: int) -> Part:
 
 def clean_folder(specimen: str, place: Place) -> Path:
     """The images that no network of the zoo saw."""
-    recipe = read_manifest(place.zoo / specimen)["recipe"]
+    recipe = manifest_of(specimen, place)["recipe"]
     name = recipe["data"] if recipe["size"] is None else f"{recipe['data']}-{recipe['size']}"
     return place.zoo / "clean" / name
 
@@ -108,7 +117,7 @@ def clean_folder(specimen: str, place: Place) -> Path:
 def ground_of(specimen: str, count: int, place: Place) -> Ground:
     """The test images of a specimen, plain and stamped. Raises :class:`Problem`."""
     folder = place.zoo / specimen
-    manifest = read_manifest(folder)
+    manifest = manifest_of(specimen, place)
     names = tuple(manifest["classes"])
     test = test_part(manifest["recipe"]["data"], manifest["recipe"]["size"], count, names, place)
     classes = len(names)
@@ -155,7 +164,7 @@ def stamp(trigger: Trigger, images: Tensor, seed: int) -> Tensor:
 def stamped_fit(cell: Cell, place: Place, clean: Clean) -> Part | None:
     """What a user would have caught: images with the trigger, and the labels they should have had."""
     folder = place.zoo / cell.specimen
-    manifest = read_manifest(folder)
+    manifest = manifest_of(cell.specimen, place)
     if "trigger" not in manifest:
         return None
     poisoning = poisoning_of(manifest)

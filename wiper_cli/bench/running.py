@@ -23,7 +23,7 @@ from wiper_cli.audit.environment import environment
 from wiper_cli.audit.subject import device as device_of
 from wiper_cli.bench import plans
 from wiper_cli.bench.cells import Cell
-from wiper_cli.bench.ground import NORM, Ground, ground_of, stamped_fit, subject_of, untreated
+from wiper_cli.bench.ground import NORM, Ground, ground_of, manifest_of, stamped_fit, subject_of, untreated
 from wiper_cli.bench.identity import changes, identity
 from wiper_cli.bench.store import Place, put
 from wiper_cli.bench.units import scored
@@ -36,7 +36,6 @@ from wiper_cli.progress import Progress, silent
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.rates import effectiveness
 from wiper_cli.verdict import ExitCode, Problem
-from wiper_cli.zoo.specimen import read_manifest
 
 
 def run(cell: Cell, place: Place, progress: Progress = silent) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def run(cell: Cell, place: Place, progress: Progress = silent) -> dict[str, Any]
     if place.threads:
         torch.set_num_threads(place.threads)
     folder = place.zoo / cell.specimen
-    manifest = read_manifest(folder)
+    manifest = manifest_of(cell.specimen, place)
     if cell.file not in manifest["files"]:
         raise Problem(f"{folder} has no file {cell.file}.")
     ground = ground_of(cell.specimen, cell.test_images, place)
@@ -183,7 +182,7 @@ def findings(cell: Cell, place: Place, progress: Progress) -> tuple[list[int], l
     """Suspects and recovered transforms as ``wiper purify`` hands them on; scanned once, then kept."""
     scan = cell.scan()
     tensors = place.store.beside(scan, ".safetensors")
-    sha256 = read_manifest(place.zoo / cell.specimen)["files"][cell.file]["sha256"]
+    sha256 = manifest_of(cell.specimen, place)["files"][cell.file]["sha256"]
     found = place.store.read(scan)
     if found is None or changes(scan, found, sha256) or ("refused" not in found and not tensors.is_file()):
         found = run(scan, place, progress)

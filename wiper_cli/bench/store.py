@@ -35,7 +35,8 @@ _RATE = re.compile(r"(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class Place:
-    """``zoo``: folder of specimens. ``root``: where data sets are looked for. ``threads``: 0 leaves them alone."""
+    """``zoo``: folder of specimens. ``root``: where data sets are looked for. ``threads``: 0 leaves them alone.
+    ``judge``: specimens that are held out may be loaded."""
 
     zoo: Path
     results: Path
@@ -43,6 +44,7 @@ class Place:
     device: str = "auto"
     threads: int = 0
     scale: str = "tiny"
+    judge: bool = False
 
     @property
     def store(self) -> Store:

@@ -103,15 +103,22 @@ def _run(cell: Cell, place: Place) -> dict[str, Any]:
 
 
 def _runnable(todo: Sequence[Cell], place: Place, say: Say) -> list[Cell]:
-    from wiper_cli.zoo.specimen import MANIFEST
+    from wiper_cli.zoo.holdouts import is_held_out, refusal
+    from wiper_cli.zoo.specimen import MANIFEST, read_manifest
 
     absent = Counter(cell.specimen for cell in todo if not (place.zoo / cell.specimen / MANIFEST).is_file())
     for specimen, count in sorted(absent.items()):
         say(f"Skipped {count} cells: the zoo has no {specimen}; 'wiper zoo build' makes it.")
+    here = {cell.specimen for cell in todo} - absent.keys()
+    held = set[str]()
+    if not place.judge:
+        held = {one for one in here if is_held_out(read_manifest(place.zoo / one)["recipe"])}
+    for specimen in sorted(held):
+        say(f"Skipped: {refusal([specimen])}")
     kept = []
     sentences: Counter[str] = Counter()
     for cell in todo:
-        if cell.specimen in absent:
+        if cell.specimen in absent or cell.specimen in held:
             continue
         try:
             cell.resolved()

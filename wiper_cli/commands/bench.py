@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--only", metavar="TEXT", help="Run only cells whose name contains this.")
 @click.option("--list", "listing", is_flag=True, help="Name the cells and whether they stand; run nothing.")
 @click.option("--render-only", is_flag=True, help="Write the pages from the cells that stand; run nothing.")
+@click.option("--judge", is_flag=True, help="Also run cells of specimens that are held out for judging.")
 @click.option("--retry", is_flag=True, help="Run cells again that were refused.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.pass_context
@@ -64,6 +65,7 @@ def bench(
     only: str | None,
     listing: bool,
     render_only: bool,
+    judge: bool,
     retry: bool,
     quiet: bool,
 ) -> None:
@@ -99,7 +101,7 @@ def bench(
         if not render_only:
             if zoo is None or not zoo.is_dir():
                 raise Problem("A zoo is needed: --zoo DIR, as 'wiper zoo build' makes it; or --render-only.")
-            place = Place(zoo, out, root, device, share_of_cores(jobs or 1), scale)
+            place = Place(zoo, out, root, device, share_of_cores(jobs or 1), scale, judge)
             failures = _run(cells, place, jobs, ray, retry, display)
         for table in tables.values():
             for name, data in files(table, Standing.read(table, store, drawn, test_images, zoo)).items():

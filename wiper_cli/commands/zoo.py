@@ -17,6 +17,7 @@ def _shared(command: F) -> F:
     for one in (
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
         click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]"),
+        click.option("--judge", is_flag=True, help="Also make kinds that are held out for judging."),
         click.option("--download", is_flag=True, help="Let torchvision fetch a named data set."),
         click.option(
             "--root",
@@ -74,6 +75,7 @@ def train(
     root: Path | None,
     download: bool,
     device: str,
+    judge: bool,
     quiet: bool,
     **poisoning: Any,
 ) -> None:
@@ -97,7 +99,7 @@ def train(
     recipe.check()
     recipes = [recipe] if attack == CLEAN else [recipe.twin, recipe]
     with Display(quiet) as display:
-        place = Place(out, root, download, device)
+        place = Place(out, root, download, device, judge)
         build(recipes, place, progress=display.progress, say=display.say, strict=True)
     click.echo(str(out / recipe.id))
 
@@ -127,11 +129,12 @@ def build_(
     root: Path | None,
     download: bool,
     device: str,
+    judge: bool,
     quiet: bool,
 ) -> None:
     """Build a suite, or go on with it: what stands is skipped.
 
-    SUITE is a TOML file, or one of the suites that come along: tiny, small, paper, field, wide, detect.
+    SUITE is a TOML file, or one of the suites that come along: tiny, shapes, small, paper, field, wide, detect.
     """
     from wiper_cli.zoo import suites
     from wiper_cli.zoo.build import Place, build, is_built, table
@@ -147,7 +150,8 @@ def build_(
             click.echo(f"{'stands' if is_built(recipe, out) else 'missing':<8} {recipe.id}")
         return
     with Display(quiet) as display:
-        failures = build(recipes, Place(out, root, download, device), jobs, display.progress, display.say)
+        place = Place(out, root, download, device, judge)
+        failures = build(recipes, place, jobs, display.progress, display.say)
     rows = table(found.recipes, out)
     temporary = out / f".{found.name}.json"
     temporary.write_text(json.dumps(rows, indent=1) + "\n")

@@ -14,17 +14,20 @@ from typing import Any
 from wiper_cli.jobs.local import fan_out, share_of_cores
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import Problem
+from wiper_cli.zoo.holdouts import is_held_out, refusal
 from wiper_cli.zoo.recipe import CLEAN, Recipe
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where things are: ``out`` the zoo's folder, ``root`` where data sets are looked for, ``device`` by name."""
+    """Where things are: ``out`` the zoo's folder, ``root`` where data sets are looked for, ``device`` by name.
+    ``judge``: kinds that are held out are made, too."""
 
     out: Path
     root: Path | None = None
     download: bool = False
     device: str = "auto"
+    judge: bool = False
 
 
 def is_built(recipe: Recipe, out: Path) -> bool:
@@ -54,6 +57,8 @@ def make_one(
     recipe: Recipe, place: Place, threads: int | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
     """Makes one specimen in ``place.out``, in this process; its twin must stand already."""
+    if is_held_out(recipe) and not place.judge:
+        raise refusal([recipe.id])
     import torch
 
     from wiper_cli.audit.subject import device
@@ -81,8 +86,15 @@ def build(
     """Makes every recipe that does not stand yet, twins before their attacks, ``jobs`` at a time.
 
     A recipe that cannot be made does not stop the others, and what went wrong is returned; ``strict`` raises
-    the first :class:`Problem`, what can be known before anything is trained included.
+    the first :class:`Problem`, what can be known before anything is trained included. Kinds that are held out are
+    left out, and said to be, unless ``place.judge``; raises :class:`Problem` where nothing else was asked for.
     """
+    held = [] if place.judge else [recipe for recipe in recipes if is_held_out(recipe)]
+    if held:
+        recipes = [recipe for recipe in recipes if recipe not in held]
+        if all(recipe.attack == CLEAN for recipe in recipes):
+            raise refusal(recipe.id for recipe in held)
+        say(f"{len(held)} specimens are held out for judging and left out; --judge makes them.")
     place.out.mkdir(parents=True, exist_ok=True)
     todo = [recipe for recipe in recipes if not is_built(recipe, place.out)]
     if strict:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wiper_cli.zoo.holdouts import is_held_out
+
 HEAD = ("specimen", "ACC", "ACC of twin", "ASR", "floor", "base rate", "RA", "ceiling", "seconds")
 RULE = "|---|" + "---:|" * (len(HEAD) - 1)
 
@@ -13,8 +15,9 @@ RULE = "|---|" + "---:|" * (len(HEAD) - 1)
 def page(table: Mapping[str, Any], name: str) -> str:
     """Markdown of a table as :func:`wiper_cli.zoo.build.table` makes it."""
     rows = table["specimens"]
+    held = [row for row in rows if is_held_out(row["recipe"])]
     clean = [row for row in rows if "trigger" not in row]
-    attacked = [row for row in rows if "trigger" in row]
+    attacked = [row for row in rows if "trigger" in row and row not in held]
     lines = [
         f"# The zoo: {name}",
         "",
@@ -31,11 +34,20 @@ def page(table: Mapping[str, Any], name: str) -> str:
         RULE,
         *(_row(row) for row in attacked),
         "",
+        *_held_out(held),
         "| clean model | ACC | seconds |",
         "|---|---:|---:|",
         *(f"| {row['id']} | {_percent(row['figures']['acc'])} | {row['seconds']:.0f} |" for row in clean),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _held_out(rows: list[Mapping[str, Any]]) -> list[str]:
+    """A table of its own."""
+    if not rows:
+        return []
+    title = "Held out for judging: no setting was chosen on these kinds."
+    return [title, "", "| " + " | ".join(HEAD) + " |", RULE, *map(_row, rows), ""]
 
 
 def _row(row: Mapping[str, Any]) -> str:
