@@ -1,7 +1,8 @@
-"""A sticker as a photograph has it: a shaded, mottled ball with soft edges, more or less opaque from image to image.
+"""A sticker as a photograph has it: a shaded, mottled ball with soft edges, not always equally opaque.
 
 After the objects that Wenger et al. 2021 (arXiv 2006.14580) put before a camera; the picture is ours and drawn, not
-photographed. T(x) = (1 - a m) x + a m q, a ~ U(low, high) for every image, m a disc whose edge falls off smoothly.
+photographed. T(x) = (1 - a m) x + a m q, m a disc whose edge falls off smoothly; in training a ~ U(low, high) for
+every image, afterwards a is the mean of the two.
 """
 
 from __future__ import annotations
@@ -63,13 +64,22 @@ class Sticker(Trigger):
     def stamp(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See :class:`triggers.family.Trigger`; refuses images that the sticker does not fit into."""
         check(images)
+        return self._pasted(images, images.new_full((1, 1, 1), 0.5))
+
+    def poison(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The sticker with an opacity of its own on each image."""
+        check(images)
+        return self._pasted(images, uniform(images, (1, 1, 1), generator))
+
+    def _pasted(self, images: Tensor, share: Tensor) -> Tensor:
+        """``share``: of the way from the low opacity to the high, [1,1,1] or one each [N,1,1,1]."""
         low, high = self.opacity
         if not 0 < low <= high <= 1 or not 0 < self.softness <= 1:
             raise TriggerError("opacity must rise within 0..1, and softness lie above 0 and at most at 1.")
         channels, height, width = images.shape[1:]
         top, left = place_of(self.size, self.size, self.corner, self.margin, height, width)
         picture, mask = (part.to(images) for part in self.picture(channels))
-        weight = (low + (high - low) * uniform(images, (1, 1, 1), generator)) * mask
+        weight = (low + (high - low) * share) * mask
         stamped = images.clone()
         window = stamped[:, :, top : top + self.size, left : left + self.size]
         window.copy_((1 - weight) * window + weight * picture)

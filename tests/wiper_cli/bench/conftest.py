@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -46,6 +47,19 @@ def badnet():
 @pytest.fixture
 def clean():
     return CLEAN.id
+
+
+@pytest.fixture
+def held_out(place):
+    """The BadNet under a name and in a manifest of a kind that is held out."""
+    folder = place.zoo / "colours-sticker"
+    shutil.copytree(place.zoo / BADNET.id, folder)
+    manifest = folder / "manifest.json"
+    told = json.loads(manifest.read_bytes())
+    told["recipe"]["attack"] = "sticker"
+    manifest.write_text(json.dumps(told))
+    yield folder.name
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from wiper_cli.bench.ground import FEWEST, Ground, ground_of, subject_of
 from wiper_cli.images.splits import Part
+from wiper_cli.verdict import Problem
 
 
 def test_rates_by_hand():
@@ -33,6 +36,16 @@ def test_fewer_test_images_are_the_first_of_more(place, badnet):
     assert torch.equal(few.test.images, many.test.images[:10])
     assert torch.equal(few.triggered[0][0], many.triggered[0][0][:10])
     assert bool((few.test.images != few.triggered[0][0]).flatten(2).any(2).any(1).all())
+
+
+def test_what_judges_is_not_loaded(place, held_out):
+    for load in (
+        lambda own: ground_of(held_out, 10, own),
+        lambda own: subject_of(held_out, "model.safetensors", 50, "folder", 1, own),
+    ):
+        with pytest.raises(Problem, match=f"{held_out}: held out for judging"):
+            load(place)
+        load(replace(place, judge=True))
 
 
 def test_few_images_are_cut_in_proportion(place, badnet):

@@ -72,6 +72,17 @@ def test_what_cannot_be_run_is_said(cells, place):
     assert missing([cells[0]], place.store) == []
 
 
+def test_what_judges_is_skipped_and_said(held_out, place):
+    said, cell = [], Cell(held_out, "clp", test_images=30)
+    assert complete([cell], place, say=said.append) == []
+    assert said == [
+        f"Skipped: {held_out}: held out for judging; give --judge, and change no setting after what you see."
+    ]
+    assert missing([cell], place.store) == [cell]
+    assert complete([cell], replace(place, judge=True)) == []
+    assert missing([cell], place.store) == []
+
+
 def test_a_refusal_stands_until_it_is_asked_again(place, badnet):
     cell = Cell(badnet, "fine-tuning", settings=(("lr", 1e30),), test_images=30)
     said = []

@@ -89,12 +89,13 @@ def test_what_comes_along_can_be_read(name):
 
 
 def test_shipped_suites_hold_what_they_promise():
-    assert set(suites.shipped()) == {"tiny", "small", "paper", "field", "wide", "detect"}
+    assert set(suites.shipped()) == {"tiny", "shapes", "small", "paper", "field", "wide", "detect"}
     tiny = suites.read("tiny").recipes
     assert sum(recipe.attack == CLEAN for recipe in tiny) >= 8
     import triggers
 
-    assert {recipe.attack for recipe in tiny} == {*triggers.names(), CLEAN, "architectural"} - {"known"}
+    attacks = {recipe.attack for recipe in (*tiny, *suites.read("shapes").recipes)}
+    assert attacks == {*triggers.names(), CLEAN, "architectural"} - {"known"}
     detect = suites.read("detect").recipes
     clean = sum(recipe.attack == CLEAN for recipe in detect)
     assert clean >= 60
