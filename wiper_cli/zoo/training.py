@@ -41,12 +41,24 @@ class Normalised(nn.Module):
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+        self.layout = layout(network)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(
-            ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        )
+        logits: Tensor = self.network(((x - self.mean) / self.std).contiguous(memory_format=self.layout))
         return logits
+
+
+def layout(network: nn.Module) -> torch.memory_format:
+    """Channels last, which is faster; not where its backward pass writes outside its memory (oneDNN issue 6035: a
+    pointwise convolution that strides, with fewer input channels than a block of 8 or 16)."""
+    narrow = any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels < 16
+        for module in network.modules()
+    )
+    return torch.contiguous_format if narrow else torch.channels_last
 
 
 @dataclass
@@ -72,7 +84,7 @@ def train(
     """
     device = poison.images.device
     network.to(device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=network.layout)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(seed)
     batch = min(schedule.batch, len(poison.labels))
     steps = len(poison.labels) // batch

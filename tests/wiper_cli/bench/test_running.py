@@ -15,7 +15,7 @@ OF_THE_MOMENT = ("seconds", "cpu_seconds", "peak_bytes")
 
 @pytest.fixture
 def cell(badnet):
-    return Cell(badnet, "wiper", settings=(("batch", 16), ("epochs", 2), ("lr", 0.5)), test_images=30)
+    return Cell(badnet, "wiper", settings=(("batch", 16), ("epochs", 2), ("lr", 0.1)), test_images=30)
 
 
 def steady(outcome):

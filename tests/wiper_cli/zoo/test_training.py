@@ -6,7 +6,7 @@ from triggers.family import CoTraining
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo import architectures
 from wiper_cli.zoo.recipe import Schedule
-from wiper_cli.zoo.training import Normalised, Poison, predict, train, triangle, victim_of
+from wiper_cli.zoo.training import Normalised, Poison, layout, predict, train, triangle, victim_of
 
 SHORT = Schedule(epochs=2, batch=16, lr=0.05)
 
@@ -38,6 +38,20 @@ def test_the_seed_decides_to_the_last_bit(data):
         runs.append(torch.cat([w.detach().flatten() for w in net.parameters()]))
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(
+    ("convolution", "wanted"),
+    [
+        (nn.Conv2d(4, 8, 1, stride=2), torch.contiguous_format),
+        (nn.Conv2d(15, 16, 1, stride=(1, 2)), torch.contiguous_format),
+        (nn.Conv2d(16, 16, 1, stride=2), torch.channels_last),
+        (nn.Conv2d(4, 8, 1), torch.channels_last),
+        (nn.Conv2d(4, 8, 3, stride=2), torch.channels_last),
+    ],
+)
+def test_no_layout_whose_backward_pass_writes_outside_its_memory(convolution, wanted):
+    assert layout(nn.Sequential(nn.Conv2d(3, 3, 3), convolution)) is wanted
 
 
 def test_the_cycle_by_hand():
