@@ -39,6 +39,12 @@ def test_train_makes_the_model_and_its_twin(wiper, colours, tmp_path):
     [
         (("--attack", "badnett"), 2, "no attack 'badnett'; the nearest is 'badnet'"),
         (("--arch", "resnet10-path-w4"), 2, "no architecture 'resnet10-path-w4'"),
+        (
+            ("--attack", "sticker"),
+            2,
+            "colours-resnet10-patch-w4-sticker-s1: held out for judging; give --judge",
+        ),
+        (("--attack", "sticker", "--judge", "--target", 3), 2, "target 3 is outside the 3 classes 0..2"),
         (("--attack", "badnet", "--target", 3), 2, "target 3 is outside the 3 classes 0..2"),
         (("--attack", "sinusoid", "--rate", 0.9), 2, "images of class 0; there are"),
         (("--attack", "badnet", "--labelling", "all-to-al"), 2, "no labelling 'all-to-al'"),
