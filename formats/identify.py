@@ -9,7 +9,8 @@ import errno
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -64,16 +65,40 @@ def read_source(path: str | Path) -> Source:
     Raises :class:`Unreadable` or :class:`Unsupported` for what is no model file that we know (see
     :func:`identify`) and :class:`Hostile` when external data is not a plain file beside the model.
     """
+    source = read_model(path)
+    return replace(source, files=read_external(path, external_locations(source)))
+
+
+def read_model(path: str | Path, limit: int = MAX_FILE) -> Source:
+    """The bytes of a model file and of the descriptions beside it, not looked into. ``limit``: most bytes.
+
+    Raises :class:`Unreadable`, and :class:`Unsupported` for a file that is too large.
+    """
     path = Path(path)
-    data = _read_model(path)
-    locations = reader(identify(data, path.name)).external_locations(data)
-    files = {location: _read_external(path, location) for location in locations}
     sidecars = {}
+    data = _read_model(path, limit)
     for name in (*SIDECARS, f"{path.stem}.json"):
         content = _read_sidecar(path.parent / name)
         if content is not None:
             sidecars[name] = content
-    return Source(path.name, data, files, sidecars)
+    return Source(path.name, data, sidecars=sidecars)
+
+
+def external_locations(source: Source) -> Sequence[str]:
+    """Names of the files beside the model that hold tensors of it; raises as :func:`identify`."""
+    return reader(identify(source.data, source.name)).external_locations(source.data)
+
+
+def read_external(path: str | Path, locations: Sequence[str], limit: int = MAX_FILE) -> dict[str, bytes]:
+    """The files that the model at ``path`` names, by those names; ``limit``: most bytes of all together.
+
+    Raises :class:`Hostile` for anything but plain files beside the model, else as :func:`read_model`.
+    """
+    files: dict[str, bytes] = {}
+    for location in locations:
+        files[location] = _read_external(Path(path), location, limit)
+        limit -= len(files[location])
+    return files
 
 
 def identify(data: bytes, name: str) -> Kind:
@@ -163,27 +188,27 @@ def _read_all(descriptor: int, name: str, limit: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable(f"{name} is no regular file; name a model file.")
         if status.st_size > limit:
-            raise Unreadable(f"{name} has {status.st_size} bytes; the limit is {limit}.")
+            raise Unsupported(f"{name} has {status.st_size} bytes; the limit is {limit}.")
         data = file.read(status.st_size + 1)
     if len(data) != status.st_size:
         raise Unreadable(f"{name} changed while it was read; try again when nothing writes to it.")
     return data
 
 
-def _read_model(path: Path) -> bytes:
+def _read_model(path: Path, limit: int) -> bytes:
     if path.is_dir():
         raise Unreadable(f"{path} is a directory; name one model file in it.")
     try:
-        return _read_all(_open(path, 0), str(path), MAX_FILE)
+        return _read_all(_open(path, 0), str(path), limit)
     except FileNotFoundError as error:
         raise Unreadable(f"{path} does not exist.") from error
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror or error}.") from error
     except MemoryError as error:
-        raise Unreadable(f"{path} does not fit into memory.") from error
+        raise Unsupported(f"{path} does not fit into memory.") from error
 
 
-def _read_external(model: Path, location: str) -> bytes:
+def _read_external(model: Path, location: str, limit: int) -> bytes:
     """External data of an ONNX file: a plain regular file beside the model that is known by no other name."""
     if (
         not location.isprintable()
@@ -222,12 +247,12 @@ def _read_external(model: Path, location: str) -> bytes:
             "WIPER-FILE-003",
             location,
         )
-    return _read_all(descriptor, location, MAX_FILE)
+    return _read_all(descriptor, location, limit)
 
 
 def _read_sidecar(path: Path) -> bytes | None:
     """A small description beside the model; ``None`` when there is none that can be used."""
     try:
         return _read_all(_open(path, 0), path.name, MAX_SIDECAR)
-    except (OSError, Unreadable):
+    except (OSError, Unreadable, Unsupported):
         return None

@@ -26,7 +26,7 @@ def imported(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     ["formats", "triggers", "wiper_cli.main", "wiper_cli.reports", "wiper_cli.detectors", "wiper_cli.purifiers",
-     "wiper_cli.worker.parent", "wiper_cli.audit.judgement"],
+     "wiper_cli.worker.parent", "wiper_cli.worker.child", "wiper_cli.audit.judgement"],
 )  # fmt: skip
 def test_light_modules_load_nothing_heavy(module):
     assert not imported(f"import {module}")

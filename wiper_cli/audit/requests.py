@@ -6,7 +6,7 @@ The defaults are those of the commands' options, which read them here.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from formats import NewTensor
 from wiper_cli.audit import answers
@@ -14,17 +14,15 @@ from wiper_cli.detectors import DETECTORS
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.worker.codec import OneOf
+from wiper_cli.worker.protocol import Job
 
 A = TypeVar("A")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Generic[A]):
-    """``model``: the file. ``arch``: architecture of a safetensors file, by name or as FILE.py:FACTORY."""
+class Request(Job[A]):
+    """``arch``: architecture of a safetensors file, by name or as FILE.py:FACTORY."""
 
-    answer: ClassVar[type]
-
-    model: Path
     arch: str | None = None
 
 

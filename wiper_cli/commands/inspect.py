@@ -34,9 +34,8 @@ def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, *
                 display.subject(path.name)
             with run.subject(path, document) as subject:
                 if static:
-                    document["sentence"] = (
-                        f"{KIND_NAMES[subject.manifest.kind]} file with {len(subject.manifest.tensors)} tensors."
-                    )
+                    gated = subject.gated
+                    document["sentence"] = f"{KIND_NAMES[gated.kind]} file with {gated.tensors} tensors."
                 else:
                     merge(document, run.ask(InspectRequest(model=subject.copy, arch=settings.arch)))
             document["verdict"] = "no_finding"

@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from formats import write_edit
 from wiper_cli.audit.answers import PurifyAnswer
 from wiper_cli.audit.requests import CheckRequest, PurifyRequest
 from wiper_cli.commands.shared import document as documents
@@ -96,13 +95,12 @@ def _write(
     run: Run, subject: Subject, answer: PurifyAnswer, output: Path, force: bool, document: Document
 ) -> None:
     """Lays the file out, has it measured by the runtime that serves it, and only then renames it into place."""
-    files = write_edit(subject.source, subject.manifest, answer.edit)
+    files = run.written(subject, answer.edit)
     with staged(output, subject.source, files, force) as stage:
         request = CheckRequest(
             model=stage.model,
-            arch=run.settings.arch
-            or (answer.architecture if subject.manifest.kind == "safetensors" else None),
-            dtypes=tuple(sorted({address.dtype for address in subject.manifest.tensors.values()})),
+            arch=run.settings.arch or (answer.architecture if subject.gated.kind == "safetensors" else None),
+            dtypes=subject.gated.dtypes,
             expected=answer.expected,
         )
         checked = run.ask(request)
@@ -119,7 +117,7 @@ def _write(
             "path": str(output),
             "sha256": stage.sha256,
             "size": stage.size,
-            "kind": subject.manifest.kind,
+            "kind": subject.gated.kind,
             "largest_logit_difference": difference,
         }
 

@@ -8,15 +8,18 @@ import time
 import traceback
 from contextlib import suppress
 from importlib import import_module
-from typing import IO
+from typing import IO, Any
 
-from formats import FormatError, Hostile, Unsupported
+from formats import FormatError, Hostile, Unreadable
 from wiper_cli.verdict import ExitCode, Problem
-from wiper_cli.worker.confinement import Isolation, Terms, enter, seal
-from wiper_cli.worker.protocol import Log, Progress, ProtocolError, Refusal, receive, send
+from wiper_cli.worker import gate
+from wiper_cli.worker.confinement import Bounds, Isolation, Terms, enter, seal
+from wiper_cli.worker.protocol import Job, Log, Progress, ProtocolError, Refusal, receive, send
 
 #: Seconds between two messages on the progress of one stage.
 _PROGRESS_EVERY = 0.1
+#: Of a child that opens a model in the usual way, without confinement.
+UNCONFINED = Terms("off")
 
 
 def main() -> int:
@@ -33,7 +36,7 @@ def main() -> int:
         sentence = f"--isolation require cannot be met, and the model was not opened. {isolation.note}"
         send(channel, Refusal(sentence, ExitCode.NO_VERDICT))
     else:
-        serve(sys.stdin.buffer, channel, terms.mode != "off")
+        serve(sys.stdin.buffer, channel, terms)
     return 0
 
 
@@ -41,7 +44,9 @@ def lock_down(terms: Terms) -> Isolation:
     """Confines this process, which has one thread so far. In between it imports what a job needs, above all what
     writes or starts something while it is imported; the rest may come later."""
     layers = enter(terms)
-    if terms.mode != "off":
+    if terms.bounds:
+        gate.load()
+    elif terms.mode != "off":
         sys.dont_write_bytecode = True
         # A folder that is there keeps libraries from looking for one; nothing is written to it.
         tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.sep
@@ -54,54 +59,77 @@ def lock_down(terms: Terms) -> Isolation:
     return Isolation((*layers, *seal(terms)))
 
 
-def serve(stdin: IO[bytes], channel: IO[bytes], confined: bool = False) -> None:
-    """Reads a request and sends its answer, or a :class:`Refusal` for whatever was raised."""
+def serve(stdin: IO[bytes], channel: IO[bytes], terms: Terms = UNCONFINED) -> None:
+    """Reads a job and sends its answer, or a :class:`Refusal` for whatever was raised."""
     try:
-        from wiper_cli.audit.requests import REQUESTS
-        from wiper_cli.tables.plugins import inherit
-
-        inherit()
-        request = receive(stdin, *REQUESTS)
-        if request is None:
+        job = receive(stdin, *_jobs(terms))
+        if job is None:
             return
         threading.Thread(target=_die_with_parent, args=[stdin], daemon=True).start()
-        from wiper_cli.audit.pipeline import run
-
-        answer = run(request, Reporter(channel))
-        send(channel, answer)
+        send(channel, _answer(job, Reporter(channel)))
     except Exception as error:
-        send(channel, refusal(error, confined))
+        send(channel, refusal(error, terms))
 
 
-def refusal(error: Exception, confined: bool = False) -> Refusal:
+def _jobs(terms: Terms) -> tuple[type[Job[Any]], ...]:
+    """What this process may be asked."""
+    if terms.bounds:
+        return gate.JOBS
+    from wiper_cli.audit.requests import REQUESTS
+    from wiper_cli.tables.plugins import inherit
+
+    inherit()
+    return REQUESTS
+
+
+def _answer(job: Any, report: "Reporter") -> Any:
+    if isinstance(job, gate.JOBS):
+        return gate.run(job)
+    from wiper_cli.audit.pipeline import run
+
+    return run(job, report)
+
+
+def refusal(error: Exception, terms: Terms = UNCONFINED) -> Refusal:
     """One sentence and the exit code for anything that was raised."""
     if isinstance(error, Problem):
         return Refusal(str(error), error.exit_code)
     if isinstance(error, Hostile):
-        return Refusal(f"{error} [{error.rule}]", ExitCode.FINDING)
-    if isinstance(error, Unsupported):
-        return Refusal(str(error), ExitCode.NO_VERDICT)
+        return Refusal(str(error), ExitCode.FINDING, error.rule, error.place)
     if isinstance(error, FormatError):
-        return Refusal(str(error), ExitCode.USAGE)
+        return Refusal(str(error), ExitCode.USAGE if isinstance(error, Unreadable) else ExitCode.NO_VERDICT)
     if isinstance(error, ProtocolError):
         return Refusal(
             f"The worker process was asked something that it does not know: {error}.", ExitCode.USAGE
         )
-    if isinstance(error, PermissionError) and confined:
+    if isinstance(error, PermissionError) and terms.mode != "off":
         return Refusal(
             f"The process that opens the model was refused {error.filename or 'what it asked of the system'}: it may "
             "read what the command names and nothing else. Where that is too little, --isolation off lifts it.",
             ExitCode.NO_VERDICT,
         )
+    if terms.bounds:
+        return _unfinished(error, terms.bounds)
     traceback.print_exc()
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return Refusal("There is not enough memory for this model and these images.", ExitCode.NO_VERDICT)
-    where = traceback.extract_tb(error.__traceback__)[-1]
     return Refusal(
-        f"Internal failure ({type(error).__name__} in {os.path.basename(where.filename)}:{where.lineno}): "  # noqa: PTH119
-        f"{' '.join(str(error).split())[:300]}",
-        ExitCode.USAGE,
+        f"Internal failure ({_where(error)}): {' '.join(str(error).split())[:300]}", ExitCode.USAGE
     )
+
+
+def _unfinished(error: Exception, bounds: Bounds) -> Refusal:
+    """Of a file whose bytes a reader of ours failed on: whoever made it, nothing is known of it."""
+    why = (
+        f"that takes more than {bounds.memory >> 20} MiB" if isinstance(error, MemoryError) else _where(error)
+    )
+    traceback.clear_frames(error.__traceback__)  # what was read may fill all memory
+    return Refusal(f"The file was not read to its end: {why}.", ExitCode.NO_VERDICT)
+
+
+def _where(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {os.path.basename(place.filename)}:{place.lineno}"  # noqa: PTH119
 
 
 class Reporter:

@@ -74,15 +74,25 @@ class Isolation:
         }
 
 
+class Bounds(NamedTuple):
+    """Most that a process may take that computes with bytes alone: ``memory``, bytes of address space, and
+    ``seconds`` of processor time."""
+
+    memory: int
+    seconds: int
+
+
 @dataclass(frozen=True)
 class Terms:
     """What the parent asks of the child: its command line, since it comes before everything else. ``read``: the
-    paths that the job names. ``device``: as ``--device``. ``training``: whether optimisers will be used."""
+    paths that the job names. ``device``: as ``--device``. ``training``: whether optimisers will be used. ``bounds``:
+    of a process that opens no model, and imports no torch."""
 
     mode: Mode = "auto"
     read: tuple[str, ...] = ()
     device: str = "cpu"
     training: bool = False
+    bounds: Bounds | None = None
 
     def __str__(self) -> str:
         return json.dumps(asdict(self))
@@ -91,7 +101,8 @@ class Terms:
     def parse(cls, text: str) -> Terms:
         """What :meth:`__str__` wrote."""
         said = json.loads(text)
-        return cls(**{**said, "read": tuple(said["read"])})
+        bounds = Bounds(*said["bounds"]) if said["bounds"] else None
+        return cls(**{**said, "read": tuple(said["read"]), "bounds": bounds})
 
     @property
     def cuda(self) -> bool:
@@ -104,25 +115,29 @@ def enter(terms: Terms) -> list[Layer]:
     layers = [_layer("pdeathsig", _die_with_parent)]
     if terms.mode == "off":
         return [*layers, Layer("confinement", False, "--isolation off")]
-    platform.platform()  # asks another program, and remembers
+    if not terms.bounds:
+        platform.platform()  # asks another program, and remembers
     return [*layers, _layer("no_new_privs", _drop_privileges), _layer("landlock", lambda: _landlock(terms))]
 
 
 def seal(terms: Terms) -> list[Layer]:
-    """Limits, and the filter of system calls for all threads."""
+    """Limits, and the filter of system calls for all threads. Bounds hold in every mode."""
+    bounded = [_layer("bounds", lambda: _bounds(*terms.bounds or ()))] if terms.bounds else []
     if terms.mode == "off":
-        return []
+        return bounded
     if terms.cuda:
         why = "a GPU's driver needs too many system calls; --device cpu has this layer"
         return [_layer("rlimits", _limits), Layer("seccomp", False, why)]
-    return [_layer("rlimits", _limits), _layer("seccomp", _seccomp)]
+    return [*bounded, _layer("rlimits", _limits), _layer("seccomp", _seccomp)]
 
 
 def _layer(name: str, apply: Callable[[], str]) -> Layer:
     try:
         return Layer(name, True, apply())
-    except OSError as error:
-        return Layer(name, False, error.strerror or str(error))
+    except ImportError:
+        return Layer(name, False, f"not on {sys.platform}")
+    except (OSError, ValueError) as error:
+        return Layer(name, False, getattr(error, "strerror", None) or str(error))
 
 
 # Calls into the kernel.
@@ -333,18 +348,28 @@ def _is_picture(path: str) -> bool:
 
 def _limits() -> str:
     """No core, no growing file, few descriptors. Memory and threads are the parent's to watch."""
+    _limit(CORE=0, FSIZE=0, MEMLOCK=0, NOFILE=512)
+    return "no core, no file, 512 descriptors"
+
+
+def _bounds(memory: int, seconds: int) -> str:
+    """Torch reserves far more memory than it uses; a process without it can be held to what it reserves."""
+    _limit(CPU=seconds, spare=5)
+    if sys.platform != "linux":  # elsewhere the limit is not kept
+        raise OSError(errno.ENOSYS, f"processor time alone on {sys.platform}")
+    _limit(AS=memory)
+    return f"{memory >> 20} MiB of memory, {seconds} s of processor time"
+
+
+def _limit(spare: int = 0, **most: int) -> None:
+    """``spare``: from the soft limit, which tells by a signal what was crossed, to the hard one, which kills."""
     import resource
 
-    for which, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_NOFILE, 512),
-    ):
-        hard = resource.getrlimit(which)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(which, (most, most))
-    return "no core, no file, 512 descriptors"
+    for name, value in most.items():
+        which = getattr(resource, f"RLIMIT_{name}")
+        held = resource.getrlimit(which)[1]
+        hard = value + spare if held == resource.RLIM_INFINITY else min(value + spare, held)
+        resource.setrlimit(which, (min(value, hard), hard))
 
 
 # System calls: seccomp.

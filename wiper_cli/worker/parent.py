@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-from formats import Source
+from formats import Hostile, Source
 from wiper_cli.audit.requests import Examination, PurifyRequest, Request, VerifyRequest
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import confinement, launcher
-from wiper_cli.worker.confinement import Isolation, Mode, Terms
-from wiper_cli.worker.protocol import Log, Progress, ProtocolError, Refusal, Truncated, receive, send
-from wiper_cli.worker.watch import Watch
+from wiper_cli.worker.confinement import Bounds, Isolation, Mode, Terms
+from wiper_cli.worker.protocol import Job, Log, Progress, ProtocolError, Refusal, Truncated, receive, send
+from wiper_cli.worker.watch import Timeout, Watch
 
 A = TypeVar("A")
 
@@ -57,25 +57,28 @@ def lay_out(source: Source, folder: Path) -> Path:
 
 
 def ask(
-    request: Request[A],
+    job: Job[A],
     progress: Callable[[str, int, int], None],
     log: Callable[[str], None],
-    timeout: float | None = None,
+    timeout: Timeout | None = None,
     mode: Mode = "auto",
     isolated: Callable[[Isolation], None] = lambda _: None,
+    bounds: Bounds | None = None,
 ) -> A:
-    """The answer of a fresh child to ``request``, checked against its declared type: the child holds the model, and
-    what it says is not trusted. ``isolated`` hears how far it is confined, before it opens the model.
+    """The answer of a fresh child to ``job``, checked against its declared type: the child holds the model, and what
+    it says is not trusted. ``isolated`` hears how far it is confined, before it opens the model. ``bounds``: for the
+    jobs of :mod:`wiper_cli.worker.gate`, which open none.
 
-    Raises Problem: with the child's own sentence, or ``NO_VERDICT`` when it died, was ended for what it took, or gave
-    no usable answer.
+    Raises Hostile, or Problem: with the child's own sentence, or ``NO_VERDICT`` when it died, was ended for what it
+    took, or gave no usable answer.
     """
     given = launcher.environment(PYTHONUNBUFFERED="1", ORT_LOGGING_LEVEL="3", ORT_DISABLE_TELEMETRY="1")
     if mode != "off":
-        _compile(given)
+        if not bounds:
+            _compile(given)
         given = confinement.environment(given)
-    device = request.device if isinstance(request, Examination) else "cpu"
-    terms = Terms(mode, tuple(map(str, readable(request))), device, isinstance(request, PurifyRequest))
+    device = job.device if isinstance(job, Examination) else "cpu"
+    terms = Terms(mode, tuple(map(str, readable(job))), device, isinstance(job, PurifyRequest), bounds)
     child = subprocess.Popen(
         launcher.command("-m", "wiper_cli.worker.child", str(terms)),
         stdin=subprocess.PIPE,
@@ -93,7 +96,7 @@ def ask(
     answer = None
     with watch:
         try:
-            answer = _converse(child, request, progress, log, told)
+            answer = _converse(child, job, progress, log, told)
             child.wait(timeout=30)
         except (Truncated, subprocess.TimeoutExpired):
             pass
@@ -103,16 +106,16 @@ def ask(
             ) from error
     if answer is not None:
         return answer
-    raise Problem(watch.reason or _cause_of_death(child.returncode, watch.said), ExitCode.NO_VERDICT)
+    raise Problem(watch.reason or _cause_of_death(child.returncode, watch.said, bounds), ExitCode.NO_VERDICT)
 
 
-def readable(request: Request[A]) -> Iterator[Path]:
-    """The paths that a request names, and the folders around model files and around a program of the user's."""
-    models = [request.model, request.purified if isinstance(request, VerifyRequest) else None]
+def readable(job: Job[A]) -> Iterator[Path]:
+    """The paths that a job names, and the folders around model files and around a program of the user's."""
+    models = [job.model, job.purified if isinstance(job, VerifyRequest) else None]
     yield from (model.parent for model in models if model)
-    if request.arch and ".py:" in request.arch:
-        yield Path(request.arch.rpartition(":")[0]).parent
-    yield from _paths(request)
+    if isinstance(job, Request) and job.arch and ".py:" in job.arch:
+        yield Path(job.arch.rpartition(":")[0]).parent
+    yield from _paths(job)
 
 
 def _paths(value: object) -> Iterator[Path]:
@@ -139,22 +142,22 @@ def _compile(given: dict[str, str]) -> None:
 
 def _converse(
     child: subprocess.Popen[bytes],
-    request: Request[A],
+    job: Job[A],
     progress: Callable[[str, int, int], None],
     log: Callable[[str], None],
     isolated: Callable[[Isolation], None],
 ) -> A | None:
-    """Sends the request, hears progress, returns the answer; ``None`` when the child ended without one. How far it is
+    """Sends the job, hears progress, returns the answer; ``None`` when the child ended without one. How far it is
     confined is the first thing that a child says; later it may be the model that speaks."""
     assert child.stdin is not None
     assert child.stdout is not None
     with suppress(BrokenPipeError):  # it may have refused before it read
-        send(child.stdin, request)
+        send(child.stdin, job)
     isolation = receive(child.stdout, Isolation)
     if isolation is None:
         return None
     isolated(isolation)
-    while (message := receive(child.stdout, Progress, Log, Refusal, request.answer)) is not None:
+    while (message := receive(child.stdout, Progress, Log, Refusal, job.answer)) is not None:
         if isinstance(message, Progress):
             progress(message.stage, message.done, message.total)
         elif isinstance(message, Log):
@@ -162,6 +165,8 @@ def _converse(
         elif isinstance(message, Refusal):
             if message.exit_code is ExitCode.OK:
                 raise ProtocolError("it refuses without a reason")
+            if message.rule:
+                raise Hostile(message.sentence, message.rule, message.place)
             raise Problem(message.sentence, message.exit_code)
         else:
             answer: A = message
@@ -169,7 +174,9 @@ def _converse(
     return None
 
 
-def _cause_of_death(returncode: int | None, said: bytes) -> str:
+def _cause_of_death(returncode: int | None, said: bytes, bounds: Bounds | None = None) -> str:
+    if bounds and sys.platform != "win32" and returncode == -signal.SIGXCPU:
+        return f"The file was not read to its end: that takes more than {bounds.seconds} s of processor time."
     if sys.platform == "linux" and returncode == -signal.SIGSYS:
         return (
             "The worker process was ended by its confinement: while the model was open, something tried to write to a "

@@ -8,7 +8,8 @@ with one entry: the type of a message and its fields (:mod:`wiper_cli.worker.cod
 import json
 import struct
 from dataclasses import dataclass
-from typing import IO, Any, NoReturn
+from pathlib import Path
+from typing import IO, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from wiper_cli.verdict import ExitCode
 from wiper_cli.worker.codec import Malformed, pack, unpack
@@ -19,6 +20,18 @@ JSON_LIMIT = 64 << 20
 TENSOR_LIMIT, MOST_CONTAINERS = 16 << 30, 8
 
 _HEADER = struct.Struct("<Qc")
+
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[A]):
+    """What a child is asked about the file ``model``."""
+
+    answer: ClassVar[type]
+
+    model: Path
 
 
 class ProtocolError(Exception):
@@ -47,10 +60,12 @@ class Log:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Instead of an answer."""
+    """Instead of an answer. ``rule``, ``place``: of a hostile file, see :class:`formats.Hostile`."""
 
     sentence: str
     exit_code: ExitCode
+    rule: str = ""
+    place: str = ""
 
 
 def send(stream: IO[bytes], message: object) -> None:

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from wiper_cli.worker.confinement import Layer
 
@@ -24,14 +24,21 @@ STDERR_LIMIT, STDERR_TAIL = 16 << 20, 4000
 _EVERY = 0.05
 
 
+class Timeout(NamedTuple):
+    """``seconds``, which several children of one file may share, from ``began`` (``time.monotonic``) on."""
+
+    seconds: float
+    began: float
+
+
 class Watch:
     """Kills ``child`` at the first bound that it crosses, and says which in :attr:`reason`; a context manager, at the
     end of which the child and its pipes are gone.
 
-    ``timeout``: seconds. ``bounded``: whether memory and threads are watched too.
+    ``bounded``: whether memory and threads are watched too.
     """
 
-    def __init__(self, child: subprocess.Popen[bytes], timeout: float | None, bounded: bool = True) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], timeout: Timeout | None, bounded: bool = True) -> None:
         self._child, self._timeout = child, timeout
         self.memory = int(SHARE * free_memory()) if bounded else None
         #: Several pools of a thread for each core, and some more.
@@ -71,12 +78,10 @@ class Watch:
         self._child.kill()
 
     def _look(self) -> None:
-        began = time.monotonic()
         while not self._over.wait(_EVERY):
-            if self._timeout and time.monotonic() - began > self._timeout:
-                self._kill(
-                    f"The time of {self._timeout:g} s is spent without a result; allow more with --timeout."
-                )
+            if self._timeout and time.monotonic() - self._timeout.began > self._timeout.seconds:
+                seconds = self._timeout.seconds
+                self._kill(f"The time of {seconds:g} s is spent without a result; allow more with --timeout.")
             memory, threads = usage(self._child.pid) if self.memory else (0, 0)
             if self.memory and memory > self.memory:
                 self._kill(

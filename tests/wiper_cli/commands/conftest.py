@@ -9,7 +9,8 @@ import pytest
 from wiper_cli.audit import pipeline
 from wiper_cli.audit.answers import ScanAnswer
 from wiper_cli.main import main
-from wiper_cli.verdict import Problem, Verdict
+from wiper_cli.verdict import Verdict
+from wiper_cli.worker import gate
 from wiper_cli.worker.protocol import receive, send
 
 
@@ -34,13 +35,13 @@ def wiper(monkeypatch, capsys, tmp_path):
 
 
 class Child:
-    """Stands for the child process: the same requests, answered here. ``answers``: type of a request → what to say
-    instead, or to raise."""
+    """Stands for the child processes: the same jobs, answered here. ``requests``: those that open a model.
+    ``answers``: type of a job → what to say instead, or to raise."""
 
     def __init__(self):
         self.requests, self.answers = [], {}
 
-    def __call__(self, request, progress, log, timeout=None, mode="auto", isolated=None):
+    def __call__(self, request, progress, log, timeout=None, mode="auto", isolated=None, bounds=None):
         class Reporter:
             def __call__(self, stage, done, total):
                 progress(stage, done, total)
@@ -49,9 +50,13 @@ class Child:
                 log(sentence)
 
         request = there_and_back(request)
-        self.requests.append(request)
-        answer = self.answers.get(type(request)) or pipeline.run(request, Reporter())
-        if isinstance(answer, Problem):
+        answer = self.answers.get(type(request))
+        if isinstance(request, gate.JOBS):
+            answer = answer or gate.run(request)
+        else:
+            self.requests.append(request)
+            answer = answer or pipeline.run(request, Reporter())
+        if isinstance(answer, Exception):
             raise answer
         return there_and_back(answer)
 

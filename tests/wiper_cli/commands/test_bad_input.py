@@ -230,3 +230,17 @@ def test_an_output_that_only_knows_ascii(small):
     assert poor.returncode == 3, poor.stderr
     assert "INCOMPLETE" in poor.stdout
     assert "Traceback" not in poor.stderr
+
+
+def test_one_bad_file_leaves_the_others_their_reports(wiper, tmp_path):
+    """A format version of 5,000 digits is more than Python makes a number of."""
+    from torchscript_files import rezip
+
+    data = (DIGITS / "model.torchscript.pt").read_bytes()
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(rezip(data, {"version": b"9" * 5000}))
+    code, out, err = wiper(
+        "inspect", "--static", DIGITS / "model.onnx", bad, DIGITS / "model.onnx", "-f", "json"
+    )
+    assert [report["exit_code"] for report in json.loads(out)["reports"]] == [0, 3, 0], err
+    assert code == 3

@@ -47,10 +47,9 @@ def said(channel):
     [
         (Problem("Too few.", ExitCode.NO_VERDICT), ExitCode.NO_VERDICT, "Too few."),
         (Problem("Wrong."), ExitCode.USAGE, "Wrong."),
-        (Hostile("Two of them.", "WIPER-TS-004"), ExitCode.FINDING, "Two of them. [WIPER-TS-004]"),
         (Unreadable("Cut."), ExitCode.USAGE, "Cut."),
         (Unsupported("Int4."), ExitCode.NO_VERDICT, "Int4."),
-        (EditError("No place."), ExitCode.USAGE, "No place."),
+        (EditError("No place."), ExitCode.NO_VERDICT, "No place."),
         (MemoryError(), ExitCode.NO_VERDICT, NO_MEMORY),
         (RuntimeError("CUDA out of memory. Tried"), ExitCode.NO_VERDICT, NO_MEMORY),
         (
@@ -69,8 +68,13 @@ def test_whatever_is_raised_is_a_sentence_and_a_code(error, code, sentence, serv
     found = serve(InspectRequest(model=Path("m")))
     place = f"test_child.py:{failing.__code__.co_firstlineno + 1}"
     assert found == [Refusal(sentence.format(place=place), code)]
-    internal = not isinstance(error, (Problem, Hostile, Unreadable, Unsupported, EditError))
+    internal = not isinstance(error, (Problem, Unreadable, Unsupported, EditError))
     assert ("Traceback" in capsys.readouterr().err) is internal
+
+
+def test_a_hostile_file_keeps_its_rule():
+    refusal = child.refusal(Hostile("Two of them.", "WIPER-TS-004", "data.pkl"))
+    assert refusal == Refusal("Two of them.", ExitCode.FINDING, "WIPER-TS-004", "data.pkl")
 
 
 def test_a_request_is_answered(serve):

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from formats import NewTensor, Source
+from formats import Hostile, NewTensor, Source
 from wiper_cli.audit.answers import CheckAnswer
 from wiper_cli.audit.requests import CheckRequest, InspectRequest, KnownTrigger, VerifyRequest
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import parent
 from wiper_cli.worker.parent import ask, private_copy
+from wiper_cli.worker.watch import Timeout
 
 
 @pytest.fixture
@@ -45,7 +46,8 @@ def child(monkeypatch, tmp_path):
 def run(timeout=None):
     said = []
     request = CheckRequest(model=Path("m"), dtypes=("F32",), expected={"w": NewTensor("F32", (1,), b"1234")})
-    return ask(request, lambda *progress: said.append(progress), said.append, timeout), said
+    until = Timeout(timeout, time.monotonic()) if timeout else None
+    return ask(request, lambda *progress: said.append(progress), said.append, until), said
 
 
 def test_an_answer_with_progress_and_tensors(child):
@@ -65,6 +67,13 @@ def test_a_problem_of_the_child_is_ours(child):
         run()
 
 
+def test_a_hostile_file_is_one_here_too(child):
+    child("send(out, Refusal('Two of them.', ExitCode.FINDING, 'WIPER-TS-004', 'data.pkl'))")
+    with pytest.raises(Hostile, match="Two of them") as caught:
+        run()
+    assert (caught.value.rule, caught.value.place) == ("WIPER-TS-004", "data.pkl")
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
@@ -72,7 +81,7 @@ def test_a_problem_of_the_child_is_ours(child):
         ("frame(b'J', b'[' * 99999)", "its JSON does not parse"),
         ("frame(b'J', b'{\"ScanAnswer\": {}}')", "it is none of Progress, Log, Refusal, CheckAnswer"),
         ("frame(b'J', b'{\"CheckAnswer\": {\"agrees\": true}}')", "largest_logit_difference is not there"),
-        ("frame(b'J', b'{\"Refusal\": {\"sentence\": \"a\", \"exit_code\": 7}}')", "exit_code is not one of"),
+        ("send(out, Refusal('a', 7))", "exit_code is not one of"),
         ("send(out, Refusal('', ExitCode.OK))", "it refuses without a reason"),
         ("frame(b'T', b'\\1a')\nsend(out, CheckAnswer(largest_logit_difference=None, agrees=True))", "not expected"),
     ],

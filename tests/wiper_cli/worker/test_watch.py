@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
 from wiper_cli.worker import watch
-from wiper_cli.worker.watch import Watch
+from wiper_cli.worker.watch import Timeout, Watch
 
 needs_proc = pytest.mark.skipif(
     not watch.free_memory(), reason="this machine does not say what memory is free"
@@ -17,9 +18,10 @@ needs_proc = pytest.mark.skipif(
 
 def watched(code, timeout=None, bounded=True):
     """The reason why a child that runs ``code`` was ended, and what it said."""
+    until = Timeout(timeout, time.monotonic()) if timeout else None
     with (
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as child,
-        Watch(child, timeout, bounded) as guard,
+        Watch(child, until, bounded) as guard,
     ):
         child.wait(60)
     return guard.reason, guard.said

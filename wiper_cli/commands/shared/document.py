@@ -9,11 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from formats import FormatError, Hostile, Manifest, Source, Unreadable
+from formats import FormatError, Hostile, Source, Unreadable
 from wiper_cli import __version__
 from wiper_cli.audit.answers import Answer, ExaminationAnswer
 from wiper_cli.verdict import SCHEMA, ExitCode, Finding, Problem, Severity, Verdict
 from wiper_cli.worker.confinement import Isolation
+from wiper_cli.worker.gate import GateAnswer
 
 Document = dict[str, Any]
 
@@ -46,15 +47,15 @@ def begin(command: str, arguments: Sequence[str], path: Path, seed: int) -> Docu
     }
 
 
-def describe(document: Document, source: Source, manifest: Manifest) -> None:
+def describe(document: Document, source: Source, gated: GateAnswer) -> None:
     """What the gate learned from the bytes."""
     document["model"].update(
-        kind=manifest.kind,
+        kind=gated.kind,
         sha256=source.sha256,
         size=source.size,
         opened="static",
-        notes=list(manifest.notes),
-        parameters=sum(address.elements for address in manifest.tensors.values()),
+        notes=list(gated.notes),
+        parameters=gated.parameters,
     )
 
 

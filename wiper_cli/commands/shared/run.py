@@ -5,31 +5,34 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from formats import FormatError, Manifest, Source, inspect, read_source
-from wiper_cli.audit.requests import Request
+from formats import Edit, FormatError, Source
+from formats.identify import MAX_FILE, read_external, read_model
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports import outputs, render, style_of
 from wiper_cli.verdict import ExitCode, Problem, combine
-from wiper_cli.worker.confinement import Isolation
-from wiper_cli.worker.parent import ask, private_copy
+from wiper_cli.worker.confinement import Bounds, Isolation
+from wiper_cli.worker.gate import GateAnswer, GateJob, WriteJob, bounds
+from wiper_cli.worker.parent import ask, lay_out, private_copy
+from wiper_cli.worker.protocol import Job
+from wiper_cli.worker.watch import SHARE, Timeout, free_memory
 
 A = TypeVar("A")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One model file behind the gate: its bytes, its manifest, and the private copy a child may open."""
+    """One model file behind the gate: its bytes, what they are, and the private copy a child may open."""
 
     path: Path
     source: Source
-    manifest: Manifest
+    gated: GateAnswer
     copy: Path
 
 
@@ -41,49 +44,74 @@ class Run:
     settings: Settings
     display: Display
     _isolation: Isolation = field(default_factory=Isolation)
+    _began: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def subject(self, path: Path, document: Document | None = None) -> Iterator[Subject]:
-        """Reads and checks the file once; every later step uses the private copy."""
-        source = read_source(path)
+        """Reads the file once and has a child judge it; every later step uses the private copy."""
+        room = int(SHARE * free_memory()) or MAX_FILE
+        source = read_model(path, min(MAX_FILE, room))
         if document is not None:
             document["model"].update(sha256=source.sha256, size=source.size)
-        manifest = inspect(source)
-        if document is not None:
-            documents.describe(document, source, manifest)
         with private_copy(source) as copy:
-            yield Subject(path, source, manifest, copy)
+            gated = self.ask(GateJob(model=copy), bounds(source))
+            if gated.locations:
+                source = replace(source, files=read_external(path, gated.locations, room - source.size))
+                lay_out(source, copy.parent)
+                gated = self.ask(GateJob(model=copy, complete=True), bounds(source))
+            if document is not None:
+                documents.describe(document, source, gated)
+            yield Subject(path, source, gated, copy)
+
+    def written(self, subject: Subject, edit: Edit) -> dict[str, bytes]:
+        """The subject's files with the edit's values, as :func:`formats.write_edit` gives them."""
+        source = subject.source
+        answer = self.ask(WriteJob(model=subject.copy, edit=edit), bounds(source, copies=16))
+        files = {name: file.data for name, file in answer.files.items()}
+        sizes = {name: len(data) for name, data in {**source.files, "": source.data}.items()}
+        if any(sizes.get(name) != len(data) for name, data in files.items()):
+            raise Problem(
+                "The file was written with other parts or lengths; nothing was kept.", ExitCode.NO_VERDICT
+            )
+        return files
 
     def examined(self, subject: Subject) -> dict[str, Any]:
         """What every :class:`wiper_cli.audit.requests.Examination` of the subject's private copy asks."""
         return {"model": subject.copy, **self.settings.examination()}
 
-    def ask(self, request: Request[A]) -> A:
-        """The answer of a fresh child to ``request``."""
+    def ask(self, job: Job[A], bounds: Bounds | None = None) -> A:
+        """The answer of a fresh child to ``job``; with ``bounds`` it opens no model."""
+        settings, display = self.settings, self.display
+        timeout = Timeout(settings.timeout, self._began) if settings.timeout else None
         return ask(
-            request, self.display.progress, self.display.log, self.settings.timeout, self.settings.isolation,
-            self._isolated,
+            job, display.progress, display.log, timeout, settings.isolation,
+            self._isolated if bounds is None else lambda _: None, bounds,
         )  # fmt: skip
 
     def _isolated(self, isolation: Isolation) -> None:
-        """Of several children the report tells of the one that was confined least."""
+        """Of several children that opened a model the report tells of the one that was confined least."""
         if not self._isolation.layers or self._isolation.confined:
             self._isolation = isolation
 
     def document(self, path: Path, work: Callable[[Document], None]) -> Document:
-        """One document for one model; a refusal becomes its sentence, never a traceback."""
+        """One document for one model; a refusal becomes its sentence, never a traceback, and whatever else is raised
+        ends the examination of this file alone."""
         document = documents.begin(self.command, sys.argv[1:], path, self.settings.seed)
-        started = time.monotonic()
-        self._isolation = Isolation()
+        self._began, self._isolation = time.monotonic(), Isolation()
         try:
             work(document)
-        except (FormatError, Problem) as error:
+        except Exception as error:
+            if not isinstance(error, (FormatError, Problem)):
+                if os.environ.get("WIPER_DEBUG"):
+                    raise
+                said = f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where."
+                error = Problem(said, ExitCode.NO_VERDICT)
             documents.refuse(document, error)
             document["exit_code"] = int(
                 documents.spare(ExitCode(document["exit_code"]), self.settings.exit_zero)
             )
         document["isolation"] = self._isolation.as_dict()
-        document["timing"]["total"] = round(time.monotonic() - started, 3)
+        document["timing"]["total"] = round(time.monotonic() - self._began, 3)
         return document
 
 

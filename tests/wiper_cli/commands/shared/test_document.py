@@ -14,13 +14,13 @@ from formats import (
     UnknownArchitecture,
     Unreadable,
     Unsupported,
-    inspect,
     read_source,
 )
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
+from wiper_cli.worker import gate
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def test_what_was_begun_is_incomplete_and_valid(document):
 
 def test_the_gate_s_facts(document):
     source = read_source(example_folder() / "model.safetensors")
-    documents.describe(document, source, inspect(source))
+    documents.describe(
+        document, source, gate.judge(gate.GateJob(model=example_folder() / "model.safetensors"))
+    )
     jsonschema.validate(document, schema())
     model = document["model"]
     assert (model["kind"], model["size"], model["opened"]) == ("safetensors", len(source.data), "static")

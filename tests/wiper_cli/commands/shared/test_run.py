@@ -145,12 +145,18 @@ def test_a_refusal_becomes_its_document(error, code, spared):
         assert document["timing"]["total"] >= 0
 
 
-def test_what_is_no_refusal_is_not_swallowed():
+def test_whatever_is_raised_ends_one_document_and_not_the_run(monkeypatch):
     def work(document):
-        raise ZeroDivisionError
+        raise ValueError("Exceeds the limit")
 
-    with pytest.raises(ZeroDivisionError):
-        Run("scan", settings(), Display(quiet=True)).document(Path("m"), work)
+    run = Run("scan", settings(), Display(quiet=True))
+    document = run.document(Path("m"), work)
+    jsonschema.validate(document, schema())
+    assert (document["verdict"], document["exit_code"]) == ("incomplete", 3)
+    assert document["sentence"].startswith("Internal failure (ValueError): Exceeds the limit;")
+    monkeypatch.setenv("WIPER_DEBUG", "1")
+    with pytest.raises(ValueError, match="Exceeds"):
+        run.document(Path("m"), work)
 
 
 def test_the_child_gets_a_private_copy_and_the_settings(child, scanned, few_digits, tmp_path, wiper):

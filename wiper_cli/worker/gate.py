@@ -1,0 +1,112 @@
+"""The gate, and the writing of a file, in a process of its own under limits: whatever parses the bytes of a model
+file is called here, never in the parent. Standard library only.
+
+The parent reads the bytes, lays out its private copy, asks, and hears plain data.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from formats import Edit, NewTensor, Source, Unsupported, inspect, write_edit
+from formats.identify import external_locations, identify, read_external, read_model, read_source
+from formats.kinds import KINDS, reader, writer
+from formats.model import Kind
+from wiper_cli.worker.codec import LARGEST
+from wiper_cli.worker.confinement import Bounds
+from wiper_cli.worker.protocol import Job
+
+A = TypeVar("A")
+
+#: Most external files of a model, and most that is said about one: how many notes, how long each.
+MOST_FILES, MOST_NOTES, LONGEST_NOTE = 10_000, 100, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateAnswer:
+    """What the bytes are. ``locations``: files beside the model that hold tensors; where they were not laid out yet,
+    nothing more is known than the kind. ``parameters``: elements of all ``tensors`` together."""
+
+    kind: Kind
+    locations: tuple[str, ...]
+    tensors: int = 0
+    parameters: int = 0
+    dtypes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateJob(Job[GateAnswer]):
+    """Judge a file by its bytes. ``complete``: the external files lie beside it."""
+
+    answer = GateAnswer
+
+    complete: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteAnswer:
+    """``files``: bytes of the model file under "", of the external files that change by their location."""
+
+    files: Mapping[str, NewTensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteJob(Job[WriteAnswer]):
+    """Lay the new values of ``edit`` over a file."""
+
+    answer = WriteAnswer
+
+    edit: Edit
+
+
+def bounds(source: Source, copies: int = 4) -> Bounds:
+    """What a job on so many bytes may take, of which it holds so many copies; honest files stay far below."""
+    return Bounds(memory=(1 << 30) + copies * source.size, seconds=10 + (source.size >> 23))
+
+
+def load() -> None:
+    """Imports what a job needs, before the process is bound."""
+    for kind in KINDS:
+        reader(kind)
+        writer(kind)
+
+
+def judge(job: GateJob) -> GateAnswer:
+    """Raises a ``FormatError`` for what is refused."""
+    source = read_model(job.model)
+    kind, locations = identify(source.data, source.name), tuple(external_locations(source))
+    if len(locations) > MOST_FILES:
+        raise Unsupported(
+            f"The model keeps its tensors in {len(locations)} files; the limit is {MOST_FILES}."
+        )
+    if locations and not job.complete:
+        return GateAnswer(kind=kind, locations=locations)
+    manifest = inspect(replace(source, files=read_external(job.model, locations)))
+    return GateAnswer(
+        kind=kind,
+        locations=locations,
+        tensors=len(manifest.tensors),
+        parameters=min(sum(a.elements for a in manifest.tensors.values()), LARGEST - 1),
+        dtypes=tuple(sorted({a.dtype for a in manifest.tensors.values()})),
+        notes=tuple(note[:LONGEST_NOTE] for note in manifest.notes[:MOST_NOTES]),
+    )
+
+
+def write(job: WriteJob) -> WriteAnswer:
+    """Raises a ``FormatError`` where the edit does not fit the file."""
+    source = read_source(job.model)
+    files = write_edit(source, inspect(source), job.edit)
+    return WriteAnswer(files={name: NewTensor("U8", (len(data),), data) for name, data in files.items()})
+
+
+_STORIES: Mapping[type[Job[Any]], Callable[[Any], Any]] = {GateJob: judge, WriteJob: write}
+
+#: Whatever this process can be asked.
+JOBS = tuple(_STORIES)
+
+
+def run(job: Job[A]) -> A:
+    """The answer to ``job``, by its type."""
+    answer: A = _STORIES[type(job)](job)
+    return answer
