@@ -39,5 +39,10 @@ DTYPES: Mapping[str, Dtype] = {
     "C64": Dtype(8, None, "complex64", "ComplexFloatStorage", 14),
 }
 
+#: Bits of one element of every dtype that safetensors 0.8 defines; of those not above nothing here reads the values.
+BITS: Mapping[str, int] = {name: 8 * one.size for name, one in DTYPES.items()} | {
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+
 #: What weights are stored in; the last two are computed in float32.
 FLOATS = ("F64", "F32", "F16", "BF16")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+from formats import polyglot
 from formats.errors import FormatError, Hostile, Unreadable, Unsupported
 from formats.kinds import reader, recognised
 from formats.model import Kind, Manifest, Source
@@ -117,7 +118,9 @@ def identify(data: bytes, name: str) -> Kind:
 
 def inspect(source: Source) -> Manifest:
     """Kind and tensor addresses of a file, from its bytes alone; nothing in it is executed."""
-    return reader(identify(source.data, source.name)).read_manifest(source)
+    manifest = reader(identify(source.data, source.name)).read_manifest(source)
+    polyglot.refuse(source.data, manifest.kind)
+    return manifest
 
 
 def _refusal(data: bytes, name: str) -> FormatError:

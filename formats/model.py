@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from formats.dtypes import DTYPES
+from formats.dtypes import BITS
 
 if TYPE_CHECKING:
     import torch
@@ -73,13 +73,13 @@ class Address:
 
     @property
     def item(self) -> int:
-        """Bytes of one element."""
-        return DTYPES[self.dtype].size
+        """Bytes of one element; 1 where it is smaller."""
+        return max(1, BITS[self.dtype] // 8)
 
     @property
     def size(self) -> int:
         """Bytes of all elements, without what lies between them in the file."""
-        return self.elements * self.item
+        return self.elements * BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,16 @@ _HOSTILE = (
         atlas=("AML.T0010.003", "AML.T0011.000", "AML.T0018.001"),
     ),
     Rule(
+        id="WIPER-POLY",
+        title="The file is two models in one",
+        means="Beside the model that was read here, the same bytes are a whole file of another kind: what was examined "
+        "would not be what another program loads. No exporter writes this. The file was not loaded.",
+        do="Do not load the file anywhere. Get it again from its author and compare digests.",
+        severity=Severity.CRITICAL,
+        cwe=(436,),
+        atlas=("AML.T0010.003", "AML.T0011.000"),
+    ),
+    Rule(
         id="WIPER-FILE",
         title="The model reaches outside its own files",
         means="The model names external data that is not one plain file beside it: a path to elsewhere, a link, "

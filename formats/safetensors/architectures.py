@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from formats.errors import UnknownArchitecture, Unsupported
 from formats.model import Architecture, Manifest, Source
 from formats.safetensors import research
-from formats.safetensors.fingerprint import Match, Shapes, load_index, look_up
+from formats.safetensors.fingerprint import Match, Shapes, is_counter, load_index, look_up
 from formats.safetensors.torchvision_stub import import_torchvision
 from formats.sidecar import architecture_hint
 
@@ -213,7 +213,7 @@ def load_state(choice: Choice, state: Mapping[str, Tensor]) -> None:
     name = choice.architecture.name
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     missing = sorted(own.keys() - values.keys() - counters)
-    left_over = sorted(key for key in values.keys() - own.keys() if not key.endswith("num_batches_tracked"))
+    left_over = sorted(k for k in values.keys() - own.keys() if not is_counter(k, tuple(values[k].shape)))
     wrong = [key for key in own.keys() & values.keys() if own[key].shape != values[key].shape]
     if missing or left_over or wrong:
         key = (sorted(wrong) or missing or left_over)[0]

@@ -1,7 +1,7 @@
 """Which architectures have these tensor names and shapes: look-up in an index shipped as data.
 
 A fingerprint is a digest of the sorted (name, shape) pairs without the class-dependent tensors and without
-``num_batches_tracked``. It needs no torch. Shapes do not show strides, activations, padding or the number of
+the counters of batch norms. It needs no torch. Shapes do not show strides, activations, padding or the number of
 attention heads, so several architectures can share one.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -36,11 +37,16 @@ def index_path(library: str) -> Path:
     return Path(__file__).with_name("index") / f"{library}.json.gz"
 
 
+def is_counter(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the counter of a batch norm, which takes no part in the network: one number at most."""
+    return name.endswith("num_batches_tracked") and math.prod(shape) <= 1
+
+
 def fingerprint(shapes: Shapes, head: tuple[str, ...]) -> str:
     """16 hex digits; ``head`` are the names of tensors that grow with the number of classes."""
     digest = hashlib.sha256()
     for name in sorted(shapes):
-        if name not in head and not name.endswith("num_batches_tracked"):
+        if name not in head and not is_counter(name, shapes[name]):
             digest.update(f"{name} {','.join(map(str, shapes[name]))}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -8,11 +8,12 @@ unknown fields, leading white space and unprintable names; no honest writer make
 from __future__ import annotations
 
 import json
+import re
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
-from formats.dtypes import DTYPES
+from formats.dtypes import BITS, DTYPES
 from formats.errors import Hostile, Unreadable
 from formats.model import Address, Manifest, Source
 
@@ -27,13 +28,15 @@ RULES: Mapping[str, str] = {
     "WIPER-ST-007": "A tensor has a negative size, or 2^40 elements or more.",
     "WIPER-ST-008": "The byte range of a tensor does not fit its shape and dtype.",
     "WIPER-ST-009": "Tensors overlap, or bytes of the data belong to no tensor.",
-    "WIPER-ST-010": "A tensor's name is empty, too long, not printable ASCII, or has a slash or backslash.",
+    "WIPER-ST-010": "A tensor's name is empty, too long, not printable ASCII, or a path that leads out of a folder.",
     "WIPER-ST-011": "A truth value is neither 0 nor 1.",
 }
 
 MAX_HEADER = 16 << 20
 MAX_ELEMENTS = 1 << 40
-MAX_NAME = 512
+MAX_NAME, MAX_DIMENSIONS = 512, 64
+#: Longest entry of a tensor, in characters.
+MAX_ENTRY = 4096
 
 
 def read_manifest(source: Source) -> Manifest:
@@ -42,9 +45,13 @@ def read_manifest(source: Source) -> Manifest:
     Raises :class:`Unreadable` for a truncated file, :class:`Hostile` for what no honest writer makes.
     """
     tensors, metadata = read_header(source.data)
-    unaligned = [a.name for a in tensors if a.offset % a.item]
-    notes = (f"{len(unaligned)} tensors start at an unaligned offset",) if unaligned else ()
-    return Manifest("safetensors", {a.name: a for a in tensors}, metadata, notes)
+    unaligned = sum(a.offset % a.item > 0 for a in tensors)
+    notes = [f"{unaligned} tensors start at an unaligned offset"] if unaligned else []
+    notes += [
+        f"stored as {dtype}, which is not opened here"
+        for dtype in sorted({a.dtype for a in tensors} - {*DTYPES})
+    ]
+    return Manifest("safetensors", {a.name: a for a in tensors}, metadata, tuple(notes))
 
 
 def external_locations(data: bytes) -> tuple[str, ...]:
@@ -61,11 +68,10 @@ def read_header(data: bytes) -> tuple[list[Address], dict[str, str]]:
         raise _hostile("001", f"The safetensors header claims {length} bytes; the limit is {MAX_HEADER}")
     if 8 + length > len(data):
         raise Unreadable("The file ends inside its safetensors header; it is truncated.")
-    header = _parse(data[8 : 8 + length])
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(_text(v) for item in metadata.items() for v in item):
-        raise _hostile("004", "The metadata is no mapping of strings to strings", "__metadata__")
-    tensors = [_address(name, entry, 8 + length) for name, entry in header.items()]
+    try:
+        tensors, metadata = _Header(data[8 : 8 + length].decode()).read(8 + length)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise _hostile("002", "The header is no well-formed JSON") from error
     tensors.sort(key=lambda a: (a.offset, a.length))
     _check_ranges(tensors, 8 + length, len(data))
     for a in tensors:
@@ -78,50 +84,120 @@ def _hostile(rule: str, message: str, place: str = "") -> Hostile:
     return Hostile(f"{message}; no honest writer makes such a safetensors file.", f"WIPER-ST-{rule}", place)
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
-    if not raw.startswith(b"{") or not raw.rstrip(b" ").endswith(b"}"):
-        raise _hostile("002", "The header does not begin with a brace and end with one")
-    try:
-        header = json.loads(
-            raw.decode(), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float
-        )
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise _hostile("002", "The header is no well-formed JSON") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise _hostile("002", "The header holds a number beyond all bounds") from error
-    assert isinstance(header, dict)
-    return header
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise _hostile("003", f"The key {name[:80]!r} appears twice", ascii(name[:MAX_NAME]))
+            raise _repeated(name)
         found[name] = value
     return found
 
 
-def _no_float(text: str) -> Any:
-    raise _hostile("002", f"The header holds the number {text[:40]!r}, which is no integer")
+def _repeated(key: str) -> Hostile:
+    return _hostile("003", f"The key {key[:80]!r} appears twice", ascii(key[:MAX_NAME]))
+
+
+def _integer(text: str) -> int:
+    if text == "-0" or len(text) > 20:
+        raise _no_integer(text)
+    return int(text)
+
+
+def _no_integer(text: str) -> NoReturn:
+    raise _hostile("002", f"The header holds the number {text[:40]!r}, which is no integer of 64 bits")
+
+
+class _Header:
+    """The text of a header, read from its beginning and entry by entry: what no writer makes is met before it fills
+    the memory."""
+
+    _decode = json.JSONDecoder(
+        object_pairs_hook=_unique, parse_int=_integer, parse_float=_no_integer, parse_constant=_no_integer
+    ).raw_decode
+    _space = re.compile(r"[ \t\r\n]*").match
+
+    def __init__(self, text: str) -> None:
+        self._text, self._at = text, 0
+
+    def read(self, start: int) -> tuple[list[Address], dict[str, str]]:
+        """The tensors as they are listed, and the metadata. The data start at byte ``start`` of the file."""
+        tensors: list[Address] = []
+        metadata: dict[str, str] = {}
+        if not self._text.startswith("{"):
+            raise _hostile("002", "The header does not begin with a brace")
+        for name in self._keys():
+            if name == "__metadata__":
+                metadata = self._metadata()
+            else:
+                tensors.append(_address(name, self._entry(), start))
+        if self._text[self._at :].strip(" "):
+            raise _hostile("002", "Something stands behind the header's last brace")
+        return tensors, metadata
+
+    def _next(self, mark: str) -> bool:
+        """Whether ``mark`` is what comes next, behind white space."""
+        self._at = self._space(self._text, self._at).end()  # type: ignore[union-attr]
+        return self._text.startswith(mark, self._at)
+
+    def _pass(self, mark: str) -> None:
+        if not self._next(mark):
+            raise _hostile("002", f"The header lacks a {mark} at character {self._at}")
+        self._at += len(mark)
+
+    def _string(self) -> str:
+        self._pass('"')
+        found, self._at = self._decode(self._text, self._at - 1)
+        return str(found)
+
+    def _keys(self) -> Iterator[str]:
+        """The keys of an object; the value of each is to be read before the next is asked for."""
+        seen: set[str] = set()
+        self._pass("{")
+        while not self._next("}"):
+            if seen:
+                self._pass(",")
+            key = self._string()
+            if key in seen:
+                raise _repeated(key)
+            seen.add(key)
+            self._pass(":")
+            yield key
+        self._pass("}")
+
+    def _metadata(self) -> dict[str, str]:
+        found = {}
+        wrong = _hostile("004", "The metadata is no mapping of strings to strings", "__metadata__")
+        if not self._next("{"):
+            raise wrong
+        for key in self._keys():
+            if not self._next('"'):
+                raise wrong
+            found[key] = self._string()
+        if not all(_text(one) for item in found.items() for one in item):
+            raise wrong
+        return found
+
+    def _entry(self) -> Any:
+        """An object without another in it; ``None`` for anything else."""
+        if not self._next("{"):
+            return None
+        begin, end = self._at, self._text.find("}", self._at, self._at + MAX_ENTRY)
+        entry, self._at = self._decode(self._text[begin : end + 1]) if end >= 0 else (None, 0)
+        self._at += begin
+        return entry
 
 
 def _address(name: str, entry: Any, start: int) -> Address:
-    if (
-        not 0 < len(name) <= MAX_NAME
-        or not name.isascii()
-        or not name.isprintable()
-        or set(name) & set("/\\")
-    ):
+    if not 0 < len(name) <= MAX_NAME or not name.isascii() or not name.isprintable() or _leads_away(name):
         raise _hostile("010", f"A tensor has the unsafe name {name[:80]!r}", ascii(name[:MAX_NAME]))
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _hostile("005", f"The entry of tensor {name!r} has missing or unknown fields", name)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or not _integers(shape) or not _integers(offsets) or len(offsets) != 2:
         raise _hostile("005", f"The entry of tensor {name!r} has fields of the wrong type", name)
-    if dtype not in DTYPES:
+    if dtype not in BITS:
         raise _hostile("006", f"Tensor {name!r} has the unknown dtype {dtype[:40]!r}", name)
-    if len(shape) > 64 or not all(0 <= size < MAX_ELEMENTS for size in shape):
+    if len(shape) > MAX_DIMENSIONS or not all(0 <= size < MAX_ELEMENTS for size in shape):
         raise _hostile("007", f"Tensor {name!r} has an impossible shape", name)
     elements = 1
     for size in shape:
@@ -129,9 +205,14 @@ def _address(name: str, entry: Any, start: int) -> Address:
         if elements >= MAX_ELEMENTS:
             raise _hostile("007", f"Tensor {name!r} has an impossible number of elements", name)
     begin, end = offsets
-    if not 0 <= begin <= end < 1 << 62 or end - begin != elements * DTYPES[dtype].size:
+    if not 0 <= begin <= end < 1 << 62 or 8 * (end - begin) != elements * BITS[dtype]:
         raise _hostile("008", f"The byte range of tensor {name!r} does not fit its shape", name)
-    return Address(name, "", start + begin, end - begin, dtype, tuple(shape))
+    return Address(name, "", start + begin, end - begin, dtype, tuple(shape), writable=dtype in DTYPES)
+
+
+def _leads_away(name: str) -> bool:
+    """Keras' names have slashes; as the name of a file none may lead out of a folder."""
+    return "\\" in name or name.startswith("/") or ".." in name.split("/")
 
 
 def _text(value: Any) -> bool:

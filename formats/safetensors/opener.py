@@ -14,8 +14,11 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     """The network in float32 with the file's values, and which of its parameters is which tensor.
 
     Raises :class:`UnknownArchitecture` when no architecture is known that fits, :class:`Unsupported` for
-    dtypes that torch cannot hold.
+    dtypes that are not computed with.
     """
+    for a in manifest.tensors.values():
+        if a.dtype not in TORCH:
+            raise Unsupported(f"Tensor {a.name!r} is stored as {a.dtype}, which cannot be opened here.")
     choice = choose(source, manifest, arch)
     load_state(choice, _tensors(source, manifest))
     notes = list(choice.notes)
@@ -32,12 +35,10 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
 
 
 def _tensors(source: Source, manifest: Manifest) -> dict[str, Tensor]:
-    found = {}
-    for name, a in manifest.tensors.items():
-        if a.dtype not in TORCH:
-            raise Unsupported(f"Tensor {name!r} is stored as {a.dtype}, which torch cannot hold.")
-        found[name] = from_bytes(source.data[a.offset : a.offset + a.length], a.dtype, a.shape)
-    return found
+    return {
+        name: from_bytes(source.data[a.offset : a.offset + a.length], a.dtype, a.shape)
+        for name, a in manifest.tensors.items()
+    }
 
 
 def _names(choice: Choice, manifest: Manifest) -> dict[str, str]:

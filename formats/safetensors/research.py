@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from formats.safetensors.fingerprint import Match, Shapes
+from formats.safetensors.fingerprint import Match, Shapes, is_counter
 
 
 def match(shapes: Shapes) -> list[Match]:
     """Every research network that has exactly these tensors, most common first; empty when none has."""
-    known = {name for name in shapes if not name.endswith("num_batches_tracked")}
+    known = {name for name in shapes if not is_counter(name, shapes[name])}
     for network in (Residual, VGG, ResNet9, SequentialResNet9):
         try:
             found = network.candidates(shapes)

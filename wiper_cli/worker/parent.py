@@ -177,6 +177,8 @@ def _converse(
 def _cause_of_death(returncode: int | None, said: bytes, bounds: Bounds | None = None) -> str:
     if bounds and sys.platform != "win32" and returncode == -signal.SIGXCPU:
         return f"The file was not read to its end: that takes more than {bounds.seconds} s of processor time."
+    if bounds and b"MemoryError" in said:  # of which Python did not recover
+        return f"The file was not read to its end: that takes more than {bounds.memory >> 20} MiB."
     if sys.platform == "linux" and returncode == -signal.SIGSYS:
         return (
             "The worker process was ended by its confinement: while the model was open, something tried to write to a "

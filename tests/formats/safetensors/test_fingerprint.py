@@ -16,7 +16,9 @@ def test_classes_counters_and_order_do_not_enter():
     assert len(digest) == 16
 
 
-@pytest.mark.parametrize("change", [{"a.weight": (3, 2)}, {"a.weight_": (2, 3)}, {"b": (1,)}])
+@pytest.mark.parametrize(
+    "change", [{"bn.num_batches_tracked": (2,)}, {"a.weight": (3, 2)}, {"a.weight_": (2, 3)}, {"b": (1,)}]
+)
 def test_names_and_shapes_enter(change):
     head = ("fc.weight", "fc.bias")
     assert fingerprint({**SHAPES, **change}, head) != fingerprint(SHAPES, head)
