@@ -5,6 +5,7 @@ The opener of each kind builds the network; what is common to all kinds is decid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ from formats.sidecar import class_names_hint, preprocessing_hint
 
 #: Side lengths tried, in this order, when neither the file nor a description tells one.
 SIZES = (32, 224, 28, 64, 96, 128, 160, 299, 192, 240, 256, 288, 336, 384, 448, 512)
+#: Most numbers that a network may ask for at once, as a float32 tensor 1 GiB.
+MAX_INPUT = 1 << 28
 #: How much larger a second image is that shows whether the size is free.
 _STEP = 32
 
@@ -131,6 +134,11 @@ def _find_input(
     """What the network takes, an example [2,C,H,W] of it that was tried, and its logits."""
     generator = torch.Generator().manual_seed(0)
     error: Exception | None = None
+    asked = [declared.batch or 2, declared.channels or 1, declared.height or 1, declared.width or 1]
+    if math.prod(asked) > MAX_INPUT:
+        raise Unsupported(
+            f"The network takes images as {asked}, which is more than {MAX_INPUT} numbers at a time."
+        )
     for channels, height, width in _candidates(declared, sizes, manifest):
         example = torch.randn(2, channels, height, width, generator=generator)
         try:

@@ -6,8 +6,8 @@ from safetensors.torch import save
 from torch import nn
 
 from formats import Source, Unsupported, head_values, open_model
-from formats.model import Manifest
-from formats.open import _check_finite, _Classifier
+from formats.model import InputSpec, Manifest
+from formats.open import _check_finite, _Classifier, _find_input
 
 
 class Then(nn.Module):
@@ -126,3 +126,10 @@ def test_statistics_of_batch_norm_are_checked():
     network[1].running_var[0] = float("nan")
     with pytest.raises(Unsupported, match="running_var"):
         _check_finite(_Classifier(network), {}, Manifest("safetensors", {}))
+
+
+@pytest.mark.parametrize("asked", [(3, 65535, 65535, None), (3, 32, 32, 1 << 20), (1 << 40, 1, 1, 1)])
+def test_an_input_that_fills_the_memory_is_refused_before_it_is_made(asked):
+    declared = InputSpec(*asked, origin="declared")
+    with pytest.raises(Unsupported, match="numbers at a time"):
+        _find_input(nn.Identity(), declared, [], Manifest("onnx", {}))

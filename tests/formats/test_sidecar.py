@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from formats import Manifest, Source
 from formats.sidecar import architecture_hint, class_names_hint, preprocessing_hint
 
@@ -55,6 +57,39 @@ def test_metadata_of_the_file():
     assert preprocessing_hint(*found).mean == (0.1, 0.2, 0.3)
     assert class_names_hint(*found, classes=2) == ("a", "b")
     assert architecture_hint(*found) == ("x", "metadata")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"input_size": [3, 65535, 65535]},
+        {"input_size": [3, 1025, 224]},
+        {"size": 1 << 70, "crop_size": -5},
+        {"size": {"height": 224, "width": 65535}},
+        {"size": {"shortest_edge": True}},
+        {"image_mean": [1e300] * 3, "image_std": [0.0]},
+        {"mean": [float("nan")], "std": [float("inf")]},
+        {"mean": [0.5] * 65, "std": [1e-5]},
+        {"pretrained_cfg": {"input_size": [0, 0, 0], "std": [-1, 1, 1]}},
+        {"id2label": {str(i): "x" * 201 for i in range(2)}, "architecture": "x" * 201},
+    ],
+)
+def test_what_no_honest_description_says_is_passed_over(told):
+    found = hints(config=told)
+    assert preprocessing_hint(*found) is None
+    assert architecture_hint(*found) is None
+    assert class_names_hint(*found, classes=2) is None
+
+
+def test_a_crop_and_an_interpolation_are_of_the_usual_kind():
+    hint = preprocessing_hint(
+        *hints(config={**TIMM["pretrained_cfg"], "crop_pct": 0.11, "interpolation": "x"})
+    )
+    assert (hint.size, hint.resize, hint.interpolation) == ((224, 224), None, None)
+    hint = preprocessing_hint(
+        *hints(config={"image_mean": [123.675], "image_std": [58.395], "resample": [2]})
+    )
+    assert (hint.mean, hint.std, hint.interpolation) == ((123.675,), (58.395,), None)
 
 
 def test_broken_descriptions_are_ignored():
