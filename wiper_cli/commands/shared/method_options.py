@@ -7,7 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 import click
 
-from wiper_cli.commands.shared.options import Number, plugins_in, use_plugins, with_variable
+from wiper_cli.commands.shared.options import Number, with_variable
+from wiper_cli.commands.shared.settings_file import plugins_in, use_plugins
 from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import Problem
 

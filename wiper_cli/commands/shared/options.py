@@ -1,15 +1,13 @@
 """What a run was asked to do: flags, then ``WIPER_*`` variables, then ``wiper.toml``, then defaults.
 
-click merges the four; this module declares the options once, reads the file, and freezes the outcome with the
-origin of each value. Configuration is read from the working directory or ``--config`` alone, never from the
-model's folder: the model is the untrusted party.
+click merges the four; this module declares the options once and freezes the outcome with the origin of each value.
+The file is read by :mod:`wiper_cli.commands.shared.settings_file`.
 """
 
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,21 +15,16 @@ from typing import Any, TypeVar
 import click
 
 from wiper_cli.audit.requests import Examination
+from wiper_cli.commands.shared.settings_file import load, tell, use_plugins
 from wiper_cli.detectors import DETECTORS
-from wiper_cli.nearest import nearest
 from wiper_cli.reports import FORMATS
-from wiper_cli.reports.plain import plain
-from wiper_cli.verdict import ExitCode, Problem, Severity
+from wiper_cli.verdict import ExitCode, Severity
 from wiper_cli.worker.confinement import Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Model file names are taken as text: whether they can be read is the gate's to say.
 MODEL = click.Path(path_type=Path)
-_MERELY_FOUND = (
-    "{where}: a file that is merely found in the working directory may not name a program to run; "
-    "give --{name} itself, or this file with --config."
-)
 SEVERITIES = [severity.word for severity in Severity if severity > Severity.INFO]
 
 
@@ -61,6 +54,7 @@ class Settings:
     @classmethod
     def of(cls, context: click.Context) -> Settings:
         """Takes the shared options out of ``context.params``; the command keeps the rest."""
+        tell(context)
         if context.params.pop("show_settings", False):
             click.echo(shown(context))
             context.exit(ExitCode.OK)
@@ -167,31 +161,6 @@ def with_variable(names: Sequence[str], details: dict[str, Any]) -> dict[str, An
     return details
 
 
-def use_plugins(context: click.Context, names: Iterable[str]) -> None:
-    """Plug-ins join the tables; what cannot join is one line on stderr."""
-    if not names or context.resilient_parsing:
-        return
-    from wiper_cli.tables.plugins import activate
-
-    commands = getattr(context.find_root().command, "commands", {})
-    flags = {flag for command in commands.values() for parameter in command.params for flag in parameter.opts}
-    for sentence in activate(names, flags):
-        click.echo(f"wiper: {plain(sentence)}", err=True)
-
-
-def plugins_in(path: Path | None, command: str | None) -> list[str]:
-    """The plug-ins that the configuration file names for ``command``; only a file that is given may name any."""
-    table, where = _table(path)
-    own = table.get(command or "", {})
-    named = {**table, **(own if isinstance(own, dict) else {})}.get("plugin", [])
-    if named and path is None:
-        raise Problem(_MERELY_FOUND.format(where=where, name="plugin"))
-    names = [named] if isinstance(named, str) else named
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise Problem(f"{where}: plugin must be a name or a list of names.")
-    return names
-
-
 #: Of the group, so that plug-ins have joined before the options of a command are made.
 PLUGIN = click.option(
     "--plugin", multiple=True, expose_value=False, metavar="NAME", envvar="WIPER_PLUGIN",
@@ -249,70 +218,3 @@ def shared_options(command: F) -> F:
     for decorate in reversed(SHARED):
         command = decorate(command)
     return command
-
-
-def load(context: click.Context, path: Path | None) -> None:
-    """Reads the configuration file into click's default map.
-
-    Top-level keys hold for every command, a table named for a command for that one. Unknown keys are an error
-    that shows the nearest name.
-    """
-    use_plugins(context, plugins_in(path, context.command.name))
-    table, where = _table(path)
-    command = context.command
-    names = {
-        (parameter.opts[-1] if parameter.opts else "").lstrip("-").replace("-", "_"): parameter.name or ""
-        for parameter in command.get_params(context)
-        if isinstance(parameter, click.Option)
-    }
-    commands = {"scan", "purify", "verify", "inspect"}
-    defaults: dict[str, Any] = {}
-    own = table.get(command.name or "", {})
-    if not isinstance(own, dict):
-        raise Problem(f"{where}: [{command.name}] must be a table.")
-    for key, value in {**table, **own}.items():
-        if key in commands:
-            continue
-        name = key.replace("-", "_")
-        if name == "plugin":
-            continue
-        if name == "arch" and path is None and ".py:" in str(value):
-            raise Problem(_MERELY_FOUND.format(where=where, name="arch"))
-        if name not in names:
-            if key in own or not _known_elsewhere(context, name):
-                spelled = [known.replace("_", "-") for known in (*names, *commands)]
-                raise Problem(f"{where}: unknown key {key!r}{nearest(name.replace('_', '-'), spelled)}.")
-            continue
-        defaults[names[name]] = value
-    context.default_map = {**(context.default_map or {}), **defaults}
-
-
-def _known_elsewhere(context: click.Context, name: str) -> bool:
-    """Whether another command has this option, so that a top-level key may be meant for it."""
-    root = context.find_root().command
-    if not isinstance(root, click.Group):
-        return False
-    return any(
-        parameter.name == name or f"--{name.replace('_', '-')}" in parameter.opts
-        for other in root.commands.values()
-        for parameter in other.get_params(context)
-    )
-
-
-def _table(path: Path | None) -> tuple[dict[str, Any], str]:
-    for candidate, keys in (
-        [(path, ())] if path else [(Path("wiper.toml"), ()), (Path("pyproject.toml"), ("tool", "wiper"))]
-    ):
-        if path is None and not candidate.is_file():
-            continue
-        try:
-            table: Any = tomllib.loads(candidate.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise Problem(f"{candidate} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise Problem(f"{candidate} is not valid TOML: {error}.") from error
-        for key in keys:
-            table = table.get(key, {})
-        if table:
-            return table, str(candidate)
-    return {}, ""

@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from wiper_cli.commands.shared.options import Settings, option, shared_options
+from wiper_cli.commands.shared.options import Detectors, Settings, option, shared_options
 from wiper_cli.verdict import ExitCode, Problem
 
 
@@ -24,6 +24,9 @@ def probe(monkeypatch, tmp_path):
 
     @cli.command()
     @option("--level", type=int, default=1)
+    @option("--detectors", type=Detectors(), default="all")
+    @option("--accept-unverified", is_flag=True)
+    @option("--max-accuracy-drop", type=float, default=2.0)
     @shared_options
     @click.pass_context
     def scan(context, **_):
@@ -49,22 +52,25 @@ def probe(monkeypatch, tmp_path):
 
 
 def test_flags_beat_environment_beats_file_beats_defaults(probe):
-    seed = lambda **kw: json.loads(probe(*kw.pop("args", ()), **kw).stdout)["seed"]  # noqa: E731
+    seed = lambda *args, **kw: json.loads(probe(*args, **kw).stdout)["seed"]  # noqa: E731
     assert seed() == ["0", "default"]
     Path("pyproject.toml").write_text("[tool.wiper]\nseed = 1\n")
-    assert seed() == ["1", "file"]
+    assert seed("--config", "pyproject.toml") == ["1", "file"]
     Path("wiper.toml").write_text("seed = 2\n")
-    assert seed() == ["2", "file"]
+    given = ["--config", "wiper.toml"]
+    assert seed(*given) == ["2", "file"]
     Path("wiper.toml").write_text("seed = 2\n[scan]\nseed = 3\n")
-    assert (seed(), seed(WIPER_SEED="4")) == (["3", "file"], ["4", "environment"])
-    assert seed(WIPER_SEED="4", args=["--seed", "5"]) == ["5", "command line"]
+    assert (seed(*given), seed(*given, WIPER_SEED="4")) == (["3", "file"], ["4", "environment"])
+    assert seed(WIPER_CONFIG="wiper.toml") == ["3", "file"]
+    assert seed(*given, "--seed", "5", WIPER_SEED="4") == ["5", "command line"]
 
 
 def test_lists_and_sizes_are_read_from_file_and_flag(probe):
     Path("wiper.toml").write_text("mean = [0.5, 0.25]\ninput-size = [32, 24]\n")
-    assert json.loads(probe().stdout)["mean"] == ["(0.5, 0.25)", "file"]
-    assert json.loads(probe().stdout)["size"] == [32, 24]
-    assert json.loads(probe("--mean", "0.1,0.2,0.3", "--input-size", "28").stdout)["size"] == [28, 28]
+    given = ["--config", "wiper.toml"]
+    assert json.loads(probe(*given).stdout)["mean"] == ["(0.5, 0.25)", "file"]
+    assert json.loads(probe(*given).stdout)["size"] == [32, 24]
+    assert json.loads(probe(*given, "--mean", "0.1,0.2,0.3", "--input-size", "28").stdout)["size"] == [28, 28]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,11 @@ def test_lists_and_sizes_are_read_from_file_and_flag(probe):
         ("sead = 1", "unknown key 'sead'; the nearest is 'seed'"),
         ("[scan]\nmethod = 'x'", "unknown key 'method'"),
         ("seed = = 1", "not valid TOML"),
+        ("a = " + "[" * 5000, "not valid TOML"),
+        (f"seed = {'9' * 5000}", "not valid TOML"),
+        ("#" * (1 << 20) + "\n", "larger than 1 MiB"),
         ("scan = 3", r"\[scan\] must be a table"),
+        ("clean = 3", "clean must be a path in quotes"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(probe, text, sentence):
@@ -105,10 +115,74 @@ def test_settings_are_shown_with_their_origin(probe):
     assert "max_images = 5000  (default)" in shown
 
 
-def test_a_found_file_may_not_name_a_program(probe):
-    Path("wiper.toml").write_text("arch = 'net.py:make'\n")
-    with pytest.raises(Problem, match="may not name a program"):
+LOOSER = {
+    "a program": "arch = 'net.py:make'",
+    "a report outside": "format = ['text=../report.txt']",
+    "a report far outside": "format = ['text', 'json=/tmp/report.json']",
+    "a report through a link": "format = ['json=out/report.json']",
+    "a report over a file": "format = ['json=package.json']",
+    "a report that a shell runs": "format = ['text=.bashrc']",
+    "a report in a hidden folder": "format = ['json=.vscode/settings.json']",
+    "a report that an interpreter runs": "format = ['text=setup.py']",
+    "no failure": "exit-zero = true",
+    "a higher bar": "fail-on = 'critical'",
+    "no detector": "[scan]\ndetectors = 'none'",
+    "fewer detectors": "detectors = 'max-margin'",
+    "no confinement": "isolation = 'off'",
+    "a device": "device = 'cuda'",
+    "fewer images": "max-images = 100",
+    "another preprocessing": "std = [2.0]",
+    "a seed": "seed = 7",
+    "images elsewhere": "clean = '/'",
+    "images through a link": "clean = 'out'",
+    "what only the user decides": "accept-unverified = true",
+    "more of the accuracy": "max-accuracy-drop = 50",
+}
+
+
+@pytest.mark.parametrize("text", LOOSER.values(), ids=LOOSER)
+def test_a_found_file_may_only_tighten(probe, text, tmp_path_factory):
+    Path("out").symlink_to(tmp_path_factory.mktemp("elsewhere"))
+    Path("package.json").write_text("{}")
+    Path("wiper.toml").write_text(text)
+    with pytest.raises(Problem, match=r"was merely found in this folder, and its .* give --.*--config"):
         probe()
+    Path("wiper.toml").unlink()
+    Path("pyproject.toml").write_text(f"[tool.wiper]\n{text.replace('[scan]', '[tool.wiper.scan]')}")
+    with pytest.raises(Problem, match=r"^pyproject.toml was merely found"):
+        probe()
+
+
+def test_what_a_found_file_changes_is_told(probe):
+    Path("images").mkdir()
+    tighter = """
+        clean = "images"
+        format = ["text", "html=report.html"]
+        exit-zero = false
+        fail-on = "low"
+        detectors = "all"
+        isolation = "require"
+        arch = "resnet18"
+        timeout = 60
+        max-images = 9000
+        quiet = true
+        device = "cpu"
+    """
+    Path("wiper.toml").write_text(tighter)
+    found = probe("--fail-on", "medium")
+    assert found.exit_code == ExitCode.OK, found.stderr
+    (line,) = found.stderr.splitlines()
+    assert line.startswith(
+        "wiper: wiper.toml was found in this folder and sets clean = 'images', format = ['text', "
+    )
+    assert "max-images = 9000" in line
+    assert "fail-on" not in line
+    assert probe("--config", "wiper.toml").stderr == ""
+    Path("wiper.toml").write_text("arch = '\\u001b[2Kx'\n")
+    assert "\x1b" not in probe().stderr
+
+
+@pytest.mark.parametrize("text", LOOSER.values(), ids=LOOSER)
+def test_a_file_that_is_given_may_do_all_that_a_user_may(probe, text):
+    Path("wiper.toml").write_text(text)
     assert probe("--config", "wiper.toml").exit_code == ExitCode.OK
-    Path("wiper.toml").write_text("arch = 'resnet18'\n")
-    assert probe().exit_code == ExitCode.OK
