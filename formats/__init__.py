@@ -8,6 +8,7 @@ commands, triggers or defences.
     model    = open_model(source, arch=None)  # Model: network, head, tensors
     edit     = edit_of(model, network)        # what a trained deepcopy of model.network changed
     data     = write_edit(source, manifest, edit)  # {"" : model bytes, "weights.data": external bytes}
+    files    = own_names(source, manifest, data, "out.onnx")  # all to be laid side by side, by file name
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ if TYPE_CHECKING:
     from formats.head import HeadTap, head_values
     from formats.open import open_model, serve
     from formats.ranges import stored_bytes
-    from formats.write import write_edit
+    from formats.write import own_names, write_edit
 
 _LAZY = {
     "open_model": "formats.open",
     "serve": "formats.open",
     "stored_bytes": "formats.ranges",
     "write_edit": "formats.write",
+    "own_names": "formats.write",
     "unpack_tensors": "formats.edit",
     "pack_tensors": "formats.edit",
     "edit_of": "formats.edit",
@@ -87,6 +89,7 @@ __all__ = [
     "identify",
     "inspect",
     "open_model",
+    "own_names",
     "pack_tensors",
     "read_source",
     "serve",

@@ -47,6 +47,9 @@ class Writer(Protocol):
     def patch(self, source: Source, manifest: Manifest, edit: Edit) -> dict[str, bytes]:
         """What changes: the model file under "", external files by their location. The edit fits the file."""
 
+    def renamed(self, data: bytes, names: Mapping[str, str]) -> bytes:
+        """The model file, now naming each external file ``names[location]``; nothing else of its content changes."""
+
 
 class Opener(Protocol):
     """``formats/KIND/opener.py``."""

@@ -6,14 +6,19 @@ the original one with nothing but the new values laid over it.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from formats.errors import EditError
 from formats.identify import inspect
-from formats.kinds import writer
+from formats.kinds import reader, writer
 from formats.model import Edit, Manifest, Source
 from formats.ranges import check_fits, gather, overwritten
+
+#: What a model's data files are called by us.
+DATA_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*\.[0-9a-f]{16}(-\d+)?\.data", re.ASCII)
 
 
 def write_edit(source: Source, manifest: Manifest, edit: Edit) -> dict[str, bytes]:
@@ -28,6 +33,33 @@ def write_edit(source: Source, manifest: Manifest, edit: Edit) -> dict[str, byte
     written = {"": source.data, **writer(manifest.kind).patch(source, manifest, edit)}
     _prove(source, manifest, edit, written)
     return written
+
+
+def own_names(
+    source: Source, manifest: Manifest, written: Mapping[str, bytes], name: str
+) -> dict[str, bytes]:
+    """File name → content of all that the written model (:func:`write_edit`) consists of, the model as ``name``.
+
+    What it keeps outside gets a name of ours, with a digest of all that is outside: no name that the model chose is
+    ever written, and the files of one model never take the place of another's.
+
+    Raises :class:`EditError` where the renamed model would not be the same but for these names.
+    """
+    data = written[""]
+    outside = {location: written.get(location, old) for location, old in source.files.items()}
+    if not outside:
+        return {name: data}
+    digests = b"".join(hashlib.sha256(content).digest() for content in outside.values())
+    digest = hashlib.sha256(digests).hexdigest()[:16]
+    stem = name if DATA_NAME.fullmatch(f"{name}.{digest}.data") else "model"
+    numbers = [""] if len(outside) == 1 else [f"-{number}" for number in range(1, len(outside) + 1)]
+    names = {old: f"{stem}.{digest}{number}.data" for old, number in zip(outside, numbers, strict=True)}
+    renamed = writer(manifest.kind).renamed
+    model = renamed(data, names)
+    back = renamed(model, {new: old for old, new in names.items()})
+    if back != data or {*reader(manifest.kind).external_locations(model)} != {*names.values()}:
+        raise EditError("The names of the model's external files cannot be changed alone; nothing was kept.")
+    return {**{names[old]: content for old, content in outside.items()}, name: model}
 
 
 def _prove(source: Source, manifest: Manifest, edit: Edit, written: Mapping[str, bytes]) -> None:

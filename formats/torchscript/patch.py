@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from io import BytesIO
 
 from formats.model import Edit, Manifest, Source
@@ -41,3 +42,8 @@ def patch(source: Source, manifest: Manifest, edit: Edit) -> dict[str, bytes]:
         for place in places:
             data[place : place + 4] = crc
     return {"": bytes(data)}
+
+
+def renamed(data: bytes, names: Mapping[str, str]) -> bytes:
+    """As it is: the archive holds all its tensors."""
+    return data
