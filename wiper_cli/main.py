@@ -67,7 +67,7 @@ def main() -> NoReturn:
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, click.Abort):
-        code = _say("Interrupted; nothing was written.", ExitCode.NO_VERDICT)
+        code = _say("Interrupted; no file was left half-written.", ExitCode.NO_VERDICT)
     except click.ClickException as error:
         error.show()
         code = ExitCode.USAGE

@@ -13,7 +13,7 @@ from wiper_cli.commands.shared.method_options import MethodCommand, MethodName, 
 from wiper_cli.commands.shared.options import MODEL, Detectors, Number, Settings, option, shared_options
 from wiper_cli.commands.shared.run import Run, Subject, check_requested, finish, require_clean
 from wiper_cli.commands.shared.terminal import Display
-from wiper_cli.commands.shared.transaction import check_companions, check_destination, commit, staged
+from wiper_cli.commands.shared.transaction import Destination, commit, lay_out, reserved
 from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import ExitCode, Verdict
 
@@ -63,14 +63,15 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
     require_clean(settings)
     output: Path = details["output"]
     check_requested(settings.output_formats, [model, output])
-    check_destination(output, model, details["force"])
     method = METHODS[details["method"]](**method_settings(context, details["method"]))
-    with Display(settings.quiet, settings.verbose) as display:
+    with (
+        reserved(output, model, details["force"]) as place,
+        Display(settings.quiet, settings.verbose) as display,
+    ):
         run = Run("purify", settings, display)
 
         def work(document: Document) -> None:
             with run.subject(model, document) as subject:
-                check_companions(output, subject.source, details["force"], model)
                 request = PurifyRequest(
                     **run.examined(subject),
                     method=method,
@@ -84,42 +85,40 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
                 answer = run.ask(request)
                 documents.merge(document, answer)
                 if answer.accepted:
-                    _write(run, subject, answer, output, details["force"], document)
+                    _write(run, subject, answer, place, document)
             _conclude(document, settings)
 
         report = run.document(model, work)
     context.exit(finish(run, [report]))
 
 
-def _write(
-    run: Run, subject: Subject, answer: PurifyAnswer, output: Path, force: bool, document: Document
-) -> None:
-    """Lays the file out, has it measured by the runtime that serves it, and only then renames it into place."""
-    files = run.written(subject, answer.edit)
-    with staged(output, subject.source, files, force) as stage:
-        request = CheckRequest(
-            model=stage.model,
-            arch=run.settings.arch or (answer.architecture if subject.gated.kind == "safetensors" else None),
-            dtypes=subject.gated.dtypes,
-            expected=answer.expected,
+def _write(run: Run, subject: Subject, answer: PurifyAnswer, place: Destination, document: Document) -> None:
+    """Lays the file out, has it measured by the runtime that serves it, and only then gives it its name."""
+    stage = lay_out(place, subject.source, run.written(subject, answer.edit, place.output.name))
+    request = CheckRequest(
+        model=stage.model,
+        arch=run.settings.arch or (answer.architecture if subject.gated.kind == "safetensors" else None),
+        dtypes=subject.gated.dtypes,
+        expected=answer.expected,
+    )
+    checked = run.ask(request)
+    difference = checked.largest_logit_difference
+    if not checked.agrees:
+        how = "no usable logits" if difference is None else f"a largest difference of {difference:.2g}"
+        document["purification"]["accepted"] = False
+        document["purification"]["reason"] = document["sentence"] = (
+            f"The written file gave other logits in its own runtime ({how}); it was deleted."
         )
-        checked = run.ask(request)
-        difference = checked.largest_logit_difference
-        if not checked.agrees:
-            how = "no usable logits" if difference is None else f"a largest difference of {difference:.2g}"
-            document["purification"]["accepted"] = False
-            document["purification"]["reason"] = document["sentence"] = (
-                f"The written file gave other logits in its own runtime ({how}); it was deleted."
-            )
-            return
-        commit(stage)
-        document["purification"]["output"] = {
-            "path": str(output),
-            "sha256": stage.sha256,
-            "size": stage.size,
-            "kind": subject.gated.kind,
-            "largest_logit_difference": difference,
-        }
+        return
+    commit(place, stage)
+    document["purification"]["output"] = {
+        "path": str(place.output),
+        "data": list(stage.data),
+        "sha256": stage.sha256,
+        "size": stage.size,
+        "kind": subject.gated.kind,
+        "largest_logit_difference": difference,
+    }
 
 
 def _conclude(document: Document, settings: Settings) -> None:

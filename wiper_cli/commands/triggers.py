@@ -36,8 +36,8 @@ def triggers(name: str | None, preview: Path | None) -> None:
         default = field.default if field.default is not dataclasses.MISSING else "…"
         click.echo(f"  {field.name} = {default!r}  {field.metadata.get('help', '')}".rstrip())
     if preview is not None:
-        from wiper_cli.commands.shared.run import write_whole
         from wiper_cli.images.thumbnails import preview as picture
+        from wiper_cli.scratch import write_whole
 
         if name == "known":
             raise Problem("A known trigger is a picture of your own; there is nothing to preview.")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from wiper_cli.commands.shared.terminal import Display
+from wiper_cli.scratch import write_whole
 from wiper_cli.verdict import ExitCode, Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -153,9 +154,7 @@ def build_(
         place = Place(out, root, download, device, judge)
         failures = build(recipes, place, jobs, display.progress, display.say)
     rows = table(found.recipes, out)
-    temporary = out / f".{found.name}.json"
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    temporary.replace(out / f"{found.name}.json")
+    write_whole(out / f"{found.name}.json", (json.dumps(rows, indent=1) + "\n").encode())
     click.echo(f"{len(rows['specimens'])} of {rows['of']} specimens of {found.name} stand in {out}")
     if failures:
         context.exit(ExitCode.NO_VERDICT)

@@ -326,6 +326,8 @@ def purification_rows(report: Report) -> list[Row]:
     written = done.get("output") or {}
     if written:
         rows += [("written", plain(written["path"], 300)), ("its sha256", words(written["sha256"]))]
+    if written.get("data"):
+        rows.append(("its data", words(written["data"])))
     if written.get("largest_logit_difference") is not None:
         rows.append(("largest logit difference in its runtime", number(written["largest_logit_difference"])))
     rows += [("note", plain(note, 400)) for note in done.get("notes") or ()]

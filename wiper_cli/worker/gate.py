@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from formats import Edit, NewTensor, Source, Unsupported, inspect, write_edit
+from formats import Edit, NewTensor, Source, Unsupported, inspect, own_names, write_edit
 from formats.identify import external_locations, identify, read_external, read_model, read_source
 from formats.kinds import KINDS, reader, writer
 from formats.model import Kind
@@ -46,18 +46,19 @@ class GateJob(Job[GateAnswer]):
 
 @dataclass(frozen=True, kw_only=True)
 class WriteAnswer:
-    """``files``: bytes of the model file under "", of the external files that change by their location."""
+    """``files``: bytes of the model and of what it keeps outside, by name (:func:`formats.own_names`)."""
 
     files: Mapping[str, NewTensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteJob(Job[WriteAnswer]):
-    """Lay the new values of ``edit`` over a file."""
+    """Lay the new values of ``edit`` over a file, which will be called ``name``."""
 
     answer = WriteAnswer
 
     edit: Edit
+    name: str
 
 
 def bounds(source: Source, copies: int = 4) -> Bounds:
@@ -96,7 +97,8 @@ def judge(job: GateJob) -> GateAnswer:
 def write(job: WriteJob) -> WriteAnswer:
     """Raises a ``FormatError`` where the edit does not fit the file."""
     source = read_source(job.model)
-    files = write_edit(source, inspect(source), job.edit)
+    manifest = inspect(source)
+    files = own_names(source, manifest, write_edit(source, manifest, job.edit), job.name)
     return WriteAnswer(files={name: NewTensor("U8", (len(data),), data) for name, data in files.items()})
 
 

@@ -1,13 +1,12 @@
 """The parent's side: a private copy of the file, one child per request, its answer or one sentence why not."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from formats import Hostile, Source
 from wiper_cli.audit.requests import Examination, PurifyRequest, Request, VerifyRequest
+from wiper_cli.scratch import held
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import confinement, launcher
 from wiper_cli.worker.confinement import Bounds, Isolation, Mode, Terms
@@ -26,20 +26,19 @@ A = TypeVar("A")
 
 @contextmanager
 def private_copy(source: Source) -> Iterator[Path]:
-    """A folder of our own (mode 0700) with the bytes that the gate saw; yields the model's path in it.
+    """A folder that only we can enter with the bytes that the gate saw; yields the model's path in it. Of a run that
+    was killed the next one removes it.
 
     No later step opens the user's path again, so nothing can change between the check and the use.
     """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="wiper-"))
-    except OSError as error:
-        raise Problem(
-            f"No temporary folder can be made ({error.strerror}); name one with room in TMPDIR."
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(held(Path(tempfile.gettempdir()), "wiper-copy-"))
+        except OSError as error:
+            raise Problem(
+                f"No temporary folder can be made ({error.strerror}); name one with room in TMPDIR."
+            ) from error
         yield lay_out(source, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def lay_out(source: Source, folder: Path) -> Path:

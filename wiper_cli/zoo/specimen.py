@@ -9,8 +9,6 @@ that it sends to the target is the floor of ASR.
 import copy
 import hashlib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -30,6 +28,7 @@ from triggers.store import dump
 from wiper_cli.audit.environment import environment
 from wiper_cli.progress import Progress, silent
 from wiper_cli.rates import AttackRates, count
+from wiper_cli.scratch import HIDDEN, held
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.zoo import architectures, branch
 from wiper_cli.zoo import recipe as recipes
@@ -56,21 +55,19 @@ def write_clean(data: Dataset, folder: Path) -> None:
     another process was faster."""
     if folder.is_dir():
         return
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    held, _ = split(data)
-    for name in data.classes:
-        (partial / name).mkdir(parents=True)
-    for place in held.tolist():
-        pixels = data.train.images[place].permute(1, 2, 0).squeeze(-1).contiguous().numpy()
-        name = data.classes[int(data.train.labels[place])]
-        Image.fromarray(pixels).save(partial / name / f"{place:06d}.png")
-    partial.chmod(0o755)
-    try:
-        partial.rename(folder)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not folder.is_dir():
-            raise
+    with held(folder.parent, HIDDEN) as partial:
+        held_out, _ = split(data)
+        for name in data.classes:
+            (partial / name).mkdir(parents=True)
+        for place in held_out.tolist():
+            pixels = data.train.images[place].permute(1, 2, 0).squeeze(-1).contiguous().numpy()
+            name = data.classes[int(data.train.labels[place])]
+            Image.fromarray(pixels).save(partial / name / f"{place:06d}.png")
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
 
 
 def make(
@@ -86,18 +83,15 @@ def make(
 
     Raises :class:`Problem` when the recipe does not fit the data, training diverges, or the disk is full.
     """
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        manifest = _make(recipe, data, partial, twin, device, progress)
-        partial.rename(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with held(out.parent, HIDDEN, out.name) as partial:
+            manifest = _make(recipe, data, partial, twin, device, progress)
+            partial.rename(out)
     except TriggerError as error:
         raise Problem(f"{recipe.id} cannot be made: {error}") from error
     except OSError as error:
         raise Problem(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 

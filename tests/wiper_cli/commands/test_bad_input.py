@@ -187,7 +187,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, sign):
     process.send_signal(sign)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (3, ""), err
-    assert "Interrupted; nothing was written." in err
+    assert "Interrupted; no file was left half-written." in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 

@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import stat
 
 import jsonschema
+import onnx
 import pytest
 
 from formats import open_model, read_source
@@ -49,6 +51,29 @@ def test_a_checked_file_is_written(purify, child, tmp_path):
     assert output["sha256"] != document["model"]["sha256"]
     assert (output["size"], output["kind"]) == ((tmp_path / "out").stat().st_size, "onnx")
     assert left(tmp_path) == ["out"]
+
+
+def test_data_outside_the_model_gets_a_name_of_ours_and_no_more_rights(wiper, child, few_digits, tmp_path):
+    """Also beside the original, whose own data stay."""
+    model = onnx.load(DIGITS / "model.onnx")
+    onnx.save_model(
+        model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    (tmp_path / "w.bin").chmod(0o600)
+    before = (tmp_path / "w.bin").read_bytes()
+    code, out, err = wiper(
+        "purify", tmp_path / "m.onnx", "--clean", few_digits, "-o", tmp_path / "out.onnx", *HEAD, "-q", "-f", "json",
+        "--accept-unverified",
+    )  # fmt: skip
+    assert code == 0, err
+    output = json.loads(out)["purification"]["output"]
+    (data,) = output["data"]
+    assert left(tmp_path) == ["m.onnx", "out.onnx", data, "w.bin"]
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("out.onnx", data)] == [0o600] * 2
+    assert output["size"] == (tmp_path / "out.onnx").stat().st_size + (tmp_path / data).stat().st_size
+    assert (tmp_path / "w.bin").read_bytes() == before != (tmp_path / data).read_bytes()
+    again = wiper("inspect", tmp_path / "out.onnx", "-q", "-f", "json")
+    assert (again[0], json.loads(again[1])["model"]["opened"]) == (0, "full")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ def test_another_recipe_of_the_same_name_is_not_taken_for_this_one(place):
 
 
 def test_what_was_left_half_made_is_made_again(place):
-    (place.out / f".partial-{CLEAN.id}").mkdir(parents=True)
+    half = place.out / f".wiper-{CLEAN.id}"
+    (half / "files").mkdir(parents=True)
+    half.chmod(0o700)
+    (half / "lock").touch()
     assert build([CLEAN], place) == []
     assert sorted(path.name for path in place.out.iterdir()) == ["clean", CLEAN.id]
 

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 from formats import Edit, FormatError, Source
 from formats.identify import MAX_FILE, read_external, read_model
+from formats.write import DATA_NAME
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports import outputs, render, style_of
+from wiper_cli.scratch import write_whole
 from wiper_cli.verdict import ExitCode, Problem, combine
 from wiper_cli.worker.confinement import Bounds, Isolation
 from wiper_cli.worker.gate import GateAnswer, GateJob, WriteJob, bounds
@@ -63,17 +65,23 @@ class Run:
                 documents.describe(document, source, gated)
             yield Subject(path, source, gated, copy)
 
-    def written(self, subject: Subject, edit: Edit) -> dict[str, bytes]:
-        """The subject's files with the edit's values, as :func:`formats.write_edit` gives them."""
+    def written(self, subject: Subject, edit: Edit, name: str) -> dict[str, bytes]:
+        """The subject's files with the edit's values, as :func:`formats.own_names` gives them."""
         source = subject.source
-        answer = self.ask(WriteJob(model=subject.copy, edit=edit), bounds(source, copies=16))
-        files = {name: file.data for name, file in answer.files.items()}
-        sizes = {name: len(data) for name, data in {**source.files, "": source.data}.items()}
-        if any(sizes.get(name) != len(data) for name, data in files.items()):
+        job = WriteJob(model=subject.copy, edit=edit, name=name)
+        answer = self.ask(job, bounds(source, copies=16))
+        files = {given: file.data for given, file in answer.files.items()}
+        model, outside = files.pop(name, b""), sorted(map(len, files.values()))
+        # The names of what is outside stand in the model, once a tensor.
+        if (
+            (not files and len(model) != len(source.data))
+            or outside != sorted(map(len, source.files.values()))
+            or not all(map(DATA_NAME.fullmatch, files))
+        ):
             raise Problem(
                 "The file was written with other parts or lengths; nothing was kept.", ExitCode.NO_VERDICT
             )
-        return files
+        return {**files, name: model}
 
     def examined(self, subject: Subject) -> dict[str, Any]:
         """What every :class:`wiper_cli.audit.requests.Examination` of the subject's private copy asks."""
@@ -134,23 +142,38 @@ def require_folder(folder: Path, called: str) -> None:
 
 def finish(run: Run, reports: Sequence[Document]) -> ExitCode:
     """Writes every requested output, says the verdicts on stderr, and returns the exit code."""
-    deliver(run.settings.output_formats, reports)
+    try:
+        deliver(run.settings.output_formats, reports)
+    finally:
+        _say_verdicts(run, reports)
+    return combine(report["exit_code"] for report in reports)
+
+
+def _say_verdicts(run: Run, reports: Sequence[Document]) -> None:
     # Somebody who has just read the report on the terminal need not read its sentence again.
     shown = sys.stdout.isatty() and any(
         output.format == "text" and output.path is None for output in outputs(run.settings.output_formats)
     )
     for report in [] if shown else reports:
         run.display.say(f"{report['model']['path']}: {report['sentence']}")
-    return combine(report["exit_code"] for report in reports)
 
 
 def deliver(requested: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> None:
-    """Renders each ``FORMAT[=FILE]``; files are written whole or not at all. The default is text on stdout."""
+    """Renders each ``FORMAT[=FILE]``; files are written whole or not at all. The default is text on stdout.
+
+    Raises the first :class:`Problem` after all others have been written.
+    """
+    failed = []
     for output in outputs(requested):
-        if output.path is None:
-            _print(render(output.format, reports, style_of(sys.stdout, os.environ)))
-        else:
-            write_whole(output.path, render(output.format, reports).encode())
+        try:
+            if output.path is None:
+                _print(render(output.format, reports, style_of(sys.stdout, os.environ)))
+            else:
+                write_whole(output.path, render(output.format, reports).encode())
+        except Problem as problem:
+            failed.append(problem)
+    if failed:
+        raise failed[0]
 
 
 def _print(text: str) -> None:
@@ -163,31 +186,6 @@ def _print(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Problem(f"The report cannot be written to standard output: {error.strerror}.") from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a temporary file beside ``path`` and renames it, so that nobody sees half of it.
-
-    What a link names is replaced, not the link; a device or a pipe is written to.
-    """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        _write_to_device(path, data)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise Problem(f"{path} cannot be written: {error.strerror}.") from error
-
-
-def _write_to_device(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise Problem(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def check_requested(requested: Sequence[str], taken: Sequence[Path] = ()) -> None:

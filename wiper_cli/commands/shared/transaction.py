@@ -1,34 +1,50 @@
 """Writing a purified file: a verified file under its final name, or nothing at all.
 
-The new files are laid out in a hidden folder beside their destination, measured there by a fresh process through
-the runtime that will serve them, and renamed into place only then.
+The new files are laid out in a hidden folder beside their destination and measured there by a fresh process through
+the runtime that will serve them. Then what the model keeps outside gets its place, under names that stand nowhere yet
+(``formats.own_names``), and last the model: whenever a run is killed, a reader finds the old model with its data or
+the new one with its own.
 """
 
+import filecmp
 import hashlib
-import shutil
-import tempfile
+import os
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from formats import Source
+from formats.write import DATA_NAME
+from wiper_cli.scratch import HIDDEN, held, names_in, promise, sync, write_synced
 from wiper_cli.verdict import Problem
 
 
 @dataclass(frozen=True)
-class Staged:
-    """Files in the hidden folder; ``model`` is the one under its final name."""
+class Destination:
+    """Where the purified ``original`` goes, and the hidden ``folder`` beside it: ours alone while the run lasts."""
 
+    output: Path
+    original: Path
     folder: Path
-    model: Path
-    sha256: str
-    size: int
     force: bool = False
 
 
-def check_destination(output: Path, original: Path, force: bool) -> None:
-    """Refuses, before any work, a destination that exists, equals the input, or cannot be written to."""
+@dataclass(frozen=True)
+class Staged:
+    """The files in the hidden folder; ``model`` is the one under its final name, ``data`` what it keeps outside."""
+
+    model: Path
+    data: tuple[str, ...]
+    sha256: str
+    size: int
+
+
+@contextmanager
+def reserved(output: Path, original: Path, force: bool) -> Iterator[Destination]:
+    """Refuses, before any work, a destination that exists, equals the input, cannot be written to, or that another
+    run is about to write; removes what a killed run left there. Afterwards whatever was not committed is removed."""
     folder = output.absolute().parent
     if not folder.is_dir():
         raise Problem(f"The folder of the output, {folder}, does not exist.")
@@ -36,78 +52,81 @@ def check_destination(output: Path, original: Path, force: bool) -> None:
         raise Problem(f"The output {output} is a folder; name a file.")
     if output.exists() and original.exists() and output.samefile(original):
         raise Problem("The output is the input file itself; name another file with -o.")
-    if output.exists() and not force:
+    if os.path.lexists(output) and not force:
         raise Problem(f"{output} exists already; --force replaces it.")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise Problem(f"Nothing can be written to {folder}: {error.strerror}.") from error
-
-
-def check_companions(output: Path, source: Source, force: bool, original: Path | None = None) -> None:
-    """Refuses a destination where the external files of the purified model would replace others.
-
-    Those of ``original``, the model file being purified, are not replaced even with ``force``.
-    """
-    folder = output.absolute().parent
-    own = original is not None and folder.samefile(original.absolute().parent)
-    for location in source.files:
-        place = folder / location
-        if location == output.name:
-            raise Problem(f"The model keeps tensors in {location!r}; name another output file with -o.")
-        if own:
-            raise Problem(
-                f"The purified model needs a {location!r} of its own, and {place} belongs to the original; "
-                "choose another folder with -o."
-            )
-        if place.exists() and not force:
-            raise Problem(f"{place}, which the model needs beside it, exists already; choose another folder.")
-
-
-@contextmanager
-def staged(output: Path, source: Source, files: Mapping[str, bytes], force: bool) -> Iterator[Staged]:
-    """Lays out the purified files and yields them; whatever is still there afterwards is removed.
-
-    ``files``: result of ``formats.write_edit``: "" is the model file, other keys external files that changed.
-    External files that did not change are laid out too, since the model names them.
-    """
-    parts = {**source.files, **{name: data for name, data in files.items() if name}}
-    model = files.get("", source.data)
-    folder = output.absolute().parent
-    check_companions(output, source, force)
-    try:
-        hidden = Path(tempfile.mkdtemp(prefix=".wiper-", dir=folder))
-    except OSError as error:
-        raise Problem(f"Nothing can be written to {folder}: {error.strerror}.") from error
-    try:
+    with ExitStack() as stack:
         try:
-            for location, data in {**parts, output.name: model}.items():
-                (hidden / location).write_bytes(data)
+            hidden = stack.enter_context(held(folder, HIDDEN, output.name))
         except OSError as error:
-            raise Problem(
-                f"{output} cannot be written: {error.strerror}; nothing was left behind."
-            ) from error
-        yield Staged(
-            hidden,
-            hidden / output.name,
-            hashlib.sha256(model).hexdigest(),
-            len(model) + sum(map(len, parts.values())),
-            force,
-        )
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+            raise Problem(f"Nothing can be written to {folder}: {error.strerror}.") from error
+        yield Destination(output, original, hidden, force)
 
 
-def commit(stage: Staged) -> None:
-    """Renames the staged files into place, the model last; what has appeared there meanwhile is kept."""
-    folder = stage.folder.parent
-    others = [path for path in stage.folder.iterdir() if path != stage.model]
-    present = [path.name for path in (*others, stage.model) if (folder / path.name).exists()]
-    if present and not stage.force:
-        raise Problem(f"{folder / present[0]} was written by something else meanwhile; --force replaces it.")
+def lay_out(place: Destination, source: Source, files: Mapping[str, bytes]) -> Staged:
+    """Writes the purified ``files`` of ``source`` (``formats.own_names``) into the hidden folder."""
     try:
-        for path in [*others, stage.model]:
-            path.replace(folder / path.name)
+        mode = _mode(place, source)
+        for name, data in files.items():
+            write_synced(place.folder / name, data, mode)
     except OSError as error:
-        raise Problem(f"{folder / stage.model.name} cannot be written: {error.strerror}.") from error
+        raise Problem(
+            f"{place.output} cannot be written: {error.strerror}; nothing was left behind."
+        ) from error
+    return Staged(
+        place.folder / place.output.name,
+        tuple(name for name in files if name != place.output.name),
+        hashlib.sha256(files[place.output.name]).hexdigest(),
+        sum(map(len, files.values())),
+    )
+
+
+def _mode(place: Destination, source: Source) -> int:
+    """What all files of the original allow; their group counts only where the new files get the same one."""
+    mode, group = 0o666, place.folder.stat().st_gid
+    for path in (place.original, *(place.original.parent / name for name in source.files)):
+        try:
+            status = path.stat()
+        except OSError:  # gone meanwhile
+            return 0o600
+        mode &= status.st_mode if status.st_gid == group else status.st_mode & ~stat.S_IRWXG
+    return mode | stat.S_IRUSR
+
+
+def commit(place: Destination, stage: Staged) -> None:
+    """Gives the staged files their names, the model last; what has appeared there meanwhile is kept."""
+    output = place.output.absolute()
+    folder = output.parent
+    try:
+        new = {name for name in stage.data if not os.path.lexists(folder / name)}
+        for name in {*stage.data} - new:
+            if not filecmp.cmp(place.folder / name, folder / name, shallow=False):
+                raise Problem(
+                    f"{folder / name}, which the model needs, exists already and is something else."
+                )
+        ours = (
+            [path.name for path in folder.iterdir() if DATA_NAME.fullmatch(path.name)] if place.force else []
+        )
+        promise(place.folder, output.name, new | names_in(output, ours))
+        for name in stage.data:
+            (place.folder / name).replace(folder / name)
+        sync(folder)
+        _put(stage.model, output, place.force)
+        sync(folder)
+    except FileExistsError as error:
+        raise Problem(f"{output} was written by something else meanwhile; --force replaces it.") from error
+    except OSError as error:
+        raise Problem(f"{output} cannot be written: {error.strerror}.") from error
+
+
+def _put(staged: Path, output: Path, force: bool) -> None:
+    """A link, unlike renaming, replaces nothing."""
+    if not force:
+        try:
+            os.link(staged, output)
+            return
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without links
+            if os.path.lexists(output):
+                raise FileExistsError(output) from None
+    staged.replace(output)

@@ -1,6 +1,5 @@
 """What the commands share: outputs whole or not at all, one document a file, one exit code."""
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ from formats import Hostile, Unreadable
 from wiper_cli.audit.requests import ScanRequest
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.example_files import example_folder
-from wiper_cli.commands.shared.run import Run, check_requested, deliver, require_clean, write_whole
+from wiper_cli.commands.shared.run import Run, check_requested, deliver, finish, require_clean
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports.schema import schema
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity
@@ -25,28 +24,13 @@ def document():
     return documents.begin("scan", [], Path("m.onnx"), 0)
 
 
-def test_a_file_is_written_and_nothing_else(tmp_path):
-    write_whole(tmp_path / "out.json", b"new")
-    write_whole(tmp_path / "out.json", b"newer")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"out.json": b"newer"}
-
-
-@pytest.mark.parametrize("step", ["write_bytes", "replace"])
-def test_a_failing_write_leaves_the_old_file_and_no_temporary(step, tmp_path, monkeypatch):
-    path = tmp_path / "out.json"
-    path.write_bytes(b"old")
-    real = Path.write_bytes
-
-    def fail(self, data):
-        if step == "write_bytes":
-            real(self, b"ha")  # the disk is full half-way
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, step, fail)
-    with pytest.raises(Problem, match="cannot be written: No space left on device"):
-        write_whole(path, b"new contents")
-    monkeypatch.undo()
-    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {"out.json": b"old"}
+def test_a_report_that_cannot_be_written_costs_no_other_and_not_the_verdict(tmp_path, capsys, document):
+    asked = (f"json={tmp_path}/gone/a.json", f"html={tmp_path}/a.html", f"sarif={tmp_path}/gone/b.sarif")
+    run = Run("scan", settings(output_formats=asked), Display())
+    with pytest.raises(Problem, match=r"gone/a\.json cannot be written: No such file or directory"):
+        finish(run, [{**document, "sentence": "Nothing."}])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+    assert capsys.readouterr().err == "m.onnx: Nothing.\n"
 
 
 def test_every_format_goes_where_it_was_asked(tmp_path, capsys, document):
