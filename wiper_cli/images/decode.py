@@ -5,8 +5,10 @@ Nothing is guessed about a file from its name. Conversions follow what the usual
 """
 
 import stat
+import threading
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +22,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 #: Larger pictures are skipped: a small file can claim any size.
 MAX_PIXELS = 64_000_000
+#: So are those of more than ``LARGE`` pixels, and more than ``DENSEST`` in a byte: a blank JPEG has 64, a photograph
+#: 1 to 30. Large ones are decoded one at a time: that takes up to 20 bytes a pixel.
+LARGE, DENSEST = 4_000_000, 100
+_ONE_AT_A_TIME = threading.Lock()
 
 
 #: Formats that are tried. Not among them: those that start other programs (EPS) or hold no photographs.
@@ -86,9 +92,13 @@ def open_picture(path: str, channels: int) -> tuple[Image.Image, tuple[str, ...]
         if status.st_size == 0:
             raise SkipError("empty file")
         with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+            pixels = picture.width * picture.height
+            if pixels > MAX_PIXELS:
                 raise SkipError(f"larger than {MAX_PIXELS // 1_000_000} megapixels")
-            return _convert(picture, channels)
+            if pixels > max(LARGE, DENSEST * status.st_size):
+                raise SkipError(f"more than {DENSEST} pixels in a byte")
+            with _ONE_AT_A_TIME if pixels > LARGE else nullcontext():
+                return _convert(picture, channels)
     except SkipError:
         raise
     except Image.DecompressionBombError:

@@ -1,0 +1,117 @@
+"""A folder of images may have come from whoever made the model: it costs little and ends in one sentence."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from refusals import refused
+
+from wiper_cli.images import decode, folder
+from wiper_cli.images.decode import Geometry, SkipError
+from wiper_cli.images.folder import read_folder
+from wiper_cli.verdict import ExitCode
+
+SMALL = Geometry(3, 8, 8)
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"), [(40, "folders 32 levels deep"), (30, "more than 3,000 folders")]
+)
+def test_links_that_lead_on_to_links(levels, words, tmp_path, monkeypatch):
+    """Two from each folder to the next: 2^39 ways to the last one."""
+    monkeypatch.setattr(folder, "MOST_FOLDERS", 3000)
+    for level in range(levels):
+        (tmp_path / f"{level}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{level}" / name).symlink_to(tmp_path / f"{level + 1}")
+    picture(tmp_path / f"{levels}" / "x.png")
+    with refused(words, ExitCode.USAGE):
+        read_folder(tmp_path / "0", 10)
+
+
+def test_1500_levels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1500):
+        os.mkdir("a")  # noqa: PTH102
+        os.chdir("a")
+    with refused("folders 32 levels deep", ExitCode.USAGE):
+        read_folder(tmp_path, 10)
+    for _ in range(1500):  # from within: nothing removes a path so long
+        os.chdir("..")
+        os.rmdir("a")  # noqa: PTH106
+
+
+def test_very_many_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "MOST_FILES", 50)
+    for i in range(51):
+        (tmp_path / f"{i}").touch()
+    with refused("more than 50 files", ExitCode.USAGE):
+        read_folder(tmp_path, 10)
+
+
+def test_what_is_no_file_or_has_an_odd_name_is_left_out_alone(tmp_path):
+    odd = ["\x1b[2J.png", "a\nb.png", "‮gnp.png", "-rf", "$(touch x).png", "x" * 250 + ".png", "con.png"]
+    for name in odd:
+        picture(tmp_path / "a" / name)
+    picture(tmp_path / "b" / "x.png")
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "a" / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "a" / "there.png").symlink_to("back.png")
+    (tmp_path / "a" / "back.png").symlink_to("there.png")
+    found = read_folder(tmp_path, 2)
+    assert sum(len(batch.images) for batch in found.stream(SMALL)) == len(odd) + 1
+    assert {*found.skipped} == {f"a/{name}.png" for name in ("pipe", "zero", "there", "back")}
+
+
+@pytest.mark.parametrize("suffix", ["webp", "jp2", "gif", "png"])
+def test_a_few_bytes_that_are_many_pixels_are_not_decoded(suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"x.{suffix}"
+    Image.new("P" if suffix == "gif" else "RGB", (3000, 2000)).save(
+        path, **{"lossless": True} if suffix == "webp" else {}
+    )
+    monkeypatch.setattr(decode, "_convert", None)  # would raise, and be called damaged
+    with pytest.raises(SkipError, match="more than 100 pixels in a byte"):
+        decode.decode(str(path), SMALL)
+
+
+@pytest.mark.parametrize("quality", [5, 95])
+def test_a_large_photograph_is_decoded(quality, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 6, (2100, 2800, 3))
+    ramp = np.add.outer(np.linspace(0, 90, 2100), np.linspace(0, 90, 2800))[..., None]
+    path = tmp_path / "x.jpg"
+    Image.fromarray((ramp + noise + 40).clip(0, 255).astype(np.uint8)).save(path, quality=quality)
+    assert decode.decode(str(path), SMALL)[0].shape == (3, 8, 8)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    active, most, real = [], [], decode._convert
+
+    def watched(picture, channels):
+        active.append(None)
+        time.sleep(0.1)
+        most.append(len(active))
+        active.pop()
+        return real(picture, channels)
+
+    monkeypatch.setattr(decode, "_convert", watched)
+    monkeypatch.setattr(decode, "LARGE", 1)
+    monkeypatch.setattr(decode, "DENSEST", 1000)
+    picture(tmp_path / "x.png")
+    threads = [
+        threading.Thread(target=decode.decode, args=(str(tmp_path / "x.png"), SMALL)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]
