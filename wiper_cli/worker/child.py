@@ -42,12 +42,13 @@ def main() -> int:
 
 def lock_down(terms: Terms) -> Isolation:
     """Confines this process, which has one thread so far. In between it imports what a job needs, above all what
-    writes or starts something while it is imported; the rest may come later."""
-    layers = enter(terms)
+    writes or starts something while it is imported; the rest may come later. The gate's own modules come first, so
+    that their bytecode is kept."""
     if terms.bounds:
         gate.load()
-    elif terms.mode != "off":
-        sys.dont_write_bytecode = True
+    layers = enter(terms)
+    sys.dont_write_bytecode |= terms.mode != "off"
+    if terms.mode != "off" and not terms.bounds:
         # A folder that is there keeps libraries from looking for one; nothing is written to it.
         tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.sep
         for module in ("wiper_cli.audit.pipeline", *(["torch._dynamo"] if terms.training else [])):

@@ -145,6 +145,15 @@ def test_a_gate_that_was_taken_over_is_confined(judging, attack, sentence, tmp_p
 
 
 @pytest.mark.usefixtures("lockable")
+def test_a_module_without_bytecode_may_still_be_imported(judging, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    (tmp_path / "private" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "private" / "fresh.py").write_text("raise LookupError")
+    with refused(r"LookupError in fresh.py:1\.", ExitCode.NO_VERDICT):
+        judging("sys.path.append(str(job.model.parent))\nimport fresh")
+
+
+@pytest.mark.usefixtures("lockable")
 def test_confinement_can_be_required(tmp_path):
     (tmp_path / "m").write_bytes((DIGITS / "model.onnx").read_bytes())
     assert ask(GateJob(model=tmp_path / "m"), mode="require").kind == "onnx"
