@@ -69,8 +69,10 @@ def test_an_honest_file_is_described_and_written(name):
     manifest = gate.inspect(source)
     address = max(manifest.tensors.values(), key=lambda a: a.length)
     edit = Edit({address.name: NewTensor("F32", address.shape, b"\1" * address.size)})
-    written = ask(WriteJob(model=DIGITS / name, edit=edit))
-    assert {n: new.data for n, new in written.files.items()} == write_edit(source, manifest, edit)
+    written = ask(WriteJob(model=DIGITS / name, edit=edit, name="out"))
+    assert {n: new.data for n, new in written.files.items()} == {
+        "out": write_edit(source, manifest, edit)[""]
+    }
 
 
 def test_external_data_is_named_first_and_read_when_it_lies_there(tmp_path):
