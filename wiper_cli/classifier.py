@@ -49,6 +49,8 @@ class Classifier:
     ) -> None:
         self.model = model
         self.mean, self.std = mean, std
+        #: Images with gradients that searches hold at once; twice as many without.
+        self.batch = 256
         self.device = torch.device(device)
         self.network = network
         if network is None and model.network is not None:

@@ -145,6 +145,10 @@ class Pool:
         """``count`` random members for images of ``shape`` (C,H,W), drawn on the CPU."""
         raise NotImplementedError
 
+    def scaled(self, ratio: float) -> Self:
+        """The same transforms for images of ``ratio`` times the side, without the momentum of past steps."""
+        raise NotImplementedError
+
     @classmethod
     def from_recovered(
         cls, recovered: Recovered, count: int, generator: torch.Generator, jitter: float = 1.0
@@ -245,6 +249,9 @@ class Warp(Pool):
         y = torch.linspace(-1, 1, height, device=fine.device)
         base = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
         return {"grid": base + fine / half.reshape(1, 2, 1, 1)}
+
+    def scaled(self, ratio: float) -> Self:
+        return type(self)({name: value.detach() * ratio for name, value in self.state.items()})
 
     @staticmethod
     def apply(images: Tensor, fields: Mapping[str, Tensor]) -> Tensor:

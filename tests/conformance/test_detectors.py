@@ -1,15 +1,18 @@
 """What every detector and every probe keeps, over their tables: nothing here names one."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from wiper_cli.audit.judgement import judge
 from wiper_cli.detectors import DETECTORS, PROBES, probes
+from wiper_cli.detectors.effort import EFFORTS, Extent
 from wiper_cli.detectors.evidence import check
 from wiper_cli.progress import silent
 from wiper_cli.rules import RULES, rule
@@ -102,19 +105,72 @@ def test_where_it_cannot_look_it_says_why(planted, planted_clean, part, name):
 
 
 @every_detector
-def test_it_gives_up_as_soon_as_it_sees_that_time_will_not_do(planted, planted_clean, name):
-    evidence = KINDS[name](time_limit=1e-9).run(planted(), planted_clean, silent, 0)
-    assert not evidence.ran
-    assert "raise time_limit" in evidence.reason
+def test_no_clock_decides_anything(planted, planted_clean, name, monkeypatch):
+    """A machine on which every look at a clock takes an hour gives the same evidence to the last digit."""
+    said = []
+    model = planted("square")
+    quiet = quick(name).run(model, planted_clean, lambda *what: said.append(what), 1)
+    hours = itertools.count(0.0, 3600.0)
+    for clock in ("monotonic", "perf_counter", "process_time", "time"):
+        monkeypatch.setattr(time, clock, lambda: next(hours))
+    said_late = []
+    late = quick(name).run(model, planted_clean, lambda *what: said_late.append(what), 1)
+    assert late.seconds >= 3600
+    assert said == said_late
+    same = [dataclasses.replace(one, seconds=0, recovered=()) for one in (quiet, late)]
+    assert same[0] == same[1]
+    for one, other in zip(quiet.recovered, late.recovered, strict=True):
+        assert one.facts == other.facts
+        assert all(torch.equal(value, other.parameters[key]) for key, value in one.parameters.items())
+
+
+class Counted(torch.nn.Module):
+    """Counts the images that pass forward, in pixels of whole ones, and those that are asked for a gradient."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.forward_, self.backward_ = network, 0.0, 0.0
+
+    def forward(self, x):
+        share = len(x) * x[0, 0].numel() / 1024
+        self.forward_ += share
+        self.backward_ += share if torch.is_grad_enabled() and x.requires_grad else 0
+        return self.network(x)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@every_detector
+def test_it_does_what_its_plan_says_and_no_more(planted, planted_clean, name, effort):
+    network = planted("square").network.network
+    model = planted(network=Counted(network))
+    extent = Extent(6, 3, 32, 32, len(planted_clean.fit), len(planted_clean.select))
+    settings = KINDS[name].at(effort, extent)
+    plan = settings.plan(extent)
+    settings.run(model, planted_clean, silent, 0)
+    counted = model.network.network
+    assert 0.7 * plan.forward <= counted.forward_ <= plan.forward
+    assert 0.75 * plan.backward <= counted.backward_ <= plan.backward
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+@pytest.mark.parametrize("side", [32, 224])
+@pytest.mark.parametrize("name", DETECTORS)
+def test_more_effort_is_more_work(name, side, classes):
+    extent = Extent(classes, 3, side, side, 300, 100, head=True, reducible=side > 200)
+    plans = [KINDS[name].at(effort, extent).plan(extent) for effort in EFFORTS]
+    for less, more in itertools.pairwise(plans):
+        assert less.forward < more.forward
+        assert less.backward <= more.backward
+    assert KINDS[name].at("thorough", extent) == KINDS[name]()
 
 
 def test_probes_differ_from_the_scan_and_are_aimed_at_the_suspects():
     for place, changes in PROBES.values():
         scan = load(place)()
         assert all(getattr(scan, name) != value for name, value in changes.items())
-    found = probes((3, 1), time_limit=5.0)
+    found = probes((3, 1), threshold=0.5)
     assert list(found) == list(PROBES)
     aimed = [probe for probe in found.values() if hasattr(probe, "targets")]
     assert aimed
     assert all(probe.targets == (3, 1) for probe in aimed)
-    assert all(probe.time_limit == 5.0 for probe in found.values())
+    assert all(probe.threshold == 0.5 for probe in found.values())

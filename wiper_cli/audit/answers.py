@@ -4,8 +4,8 @@ A *section* is a part of the report under its name in ``wiper_cli/reports/schema
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from formats import Edit, NewTensor
 from wiper_cli.verdict import Finding, Verdict
@@ -41,11 +41,26 @@ class ExaminationAnswer(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanAnswer(Answer):
+    """``plan``: as a scan reports it in ``detection.plan``."""
+
+    plan: Section
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanAnswer(ExaminationAnswer):
-    """``explanation``: what triggered images show, ``None`` where none were given."""
+    """``explanation``: what triggered images show, ``None`` where none were given. ``complete``: False of an answer
+    that stands if the scan ends here; another follows. ``plan``: what is about to be done, a sentence."""
 
     detection: Section
     explanation: Section | None
+    complete: bool = True
+    plan: str = ""
+
+    def ended(self, reason: str) -> Self:
+        """What is left of a scan that ended here, and why it did."""
+        not_done = (*self.not_done, {"what": "the rest of the scan", "why": reason})
+        return replace(self, complete=True, sentence=f"{self.sentence} {reason}", not_done=not_done)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,16 +39,42 @@ def detect(
     seed: int = 0,
     progress: Progress = silent,
     stage: Stage = nullcontext,
+    settings: Mapping[str, Detector] | None = None,
+    heard: Callable[[Detection], None] = lambda _: None,
 ) -> Detection:
     """Runs the detectors ``names`` of :data:`wiper_cli.detectors.DETECTORS` and judges what they say.
 
-    ``class_names``: for sentences. Raises :class:`Problem` for a name that does not exist, before anything runs.
+    ``class_names``: for sentences. ``settings``: of every detector; their defaults, the thorough ones, where there are
+    none. ``heard`` is told after each detector what stands if nothing follows. Raises :class:`Problem` for a name that
+    does not exist, before anything runs.
     """
+    known(names)
+    chosen = settings or {name: detector(name) for name in names}
+
+    def judged(found: tuple[Evidence, ...]) -> Detection:
+        return pending(chosen, classifier.classes, class_names, found)
+
+    return judged(look(chosen, classifier, clean, seed, progress, stage, lambda found: heard(judged(found))))
+
+
+def pending(
+    detectors: Mapping[str, Detector],
+    classes: int,
+    class_names: Sequence[str] | None = None,
+    found: tuple[Evidence, ...] = (),
+) -> Detection:
+    """What stands when the first of ``detectors`` have ``found`` something and the others have not run."""
+    waiting = list(detectors.items())[len(found) :]
+    missing = [Evidence(name, False, "the scan ended before it", title=one.title) for name, one in waiting]
+    evidence = (*found, *missing)
+    return Detection(evidence, judge(evidence, classes, class_names))
+
+
+def known(names: Collection[str]) -> None:
+    """Raises :class:`Problem` for a detector that does not exist."""
     for name in names:
         if name not in DETECTORS:
             raise Problem(f"There is no detector {name!r}; there are {', '.join(DETECTORS)}.")
-    evidence = look({name: detector(name) for name in names}, classifier, clean, seed, progress, stage)
-    return Detection(evidence, judge(evidence, classifier.classes, class_names))
 
 
 def look(
@@ -58,11 +84,13 @@ def look(
     seed: int,
     progress: Progress = silent,
     stage: Stage = nullcontext,
+    heard: Callable[[tuple[Evidence, ...]], None] = lambda _: None,
 ) -> tuple[Evidence, ...]:
-    """What each of ``detectors`` finds, under its name there."""
-    found = []
+    """What each of ``detectors`` finds, under its name there; ``heard`` is told what there is after each."""
+    found: list[Evidence] = []
     for name, one in detectors.items():
         with stage(name):
             evidence = one.run(classifier, clean, progress, seed)
         found.append(replace(evidence, name=name, title=one.title))
+        heard(tuple(found))
     return tuple(found)

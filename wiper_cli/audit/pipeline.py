@@ -13,11 +13,12 @@ from formats import open_model, read_source, serve
 from formats.tensors import from_bytes
 from wiper_cli.audit import answers, requests, results
 from wiper_cli.audit.acceptance import accept
-from wiper_cli.audit.detection import Detection, detect, look
+from wiper_cli.audit.detection import Detection, detect, known, look, pending
 from wiper_cli.audit.explanation import explain
 from wiper_cli.audit.judgement import called
 from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, measure, settled
-from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, open_file, prepare
+from wiper_cli.audit.planning import Planned, planned
+from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, one_pass, open_file, prepare, ready
 from wiper_cli.audit.trigger_selection import stampers
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, probes
 from wiper_cli.images.folder import read_folder
@@ -44,24 +45,58 @@ def inspect(request: requests.InspectRequest, report: Reporter = SILENT) -> answ
     return answers.InspectAnswer(model=results.described(model), sentence=sentence, **results.remarks(notes))
 
 
-def scan(request: requests.ScanRequest, report: Reporter = SILENT) -> answers.ScanAnswer:
-    """Salience, detectors, verdict; what triggered images show, which the verdict does not see."""
+def plan(request: requests.PlanRequest, report: Reporter = SILENT) -> answers.PlanAnswer:
+    """What a scan would do and what that would take here."""
     notes = Notes()
-    subject = prepare(request, report, notes)
+    known(request.detectors)
+    subject = ready(request, report, notes)
+    found = planned(subject.classifier, subject.clean, request.detectors, request.effort, request.budget)
+    return answers.PlanAnswer(
+        model=results.described(subject.model),
+        sentence=found.sentence,
+        plan=found.as_dict(),
+        **results.remarks(notes),
+    )
+
+
+def scan(
+    request: requests.ScanRequest,
+    report: Reporter = SILENT,
+    interim: Callable[[answers.ScanAnswer], None] = lambda _: None,
+) -> answers.ScanAnswer:
+    """Salience, detectors, verdict; what triggered images show, which the verdict does not see. ``interim`` is told
+    before the work and after each detector what is the answer if nothing follows."""
+    notes = Notes()
+    known(request.detectors)
+    subject = ready(request, report, notes)
+    ahead = _planned(request, subject)
     triggered = None if request.explain is None else _images(request.explain, request, subject)
-    found = _detect(request, subject, report, notes)
+
+    def answer(found: Detection, explanation: Any = None, complete: bool = True) -> answers.ScanAnswer:
+        return answers.ScanAnswer(
+            findings=(*found.judged.findings, *notes.findings),
+            detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
+            explanation=explanation,
+            verdict=found.judged.verdict,
+            sentence=found.judged.sentence,
+            complete=complete,
+            plan=ahead.sentence if ahead else "",
+            **results.examined(subject, notes),
+        )
+
+    def heard(found: Detection) -> None:
+        interim(answer(found, complete=False))
+
+    if ahead:
+        heard(pending(ahead.detectors, subject.classifier.classes))
+    with notes.stage("salience"):
+        one_pass(subject, request, True, report, notes)
+    found = _detect(request, subject, report, notes, ahead, heard)
     explanation = None
     if request.explain is not None and triggered is not None:
         with notes.stage("explain"):
             explanation = explain(subject, str(request.explain), triggered, notes)
-    return answers.ScanAnswer(
-        findings=(*found.judged.findings, *notes.findings),
-        detection=results.shown_detection(subject, found.evidence, found.judged.suspects),
-        explanation=explanation,
-        verdict=found.judged.verdict,
-        sentence=found.judged.sentence,
-        **results.examined(subject, notes),
-    )
+    return answer(found, explanation)
 
 
 def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
@@ -76,7 +111,8 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     _require(request, subject)
     triggered = None if request.triggered is None else _images(request.triggered, request, subject)
 
-    found = _detect(request, subject, report, notes)
+    ahead = _planned(request, subject)
+    found = _detect(request, subject, report, notes, ahead)
     accused = list(dict.fromkeys([*request.targets, *found.judged.accused]))
     suspects = list(dict.fromkeys([*accused, *found.judged.suspects]))
     chosen = [Stamper.recovered(one) for one in found.recovered if one.target in accused]
@@ -99,7 +135,7 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         notes.findings.append(Finding("WIPER-P01", Severity.HIGH, reason))
     return answers.PurifyAnswer(
         findings=(*found.judged.findings, *notes.findings),
-        detection=results.shown_detection(subject, found.evidence, found.judged.suspects),
+        detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
         verification=results.verification(
             before, after, [results.shown_detector(subject, piece) for piece in again], accepted, reason
         ),
@@ -163,8 +199,9 @@ def check(request: requests.CheckRequest, report: Reporter = SILENT) -> answers.
     return answers.CheckAnswer(largest_logit_difference=largest, agrees=largest <= tolerance)
 
 
-_STORIES: Mapping[type, Callable[[Any, Reporter], Any]] = {
+_STORIES: Mapping[type, Callable[..., Any]] = {
     requests.InspectRequest: inspect,
+    requests.PlanRequest: plan,
     requests.ScanRequest: scan,
     requests.PurifyRequest: purify,
     requests.VerifyRequest: verify,
@@ -172,21 +209,50 @@ _STORIES: Mapping[type, Callable[[Any, Reporter], Any]] = {
 }
 
 
-def run(request: requests.Request[A], report: Reporter = SILENT) -> A:
-    """The answer to ``request``, by its type. Raises :class:`Problem` or a ``FormatError`` where there is none."""
-    answer: A = _STORIES[type(request)](request, report)
+def run(
+    request: requests.Request[A], report: Reporter = SILENT, interim: Callable[[Any], None] = lambda _: None
+) -> A:
+    """The answer to ``request``, by its type; ``interim``: as of :func:`scan`. Raises :class:`Problem` or a
+    ``FormatError`` where there is none."""
+    more = {"interim": interim} if isinstance(request, requests.ScanRequest) else {}
+    answer: A = _STORIES[type(request)](request, report, **more)
     return answer
 
 
+def _planned(request: requests.ScanRequest | requests.PurifyRequest, subject: Subject) -> Planned | None:
+    """The plan, where any detector was asked for."""
+    known(request.detectors)
+    if not request.detectors:
+        return None
+    budget = request.budget if isinstance(request, requests.ScanRequest) else None
+    return planned(subject.classifier, subject.clean, request.detectors, request.effort, budget)
+
+
 def _detect(
-    request: requests.ScanRequest | requests.PurifyRequest, subject: Subject, report: Reporter, notes: Notes
+    request: requests.ScanRequest | requests.PurifyRequest,
+    subject: Subject,
+    report: Reporter,
+    notes: Notes,
+    ahead: Planned | None,
+    heard: Callable[[Detection], None] = lambda _: None,
 ) -> Detection:
     """Runs the detectors that were asked for, and says which were not."""
     for name in DETECTORS:
         if name not in request.detectors:
             notes.omit(f"detector {name}", "It was not asked for.")
     classifier, names = subject.classifier, subject.class_names
-    return detect(classifier, subject.clean, request.detectors, names, request.seed, report, notes.stage)
+    settings = ahead.detectors if ahead else {}
+    return detect(
+        classifier,
+        subject.clean,
+        request.detectors,
+        names,
+        request.seed,
+        report,
+        notes.stage,
+        settings,
+        heard,
+    )
 
 
 def _require(request: requests.PurifyRequest, subject: Subject) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 from formats import NewTensor
 from wiper_cli.audit import answers
 from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors.effort import Effort
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.worker.codec import OneOf
@@ -50,18 +51,33 @@ class Examination(Request[A]):
 
 @dataclass(frozen=True, kw_only=True)
 class ScanRequest(Examination[answers.ScanAnswer]):
-    """Look for a backdoor. ``explain``: folder of images that carry a trigger; the verdict does not use them."""
+    """Look for a backdoor. ``effort``: how much is done; ``budget``: seconds to choose it by instead. ``explain``:
+    folder of images that carry a trigger; the verdict does not use them."""
 
     answer = answers.ScanAnswer
 
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
+    effort: Effort = "normal"
+    budget: float | None = None
     explain: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest(Examination[answers.PlanAnswer]):
+    """Say what a scan would do; fields as of :class:`ScanRequest`."""
+
+    answer = answers.PlanAnswer
+
+    detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
+    effort: Effort = "normal"
+    budget: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PurifyRequest(Examination[answers.PurifyAnswer]):
     """Remove a backdoor. ``method``: settings of one of :data:`wiper_cli.purifiers.METHODS`. ``detectors``: name the
-    suspects; with none, no probe is run either. ``targets``: classes known to be accused. ``triggered``: folder of
+    suspects; with none, no probe is run either. ``effort``: of their scan.
+    ``targets``: classes known to be accused. ``triggered``: folder of
     images that carry the trigger. ``live``: train batch norm. ``max_accuracy_drop``: fraction in 0..1.
     ``accept_unverified``: also where nothing but the accuracy could be looked at."""
 
@@ -71,6 +87,7 @@ class PurifyRequest(Examination[answers.PurifyAnswer]):
         default_factory=lambda: next(iter(METHODS.values()))()
     )
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
+    effort: Effort = "normal"
     targets: tuple[int, ...] = ()
     triggered: Path | None = None
     live: bool = False
@@ -119,4 +136,4 @@ class CheckRequest(Request[answers.CheckAnswer]):
 
 
 #: Whatever the worker can be asked.
-REQUESTS = (InspectRequest, ScanRequest, PurifyRequest, VerifyRequest, CheckRequest)
+REQUESTS = (InspectRequest, PlanRequest, ScanRequest, PurifyRequest, VerifyRequest, CheckRequest)

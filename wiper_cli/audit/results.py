@@ -12,6 +12,7 @@ from formats.tensors import from_bytes, to_bytes
 from wiper_cli import perturbations
 from wiper_cli.audit.environment import reported
 from wiper_cli.audit.measure import Measurement, der
+from wiper_cli.audit.planning import Planned
 from wiper_cli.audit.subject import Notes, Subject
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.evidence import Evidence
@@ -74,12 +75,13 @@ def examined(subject: Subject, notes: Notes) -> dict[str, Any]:
 
 
 def shown_detection(
-    subject: Subject, evidence: Sequence[Evidence], suspects: Sequence[int]
+    subject: Subject, evidence: Sequence[Evidence], suspects: Sequence[int], plan: Planned | None = None
 ) -> dict[str, Any]:
     """The report's ``detection`` mapping."""
     return {
         "suspects": list(suspects),
         "calibrated": False,
+        "plan": plan and plan.as_dict(),
         "detectors": [shown_detector(subject, piece) for piece in evidence],
     }
 

@@ -96,6 +96,14 @@ def open_file(request: Request[Any], report: Reporter, notes: Notes, arch: str |
 
 def prepare(request: Examination[Any], report: Reporter, notes: Notes, salience: bool = True) -> Subject:
     """Opens the model, decodes the clean folder for it, and measures accuracy and salience in one pass."""
+    subject = ready(request, report, notes)
+    with notes.stage("salience"):
+        one_pass(subject, request, salience, report, notes)
+    return subject
+
+
+def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
+    """Opens the model and decodes the clean folder for it."""
     model = open_file(request, report, notes)
     folder = read_folder(request.clean, model.classes, model.class_names)
     with notes.stage("images"):
@@ -105,10 +113,7 @@ def prepare(request: Examination[Any], report: Reporter, notes: Notes, salience:
             f"{prepared.preprocessing.origin} Its margin is {100 * prepared.preprocessing.margin:.1f} points."
         )
         notes.findings.append(Finding("WIPER-F02", Severity.INFO, message))
-    subject = Subject(model, folder, prepared.preprocessing, prepared.classifier, prepared.clean)
-    with notes.stage("salience"):
-        _one_pass(subject, request, salience, report, notes)
-    return subject
+    return Subject(model, folder, prepared.preprocessing, prepared.classifier, prepared.clean)
 
 
 def device(name: str) -> torch.device:
@@ -169,7 +174,7 @@ def _decided(
     return best, prepared
 
 
-def _one_pass(
+def one_pass(
     subject: Subject, request: Examination[Any], wanted: bool, report: Reporter, notes: Notes
 ) -> None:
     """Accuracy over all images of the folder, and the salience of every unit of a linear head."""

@@ -10,7 +10,15 @@ from wiper_cli.audit.requests import CheckRequest, PurifyRequest
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.method_options import MethodCommand, MethodName, Triggered, method_settings
-from wiper_cli.commands.shared.options import MODEL, Detectors, Number, Settings, option, shared_options
+from wiper_cli.commands.shared.options import (
+    EFFORT,
+    MODEL,
+    Detectors,
+    Number,
+    Settings,
+    option,
+    shared_options,
+)
 from wiper_cli.commands.shared.run import Run, Subject, check_requested, finish, require_clean
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.commands.shared.transaction import Destination, commit, lay_out, reserved
@@ -34,6 +42,7 @@ from wiper_cli.verdict import ExitCode, Verdict
     "--detectors", type=Detectors(), default="all", metavar=Detectors.name,
     help="Which detectors name the suspects before and are asked again afterwards.",
 )  # fmt: skip
+@EFFORT
 @option(
     "--target", "targets", type=click.IntRange(min=0), multiple=True, metavar="CLASS",
     help="A class known to be the target, by number; repeatable. It joins the detectors' suspects.",
@@ -77,6 +86,7 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
                     method=method,
                     max_accuracy_drop=details["max_accuracy_drop"] / 100,
                     detectors=Detectors.named(details["detectors"]),
+                    effort=details["effort"],
                     targets=details["targets"],
                     triggered=details["triggered"],
                     live=details["batch_norm"] == "live",

@@ -48,7 +48,7 @@ def detector(name: str, **settings: Any) -> Detector:
 
 def probes(suspects: Sequence[int], **settings: Any) -> dict[str, Detector]:
     """Detectors that the purifier has not trained against, by name, looking for ``suspects`` where they can
-    be told to. ``settings`` go to every probe (``time_limit``). Run them with the seed plus
+    be told to. ``settings`` go to every probe. Run them with the seed plus
     :data:`PROBE_SEED_OFFSET`."""
     found = {}
     for name, (place, changes) in PROBES.items():

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
+from wiper_cli.detectors.effort import BRIEF_IMAGES, BRIEF_STEPS, SCREENED_ON, SLOPES_ON, Inversion, halving
 from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
 from wiper_cli.images.splits import Clean
-from wiper_cli.perturbations import Pool, Shape
+from wiper_cli.perturbations import Additive, Pool, Shape
 from wiper_cli.progress import silent
 
 
@@ -25,6 +26,18 @@ def sample(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` (or all, if fewer) of ``images``, drawn without replacement, in random order."""
     order = torch.randperm(len(images), generator=generator)[:count]
     return images[order]
+
+
+def at_resolution(shape: Shape, resolution: float) -> Shape:
+    """(C, H, W) of images reduced to ``resolution``, a share of the side."""
+    return shape[0], round(shape[1] * resolution), round(shape[2] * resolution)
+
+
+def smaller(images: Tensor, resolution: float) -> Tensor:
+    """uint8 [N,C,H,W] at a share of the side, by averaging."""
+    size = at_resolution(image_shape(images), resolution)[1:]
+    chunks = [F.interpolate(chunk.float(), size, mode="area") for chunk in images.split(64)]
+    return torch.cat(chunks).round().to(torch.uint8)
 
 
 def predictions(classifier: Classifier, images: Tensor) -> Tensor:
@@ -56,7 +69,7 @@ def flips(classifier: Classifier, images: Tensor, before: Tensor, pool: Pool, me
         return Flips(0.0, 0)
     hits = 0
     with torch.no_grad():
-        for chunk in others.split(256):
+        for chunk in others.split(classifier.batch):
             x = classifier.as_float(chunk)
             index = torch.full((len(x),), member, dtype=torch.long, device=x.device)
             hits += int((classifier.logits(pool.stamp(x, index)).argmax(1) == to).sum())
@@ -73,31 +86,40 @@ def invert(
     steps: int,
     clock: Clock,
     generator: torch.Generator,
-) -> list[float]:
+    small: Tensor | None = None,
+) -> tuple[list[float], Pool]:
     """Move member i of ``pool`` so that images of other classes go to ``targets[i]``.
 
     Sign steps down the cross-entropy, step 0.15 of the bound falling to 0.03, momentum 0.7, each on
     ``per_target`` images (uint8 [N,C,H,W]; ``before``: their predictions) drawn anew: a fixed few would be
     learned by heart. After a third of the steps the half of the targets with the larger loss stays as it is,
     after two thirds three quarters of them: a class that gives way to a real trigger is far ahead by then.
-    Returns the loss of every target, smoothed over steps.
+    ``small``: the images reduced, on which the first two thirds of the steps work.
+    Returns the loss of every target, smoothed over steps, and the pool for images of full size.
     """
     assert classifier.network is not None
     device, before = classifier.device, before.cpu()
     others = [(before != target).nonzero().flatten() for target in targets]
     alive = [i for i, rows in enumerate(others) if len(rows)]
     loss = [float("inf")] * len(targets)
+    going = halving(len(alive), steps, 3, steps // 3, 2 * steps // 3)
+    seen = images
+    if small is not None:
+        ratio = small.shape[2] / images.shape[2]
+        seen, pool = small, pool.scaled(ratio)
     for step in range(steps):
-        if step in (steps // 3, 2 * steps // 3) and len(alive) > 3:
-            alive = sorted(sorted(alive, key=lambda i: loss[i])[: max(3, (len(alive) + 1) // 2)])
+        if going[step] < len(alive):
+            alive = sorted(sorted(alive, key=lambda i: loss[i])[: going[step]])
+        if small is not None and step == 2 * steps // 3:
+            seen, pool = images, pool.scaled(1 / ratio)
         clock.tick(step, steps)
-        for some in _chunks(alive, max(1, 256 // per_target)):
+        for some in _chunks(alive, max(1, classifier.batch // per_target)):
             rows = torch.cat(
                 [others[i][torch.randint(len(others[i]), (per_target,), generator=generator)] for i in some]
             )
             member = torch.tensor(some, device=device).repeat_interleave(per_target)
             goal = torch.tensor([targets[i] for i in some], device=device).repeat_interleave(per_target)
-            z = classifier.network(pool.stamp(classifier.as_float(images[rows]), member)).float()
+            z = classifier.network(pool.stamp(classifier.as_float(seen[rows]), member)).float()
             each = F.cross_entropy(z, goal, reduction="none").reshape(len(some), per_target).mean(1)
             each.sum().backward()
             for i, value in zip(some, each.detach().tolist(), strict=True):
@@ -105,7 +127,7 @@ def invert(
                 loss[i] = known if known == known else float("inf")
         pool.sign_step(0.15 - 0.12 * step / max(steps - 1, 1))
     clock.tick(steps, steps)
-    return loss
+    return loss, pool
 
 
 def first_order(classifier: Classifier, images: Tensor, pool: Pool, targets: Sequence[int]) -> Tensor:
@@ -113,7 +135,7 @@ def first_order(classifier: Classifier, images: Tensor, pool: Pool, targets: Seq
     assert classifier.network is not None
     x, device = classifier.as_float(images), classifier.device
     reached = torch.zeros(len(targets), dtype=torch.float64)
-    for some in _chunks(range(len(targets)), 64):
+    for some in _chunks(range(len(targets)), max(1, classifier.batch // len(x))):
         member = torch.tensor(some, device=device).repeat_interleave(len(x))
         goal = torch.tensor([targets[i] for i in some], device=device).repeat_interleave(len(x))
         z = classifier.network(pool.stamp(x.repeat(len(some), 1, 1, 1), member)).float()
@@ -130,25 +152,6 @@ def _chunks(values: Sequence[int], size: int) -> list[list[int]]:
     return [list(values[i : i + size]) for i in range(0, len(values), size)]
 
 
-class Inversion(Protocol):
-    """The settings that :func:`invert_and_score` reads; see ``warp_inversion.py`` for their meaning."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def origin(self) -> str: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def per_target(self) -> int: ...
-    @property
-    def targets(self) -> tuple[int, ...]: ...
-    @property
-    def most_targets(self) -> int: ...
-
-
 def invert_and_score(
     classifier: Classifier,
     clean: Clean,
@@ -158,28 +161,38 @@ def invert_and_score(
     clock: Clock,
     seed: int,
 ) -> Evidence:
-    """One transform of ``family`` for every target, searched on fit, scored on up to 200 images of select."""
+    """One transform of ``family`` for every target, searched on fit, scored on images of select."""
     generator = torch.Generator().manual_seed(seed)
     shape = image_shape(clean.fit.images)
-    fit = sample(clean.fit.images, 512, generator)
-    held = sample(clean.select.images, 200, generator)
+    fit = sample(clean.fit.images, settings.searched, generator)
+    held = sample(clean.select.images, settings.held, generator)
     before, held_before = predictions(classifier, fit), predictions(classifier, held)
     targets = list(settings.targets) or list(range(classifier.classes))
     facts: dict[str, Any] = {}
     if len(targets) > settings.most_targets:
         facts["screened_from"] = len(targets)
-        targets = screened(classifier, fit, before, family, bounds, targets, settings.most_targets, generator)
+        if settings.by_head:
+            ranked = screened_by_head(classifier, fit[:SCREENED_ON], generator).tolist()
+            targets = sorted([k for k in ranked if k in set(targets)][: settings.most_targets])
+        else:
+            targets = screened(
+                classifier, fit, before, family, bounds, targets, settings.most_targets, generator
+            )
         facts["screened"] = targets
     pool = family.random(len(targets), shape, generator, **bounds).to(classifier.device)
-    loss = invert(
-        classifier, fit, before, pool, targets, settings.per_target, settings.steps, clock, generator
+    small = None if settings.resolution == 1 else smaller(fit, settings.resolution)
+    loss, pool = invert(
+        classifier, fit, before, pool, targets, settings.per_target, settings.steps, clock, generator, small
     )
-    share = {t: flips(classifier, held, held_before, pool, i, t) for i, t in enumerate(targets)}
-    order = sorted(range(len(targets)), key=lambda i: (-share[targets[i]].share, loss[i]))
+    close = sorted(sorted(range(len(targets)), key=lambda i: loss[i])[: settings.scored])
+    share = {targets[i]: flips(classifier, held, held_before, pool, i, targets[i]) for i in close}
+    order = sorted(close, key=lambda i: (-share[targets[i]].share, loss[i]))
     best = order[0]
     target, found = targets[best], share[targets[best]]
     fired = found.share > settings.threshold
     facts |= {"scored_images": found.count, "bounds": dict(bounds)}
+    if len(close) < len(targets):
+        facts["scored"] = [targets[i] for i in close]
     return Evidence(
         name=settings.name,
         ran=True,
@@ -224,9 +237,31 @@ def screened(
     chosen = list(targets)
     if len(chosen) > 4 * count:
         pool = family.random(len(chosen), shape, generator, **bounds).to(classifier.device)
-        gain = first_order(classifier, images[:4], pool, chosen)
+        gain = first_order(classifier, images[:SLOPES_ON], pool, chosen)
         chosen = [chosen[i] for i in gain.argsort(descending=True, stable=True)[: 4 * count].tolist()]
     pool = family.random(len(chosen), shape, generator, **bounds).to(classifier.device)
-    quiet = Clock("screening", 0.0, silent)
-    loss = invert(classifier, images, before, pool, chosen, 8, 10, quiet, generator)
+    quiet = Clock("screening", silent)
+    loss, _ = invert(classifier, images, before, pool, chosen, BRIEF_IMAGES, BRIEF_STEPS, quiet, generator)
     return sorted(chosen[i] for i in sorted(range(len(chosen)), key=lambda i: loss[i])[:count])
+
+
+def screened_by_head(classifier: Classifier, images: Tensor, generator: torch.Generator) -> Tensor:
+    """All classes, int64 [K], the likeliest targets of a backdoor first, by passes over ``images`` (uint8 [N,C,H,W])
+    alone: the margin over the nearest other class that the head can give a class while every unit stays in the
+    range in which the images have it. Without a linear head: the margin that one gradient promises to a faint pattern.
+    """
+    if not has_units(classifier):
+        few, targets = images[:SLOPES_ON], list(range(classifier.classes))
+        pool = Additive.random(len(targets), image_shape(few), generator, bound=0.05).to(classifier.device)
+        return first_order(classifier, few, pool, targets).argsort(descending=True, stable=True)
+    features, _ = classifier.features(images, classifier.batch)
+    weight, bias = (value.double().cpu() for value in classifier.head())
+    low, high = features.double().cpu().aminmax(dim=0)
+    middle, reach = weight @ ((low + high) / 2) + bias, weight * ((high - low) / 2)
+    margin = middle[:, None] - middle[None, :] + torch.cdist(reach, reach, p=1)
+    return margin.fill_diagonal_(torch.inf).amin(1).argsort(descending=True, stable=True)
+
+
+def has_units(classifier: Classifier) -> bool:
+    """Whether the inputs of a linear head can be had."""
+    return classifier.model.head is not None and classifier.model.head.linear

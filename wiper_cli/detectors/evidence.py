@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from wiper_cli.detectors.effort import Effort, Extent, Plan
 from wiper_cli.progress import Progress
 from wiper_cli.verdict import Rule
 
@@ -61,10 +62,10 @@ class CannotLookError(Exception):
 
 
 class Clock:
-    """Stops work that would outlast ``limit`` seconds as soon as that can be foreseen (0: no limit)."""
+    """Tells how far a search is and how long it took; decides nothing."""
 
-    def __init__(self, stage: str, limit: float, progress: Progress) -> None:
-        self.stage, self.limit, self.progress = stage, limit, progress
+    def __init__(self, stage: str, progress: Progress) -> None:
+        self.stage, self.progress = stage, progress
         self.start = time.monotonic()
 
     @property
@@ -73,15 +74,8 @@ class Clock:
         return time.monotonic() - self.start
 
     def tick(self, done: int, total: int) -> None:
-        """Report ``done`` of ``total`` equal pieces; raises when the whole would take too long."""
+        """``done`` of ``total`` equal pieces are done."""
         self.progress(self.stage, done, total)
-        spent = self.seconds
-        expected = spent * total / max(done, 1)
-        if self.limit and spent > 0.02 * self.limit and expected > self.limit and done < total:
-            raise CannotLookError(
-                f"it would take about {expected:.0f} s on this device and the limit is {self.limit:.0f} s; "
-                "raise time_limit, or lower the detector's effort"
-            )
 
 
 def setting(default: Any, text: str) -> Any:
@@ -104,20 +98,45 @@ class Detector:
     needs_images: ClassVar[bool] = True
     #: Fields for a trial of seconds.
     quick: ClassVar[Mapping[str, Any]] = {}
+    #: The fields in which an effort differs from the defaults, which are those of ``thorough``.
+    efforts: ClassVar[Mapping[Effort, Mapping[str, Any]]] = {}
 
-    time_limit: float = setting(900.0, "seconds after which it gives up; 0: none")
+    @classmethod
+    def at(cls, effort: Effort, extent: Extent) -> Self:
+        """The settings for an effort and a problem of this shape."""
+        chosen = dict(cls.efforts.get(effort, {}))
+        if not extent.reducible:
+            chosen.pop("resolution", None)
+        return cls(**chosen)
+
+    def plan(self, extent: Extent) -> Plan | None:
+        """What :meth:`run` will do at most, as ``plan`` of its ``method.py`` has it; ``None`` where there is none."""
+        if type(self).run is not Detector.run:
+            return None
+        method = import_module(f"{type(self).__module__}.method")
+        found: Plan | None = method.plan(self, extent) if hasattr(method, "plan") else None
+        return found
 
     def run(self, classifier: Classifier, clean: Clean, progress: Progress, seed: int) -> Evidence:
-        """Searches on ``clean.fit``, scores on ``clean.select``; never touches ``clean.report``. Where the model or
-        the clean set is not enough, or the time, the evidence says so."""
-        clock = Clock(self.name, self.time_limit, progress)
+        """Searches on ``clean.fit``, scores on ``clean.select``; never touches ``clean.report``. What it does follows
+        from its settings, the model and the images. Where model or clean set are not enough the evidence says so."""
+        clock = Clock(self.name, progress)
         try:
             self._require(classifier, clean)
             method = import_module(f"{type(self).__module__}.method")
             found: Evidence = method.look(self, classifier, clean, clock, seed)
         except CannotLookError as error:
             found = Evidence(self.name, ran=False, reason=str(error))
-        return replace(found, title=self.title, seconds=clock.seconds)
+        origin = found.threshold_origin
+        if origin and self.shortened:
+            origin += "; it was set for the thorough search, and this one did less"
+        return replace(found, title=self.title, threshold_origin=origin, seconds=clock.seconds)
+
+    @property
+    def shortened(self) -> bool:
+        """Whether any setting that an effort lowers differs from its default."""
+        usual = {item.name: item.default for item in fields(self)}
+        return any(getattr(self, name) != usual[name] for own in self.efforts.values() for name in own)
 
     def _require(self, classifier: Classifier, clean: Clean) -> None:
         if self.needs_gradients and classifier.network is None:

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import IO, Any
@@ -67,7 +68,7 @@ def serve(stdin: IO[bytes], channel: IO[bytes], terms: Terms = UNCONFINED) -> No
         if job is None:
             return
         threading.Thread(target=_die_with_parent, args=[stdin], daemon=True).start()
-        send(channel, _answer(job, Reporter(channel)))
+        send(channel, _answer(job, Reporter(channel), lambda answer: send(channel, answer)))
     except Exception as error:
         send(channel, refusal(error, terms))
 
@@ -83,12 +84,12 @@ def _jobs(terms: Terms) -> tuple[type[Job[Any]], ...]:
     return REQUESTS
 
 
-def _answer(job: Any, report: "Reporter") -> Any:
+def _answer(job: Any, report: "Reporter", interim: Callable[[Any], None]) -> Any:
     if isinstance(job, gate.JOBS):
         return gate.run(job)
     from wiper_cli.audit.pipeline import run
 
-    return run(job, report)
+    return run(job, report, interim)
 
 
 def refusal(error: Exception, terms: Terms = UNCONFINED) -> Refusal:

@@ -63,10 +63,12 @@ def ask(
     mode: Mode = "auto",
     isolated: Callable[[Isolation], None] = lambda _: None,
     bounds: Bounds | None = None,
+    interim: Callable[[A], None] = lambda _: None,
 ) -> A:
     """The answer of a fresh child to ``job``, checked against its declared type: the child holds the model, and what
     it says is not trusted. ``isolated`` hears how far it is confined, before it opens the model. ``bounds``: for the
-    jobs of :mod:`wiper_cli.worker.gate`, which open none.
+    jobs of :mod:`wiper_cli.worker.gate`, which open none. ``interim`` hears every answer that is not ``complete``: it
+    stands if no other follows.
 
     Raises Hostile, or Problem: with the child's own sentence, or ``NO_VERDICT`` when it died, was ended for what it
     took, or gave no usable answer.
@@ -95,7 +97,7 @@ def ask(
     answer = None
     with watch:
         try:
-            answer = _converse(child, job, progress, log, told)
+            answer = _converse(child, job, progress, log, told, interim)
             child.wait(timeout=30)
         except (Truncated, subprocess.TimeoutExpired):
             pass
@@ -145,6 +147,7 @@ def _converse(
     progress: Callable[[str, int, int], None],
     log: Callable[[str], None],
     isolated: Callable[[Isolation], None],
+    interim: Callable[[A], None],
 ) -> A | None:
     """Sends the job, hears progress, returns the answer; ``None`` when the child ended without one. How far it is
     confined is the first thing that a child says; later it may be the model that speaks."""
@@ -169,7 +172,9 @@ def _converse(
             raise Problem(message.sentence, message.exit_code)
         else:
             answer: A = message
-            return answer
+            if getattr(answer, "complete", True):
+                return answer
+            interim(answer)
     return None
 
 

@@ -41,7 +41,9 @@ class Child:
     def __init__(self):
         self.requests, self.answers = [], {}
 
-    def __call__(self, request, progress, log, timeout=None, mode="auto", isolated=None, bounds=None):
+    def __call__(
+        self, request, progress, log, timeout=None, mode="auto", isolated=None, bounds=None, interim=None
+    ):
         class Reporter:
             def __call__(self, stage, done, total):
                 progress(stage, done, total)
@@ -55,7 +57,9 @@ class Child:
             answer = answer or gate.run(request)
         else:
             self.requests.append(request)
-            answer = answer or pipeline.run(request, Reporter())
+            answer = answer or pipeline.run(
+                request, Reporter(), lambda answer: interim(there_and_back(answer))
+            )
         if isinstance(answer, Exception):
             raise answer
         return there_and_back(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,27 @@ def test_scan_finds_the_planted_patch_and_names_its_target():
     assert squares["target"] == 0
     assert squares["trigger"]["pictures"]["triggered"].startswith("data:image/png;base64,")
     assert len(result["salience"]["units"]) == result["model"]["head"]["units"]
+
+
+def test_an_interrupt_keeps_what_was_found():
+    """As soon as the first detector is through, while the second works."""
+    scan = subprocess.Popen(
+        [
+            sys.executable, "-m", "wiper_cli.main", "scan", DIGITS / "model.onnx", "--clean", DIGITS / "clean",
+            "--detectors", "square-probe,warp-inversion", "--effort", "thorough", "-f", "json",
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert any(line.startswith("square-probe (") for line in scan.stderr)
+    scan.send_signal(signal.SIGINT)
+    out, err = scan.communicate(timeout=60)
+    result = json.loads(out)
+    jsonschema.validate(result, schema())
+    assert scan.returncode == 1, err
+    assert (result["verdict"], result["findings"][0]["rule"]) == ("suspicious", "WIPER-B03")
+    assert result["sentence"].endswith("It was interrupted.")
+    assert [one["ran"] for one in result["detection"]["detectors"]] == [True, False]
 
 
 def test_scan_does_not_accuse_the_clean_twin():

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import click
 
-from wiper_cli.audit.requests import Examination
+from wiper_cli.audit.requests import Examination, ScanRequest
 from wiper_cli.commands.shared.settings_file import load, tell, use_plugins
 from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors.effort import EFFORTS
 from wiper_cli.reports import FORMATS
 from wiper_cli.verdict import ExitCode, Severity
 from wiper_cli.worker.confinement import Mode
@@ -130,6 +131,24 @@ class _Size(click.ParamType):  # type: ignore[type-arg]
         return height, width
 
 
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """``90``, ``90s``, ``20m`` or ``1.5h``, in seconds."""
+
+    name = "N[s|m|h]"
+    _UNITS: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip().lower()
+        unit = self._UNITS.get(text[-1:], 0)
+        try:
+            seconds = float(text[:-1] if unit else text) * (unit or 1)
+        except ValueError:
+            seconds = math.nan
+        if not 1 <= seconds < math.inf:
+            self.fail(f"{value!r} is not a time of a second or more such as 90s, 20m or 1.5h.", param, ctx)
+        return seconds
+
+
 class Detectors(click.ParamType):  # type: ignore[type-arg]
     """``all``, ``none``, or names of detectors with commas between."""
 
@@ -169,6 +188,11 @@ PLUGIN = click.option(
 )  # fmt: skip
 
 CLEAN = option("--clean", type=click.Path(path_type=Path), metavar="DIR", help="Folder of clean images.")
+
+EFFORT = option(
+    "--effort", type=click.Choice(EFFORTS), default=ScanRequest.effort,
+    help="How much the detectors do; with the same model and images it is the same work everywhere.",
+)  # fmt: skip
 
 #: In the order in which ``--help`` shows them.
 SHARED: Sequence[Callable[[Any], Any]] = (

@@ -87,13 +87,16 @@ class Run:
         """What every :class:`wiper_cli.audit.requests.Examination` of the subject's private copy asks."""
         return {"model": subject.copy, **self.settings.examination()}
 
-    def ask(self, job: Job[A], bounds: Bounds | None = None) -> A:
-        """The answer of a fresh child to ``job``; with ``bounds`` it opens no model."""
+    def ask(
+        self, job: Job[A], bounds: Bounds | None = None, interim: Callable[[A], None] = lambda _: None
+    ) -> A:
+        """The answer of a fresh child to ``job``; with ``bounds`` it opens no model. ``interim`` hears what stands if
+        no other answer follows."""
         settings, display = self.settings, self.display
         timeout = Timeout(settings.timeout, self._began) if settings.timeout else None
         return ask(
             job, display.progress, display.log, timeout, settings.isolation,
-            self._isolated if bounds is None else lambda _: None, bounds,
+            self._isolated if bounds is None else lambda _: None, bounds, interim,
         )  # fmt: skip
 
     def _isolated(self, isolation: Isolation) -> None:

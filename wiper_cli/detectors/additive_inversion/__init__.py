@@ -16,6 +16,7 @@ class AdditiveInversion(Detector):
     name = "additive-inversion"
     title = "universal additive pattern found by gradients, per class"
     quick = {"steps": 5}
+    resolution = 1.0
     origin = "above the 80% to 89% that four clean CIFAR-10 networks reached"
 
     threshold: float = setting(0.95, "share of held-out images sent to the class")
@@ -24,3 +25,7 @@ class AdditiveInversion(Detector):
     per_target: int = setting(20, "images per target")
     targets: tuple[int, ...] = setting((), "classes to try; empty: all, screened")
     most_targets: int = setting(16, "classes that a screening leaves to try")
+    by_head: bool = setting(False, "screened by the head; else by a short search")
+    searched: int = setting(512, "images to search on")
+    held: int = setting(200, "held-out images to score on")
+    scored: int = setting(16, "classes that are scored, those of the least loss")

@@ -7,6 +7,7 @@ SGD, the median absolute deviation instead of an order-statistic p-value.
 
 from dataclasses import dataclass
 
+from wiper_cli.detectors.effort import REDUCED
 from wiper_cli.detectors.evidence import ORIGIN, Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
 
@@ -22,6 +23,10 @@ class MaxMargin(Detector):
     in_percent = False
     needs_images = False
     quick = {"starts": 2, "steps": 10}
+    efforts = {
+        "normal": {"starts": 8, "steps": 60, "most_classes": 64, "compared": 24, "resolution": REDUCED},
+        "quick": {"starts": 4, "steps": 30, "most_classes": 24, "compared": 24, "resolution": REDUCED},
+    }
     origin = ORIGIN
     rule = Rule(
         id="WIPER-B01",
@@ -40,3 +45,10 @@ class MaxMargin(Detector):
     starts: int = setting(12, "random images per class")
     steps: int = setting(100, "Adam steps per image")
     rate: float = setting(0.05, "Adam step size, images in 0..1")
+    most_classes: int = setting(0, "classes that a screening by the head leaves to try; 0: all are tried")
+    compared: int = setting(24, "classes drawn at random that screened ones are compared with")
+    resolution: float = setting(1.0, "side of the noise, as a share of the image's")
+
+    def screens(self, classes: int) -> bool:
+        """Whether so many classes are screened before the search."""
+        return 0 < self.most_classes < classes - self.compared

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import image_shape, margins
+from wiper_cli.detectors.common import at_resolution, image_shape, margins, sample, screened_by_head
+from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, halving, reduced, screening
 from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
 from wiper_cli.detectors.max_margin import MaxMargin
 from wiper_cli.images.splits import Clean
@@ -17,6 +18,21 @@ FEWEST_CLASSES = 4
 LEAST_SPREAD = 0.25
 
 
+def plan(settings: MaxMargin, extent: Extent) -> Plan:
+    """Every start is an image: both passes at each step, and one look at the end."""
+    classes = extent.classes
+    forward = backward = 0
+    if settings.screens(classes):
+        classes = settings.most_classes + settings.compared
+        forward, backward = screening(extent)
+    going = halving(settings.starts, settings.steps, 2, settings.steps // 5 + 1, 2 * settings.steps // 5 + 1)
+    height, width = reduced(extent, settings.resolution)
+    share = classes * height * width / (extent.height * extent.width)
+    how = {"starts": settings.starts, "steps": settings.steps, "side": min(height, width)}
+    backward += round(share * sum(going))
+    return Plan(settings.name, classes, forward + round(share * (sum(going) + going[-1])), backward, how)
+
+
 def look(settings: MaxMargin, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
     """Margins of all classes, and how far the largest stands out."""
     if classifier.classes < FEWEST_CLASSES:
@@ -24,11 +40,17 @@ def look(settings: MaxMargin, classifier: Classifier, clean: Clean, clock: Clock
             f"it compares classes with one another and needs {FEWEST_CLASSES}; "
             f"the network has {classifier.classes}"
         )
-    largest = _margins(settings, classifier, image_shape(clean.fit.images), clock, seed)
-    if not torch.isfinite(largest).all():
+    shape = image_shape(clean.fit.images)
+    generator = torch.Generator().manual_seed(seed)
+    tried, drawn = _tried(settings, classifier, clean, generator)
+    largest = torch.full((classifier.classes,), torch.nan, dtype=torch.float64)
+    largest[tried] = _margins(
+        settings, classifier, tried, at_resolution(shape, settings.resolution), clock, generator
+    )
+    if not torch.isfinite(largest[tried]).all():
         raise CannotLookError("the network gives values that are not finite")
-    deviations = robust_deviations(largest)
-    order = deviations.argsort(descending=True, stable=True).tolist()
+    deviations = robust_deviations(largest, drawn)
+    order = [k for k in deviations.argsort(descending=True, stable=True).tolist() if k in set(tried.tolist())]
     top = order[0]
     statistic = float(deviations[top])
     fired = statistic > settings.threshold
@@ -44,24 +66,45 @@ def look(settings: MaxMargin, classifier: Classifier, clean: Clean, clock: Clock
         per_class=[float(value) for value in deviations],
         suspects=strong or order[:1],
         facts={
-            "margins": [float(value) for value in largest],
-            "median_margin": float(largest.median()),
+            "margins": [float(value) for value in largest[tried]],
+            "median_margin": float(largest[drawn].median()),
+            **({"classes": tried.tolist(), "compared": drawn.tolist()} if len(tried) < len(largest) else {}),
             "second_class": order[1],
             "second_statistic": float(deviations[order[1]]),
         },
     )
 
 
-def _margins(settings: MaxMargin, classifier: Classifier, shape: Shape, clock: Clock, seed: int) -> Tensor:
-    """Largest margin of every class, float64 [K]. Starts that lag are dropped: after a fifth of the
+def _tried(
+    settings: MaxMargin, classifier: Classifier, clean: Clean, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The classes to search for, int64, sorted, and those of them that are typical: all, or of many classes those that
+    a screening puts first, and others drawn at random, which the median and the spread come from."""
+    classes = torch.arange(classifier.classes)
+    if not settings.screens(classifier.classes):
+        return classes, classes
+    ranked = screened_by_head(classifier, sample(clean.fit.images, SCREENED_ON, generator), generator)
+    first, rest = ranked[: settings.most_classes], ranked[settings.most_classes :]
+    drawn = rest[torch.randperm(len(rest), generator=generator)[: settings.compared]]
+    return torch.cat([first, drawn]).sort()[0], drawn.sort()[0]
+
+
+def _margins(
+    settings: MaxMargin,
+    classifier: Classifier,
+    tried: Tensor,
+    shape: Shape,
+    clock: Clock,
+    generator: torch.Generator,
+) -> Tensor:
+    """Largest margin of the classes ``tried``, float64 [T]. Starts that lag are dropped: after a fifth of the
     steps half of each class's images go on, after two fifths a quarter."""
     network = classifier.network
     assert network is not None
-    generator = torch.Generator().manual_seed(seed)
-    classes, device = classifier.classes, classifier.device
-    best = torch.full((classes,), -torch.inf, dtype=torch.float64)
-    per_chunk = max(1, 240 // settings.starts)
-    chunks = torch.arange(classes).split(per_chunk)
+    device = classifier.device
+    best = torch.full((len(tried),), -torch.inf, dtype=torch.float64)
+    per_chunk = max(1, min(240, classifier.batch) // settings.starts)
+    chunks, rows = tried.split(per_chunk), torch.arange(len(tried)).split(per_chunk)
     for number, chunk in enumerate(chunks):
         noise = torch.rand((len(chunk), settings.starts, *shape), generator=generator).to(device)
         image = noise.flatten(0, 1).requires_grad_(True)
@@ -86,16 +129,18 @@ def _margins(settings: MaxMargin, classifier: Classifier, shape: Shape, clock: C
         with torch.no_grad():
             target = chunk.to(device).repeat_interleave(len(image) // len(chunk))
             each = margins(network(image).float(), target).reshape(len(chunk), -1)
-            best[chunk] = each.amax(1).double().cpu()
+            best[rows[number]] = each.amax(1).double().cpu()
     clock.tick(len(chunks) * settings.steps, len(chunks) * settings.steps)
     return best
 
 
-def robust_deviations(values: Tensor) -> Tensor:
-    """(x - median) / (1.4826 MAD), float64 [K]. The spread counts as at least :data:`LEAST_SPREAD` of the
-    median, so that where all classes are alike a small difference is no outlier: with a threshold of 4, the
-    largest margin has to be twice the median at the least."""
+def robust_deviations(values: Tensor, typical: Tensor | None = None) -> Tensor:
+    """(x - median) / (1.4826 MAD), float64 [K]; both are taken over the rows ``typical`` (all).
+
+    The spread counts as at least :data:`LEAST_SPREAD` of the median, so that where all classes are alike a small
+    difference is no outlier: with a threshold of 4, the largest margin has to be twice the median at the least."""
     values = values.double()
-    median = values.quantile(0.5)
-    spread = 1.4826 * (values - median).abs().quantile(0.5)
+    known = values if typical is None else values[typical]
+    median = known.quantile(0.5)
+    spread = 1.4826 * (known - median).abs().quantile(0.5)
     return (values - median) / spread.clamp_min(LEAST_SPREAD * float(median.abs()) + 1e-9)

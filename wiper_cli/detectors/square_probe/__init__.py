@@ -6,6 +6,7 @@ it runs on a file that was opened head-only.
 
 from dataclasses import dataclass
 
+from wiper_cli.detectors.effort import REDUCED
 from wiper_cli.detectors.evidence import Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
 
@@ -20,6 +21,16 @@ class SquareProbe(Detector):
     says = "one small square sends clean images of other classes to it"
     needs_gradients = False
     quick = {"step": 8, "images": 16}
+    efforts = {
+        "normal": {
+            "coarse_images": 2, "finalists": 24, "refine_images": 4, "images": 24, "verified": 4,
+            "resolution": REDUCED,
+        },
+        "quick": {
+            "step": 6, "coarse_images": 2, "finalists": 9, "refine_images": 4, "images": 16, "verified": 3,
+            "held": 100, "resolution": REDUCED,
+        },
+    }  # fmt: skip
     origin = (
         "between the 49% of one honest network and the 91% or more of three with planted squares, all 32x32"
     )
@@ -48,3 +59,5 @@ class SquareProbe(Detector):
     refine_images: int = setting(8, "images for the second pass")
     images: int = setting(48, "images that choose the best square of every class")
     verified: int = setting(12, "classes whose best square is scored on held-out images")
+    held: int = setting(200, "held-out images to score on")
+    resolution: float = setting(1.0, "side of the images in the first pass, as a share")

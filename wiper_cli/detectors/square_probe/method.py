@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import image_shape, predictions, sample
+from wiper_cli.detectors.common import image_shape, predictions, sample, smaller
+from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.square_probe import SquareProbe
 from wiper_cli.images.splits import Clean
@@ -24,20 +25,48 @@ from wiper_cli.perturbations import (
 
 #: Columns of the table of squares: int64 [S,4].
 TOP, LEFT, SIDE, FILL = range(4)
+#: A square of a 32x32 image with room on all sides.
+_MIDDLE = torch.tensor([[12, 12, 4, 0]])
+
+
+#: Most squares that the last choice is made from; most finds that are scored beside the best of every class.
+LAST, FINDS = 48, 5
+
+
+def plan(probe: SquareProbe, extent: Extent) -> Plan:
+    """All squares on few images, what lies near the best on more, the last on most, and what is scored."""
+    height, width = reduced(extent, probe.resolution)
+    share = height * width / (extent.height * extent.width)
+    fills = usable_fills(extent.channels, probe.fills)
+    table = squares(probe, (extent.channels, height, width), len(fills))
+    shape = (extent.channels, extent.height, extent.width)
+    third = max(1, probe.finalists // 3)
+    around = len(_neighbours(probe, _MIDDLE * extent.height // 32, shape, fills))
+    near = (2 * third + min(third, extent.classes)) * around
+    fit, held = min(probe.images, extent.fit), min(probe.held, extent.select)
+    coarse, refine = min(probe.coarse_images, extent.fit), min(probe.refine_images, extent.fit)
+    forward = share * coarse * (len(table) + 1) + refine * near + fit * (min(LAST, 3 * extent.classes) + 1)
+    scores = held * (1 + min(probe.verified, extent.classes) + FINDS)
+    how = {"squares": len(table), "images": coarse, "side": min(height, width), "refined": near}
+    return Plan(probe.name, extent.classes, round(forward + scores), 0, how)
 
 
 def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
-    """Chooses on the fit part, scores the best square of every class on up to 200 images of select."""
+    """Chooses on the fit part, scores the best squares on images of select."""
     generator = torch.Generator().manual_seed(seed)
     shape = image_shape(clean.fit.images)
     fit = sample(clean.fit.images, probe.images, generator)
-    held = sample(clean.select.images, 200, generator)
+    held = sample(clean.select.images, probe.held, generator)
     before, held_before = predictions(classifier, fit), predictions(classifier, held)
     fills = usable_fills(shape[0], probe.fills)
-    table = squares(probe, shape, len(fills))
-    refined = _neighbours(
-        probe, table[_best(probe, classifier, fit, before, table, fills, clock)], shape, fills
-    )
+    coarse = fit[: probe.coarse_images]
+    if probe.resolution != 1:
+        coarse = smaller(coarse, probe.resolution)
+    table = squares(probe, image_shape(coarse), len(fills))
+    finalists = table[_best(probe, classifier, coarse, before, table, fills, clock)]
+    if probe.resolution != 1:
+        finalists = _enlarged(finalists, image_shape(coarse), shape)
+    refined = _neighbours(probe, finalists, shape, fills)
     last = _last(probe, classifier, fit, before, refined, fills)
     less = _allowances(last, shape)
     hard, soft = _pass(classifier, fit, before, last, fills)
@@ -94,6 +123,16 @@ def squares(probe: SquareProbe, shape: Shape, fills: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.long)
 
 
+def _enlarged(table: Tensor, small: Shape, shape: Shape) -> Tensor:
+    """Squares of reduced images on whole ones."""
+    side = (table[:, SIDE] * relative_size(shape) / relative_size(small)).round()
+    found = [
+        (table[:, i] * (shape[1 + i] / small[1 + i])).round().clamp(max=shape[1 + i] - side)
+        for i in (TOP, LEFT)
+    ]
+    return torch.stack([*found, side, table[:, FILL]], 1).long()
+
+
 def _axis(probe: SquareProbe, last: int, unit: float) -> list[int]:
     step = max(1, round(probe.step * unit))
     start = min(round(probe.offset * unit), last)
@@ -112,11 +151,10 @@ def _best(
     """Rows of ``table`` to refine, a third each: the best of every class, classes in order; the best of
     all by probability; the best of all by how far they lift the log-odds of some class beyond what
     other squares do to it, which a square that covers a trigger in part does before it flips an image."""
-    few = images[: probe.coarse_images]
-    clear = _log_odds(classifier.logits(few))
+    clear = _log_odds(classifier.logits(images))
     soft, lift = [], []
-    for logits in _logits(classifier, few, table, fills, clock):
-        soft.append(_over_others(torch.nan_to_num(logits.double().softmax(2)), before[: len(few)]))
+    for logits in _logits(classifier, images, table, fills, clock):
+        soft.append(_over_others(torch.nan_to_num(logits.double().softmax(2)), before[: len(images)]))
         lift.append((_log_odds(logits) - clear).mean(1).cpu())
     probable, lifted = torch.cat(soft), torch.cat(lift)
     probable = probable - _allowances(table, image_shape(images))
@@ -164,13 +202,13 @@ def _last(
     fills: list[str],
 ) -> Tensor:
     """The squares of the second pass that the last choice is made from: per class the three that send
-    the most probability there, at most 48 squares."""
+    the most probability there, at most :data:`LAST` squares."""
     few = images[: probe.refine_images]
     hard, soft = _pass(classifier, few, before[: len(few)], table, fills)
     value = hard + soft - _allowances(table, image_shape(images))
     order = value.argsort(dim=0, descending=True, stable=True)[:3]
     ranked = value.amax(0).argsort(descending=True, stable=True)
-    return table[list(dict.fromkeys(order[:, ranked].flatten().tolist()))[:48]]
+    return table[list(dict.fromkeys(order[:, ranked].flatten().tolist()))[:LAST]]
 
 
 def _logits(
@@ -178,12 +216,13 @@ def _logits(
 ) -> Iterator[Tensor]:
     """Logits under the squares of one chunk of ``table`` after the other, [S',N,K]."""
     x = classifier.as_float(images)
-    chunks = table.split(max(1, 512 // len(images)))
+    most = min(512, 2 * classifier.batch)
+    chunks = table.split(max(1, most // len(images)))
     for number, chunk in enumerate(chunks):
         if clock is not None:
             clock.tick(number, len(chunks))
         stamped = stamp_table(x, chunk, fills, image_shape(images))
-        yield classifier.logits(stamped, batch=512).reshape(len(chunk), len(images), -1)
+        yield classifier.logits(stamped, batch=most).reshape(len(chunk), len(images), -1)
     if clock is not None:
         clock.tick(len(chunks), len(chunks))
 

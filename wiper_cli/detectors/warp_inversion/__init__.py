@@ -5,6 +5,7 @@ Elastic warps as triggers: Nguyen and Tran, "WaNet: Imperceptible Warping-based 
 
 from dataclasses import dataclass
 
+from wiper_cli.detectors.effort import REDUCED
 from wiper_cli.detectors.evidence import ORIGIN, Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
 
@@ -17,6 +18,16 @@ class WarpInversion(Detector):
     title = "universal small warp found by gradients, per class"
     says = "one small warp sends clean images of other classes to it"
     quick = {"steps": 5}
+    efforts = {
+        "normal": {
+            "steps": 40, "per_target": 12, "by_head": True, "searched": 128, "held": 100, "scored": 4,
+            "resolution": REDUCED,
+        },
+        "quick": {
+            "steps": 20, "per_target": 8, "by_head": True, "searched": 64, "held": 100, "scored": 3,
+            "resolution": REDUCED,
+        },
+    }  # fmt: skip
     origin = ORIGIN
     rule = Rule(
         id="WIPER-B02",
@@ -38,3 +49,8 @@ class WarpInversion(Detector):
     per_target: int = setting(20, "images per target")
     targets: tuple[int, ...] = setting((), "classes to try; empty: all, screened")
     most_targets: int = setting(16, "classes that a screening leaves to try")
+    by_head: bool = setting(False, "screened by the head; else by a short search")
+    searched: int = setting(512, "images to search on")
+    held: int = setting(200, "held-out images to score on")
+    scored: int = setting(16, "classes that are scored, those of the least loss")
+    resolution: float = setting(1.0, "side of the images in the first two thirds of the steps, as a share")

@@ -1,0 +1,165 @@
+"""What a scan will do, before it does it: the shape of the problem, the effort, and what both come to on this machine.
+
+The plan follows from model, images and effort alone. A clock is asked only for what the plan will take, and, where a
+time was given in place of an effort, for the effort that fits into it.
+"""
+
+import resource
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors.common import has_units, smaller
+from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Cost, Effort, Extent, Plan
+from wiper_cli.detectors.evidence import Detector
+from wiper_cli.images.splits import Clean
+
+#: Images on which the answers to reduced images are compared with those to whole ones; the share that must agree.
+COMPARED, AGREEING = 24, 0.5
+#: Bytes that one batch with gradients may hold.
+BATCH_BYTES = 3 << 28
+
+
+@dataclass(frozen=True)
+class Planned:
+    """``detectors``: their settings by name. ``plans``: of those whose work is known. ``why``: a sentence on the
+    effort. ``budget``: seconds that were given."""
+
+    effort: Effort
+    why: str
+    extent: Extent
+    cost: Cost
+    detectors: dict[str, Detector]
+    plans: tuple[Plan, ...]
+    budget: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The plan in one line."""
+        work = "; ".join(
+            f"{plan.name} {plan.classes} classes, {plan.forward:,} forward and {plan.backward:,} backward passes"
+            for plan in self.plans
+        )
+        seconds = self.cost.seconds(self.plans)
+        return (
+            f"Effort {self.effort} ({self.why}): {work or 'no detector'}. About {_duration(seconds)} "
+            f"and {self.cost.memory / 2**30:.1f} GiB of memory."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report's ``detection.plan``."""
+        return {
+            "effort": self.effort,
+            "why": self.why,
+            "budget": self.budget,
+            "reduced": self.extent.reducible,
+            "batch": self.extent.batch,
+            "seconds_expected": round(self.cost.seconds(self.plans), 1),
+            "forward_seconds": self.cost.forward,
+            "backward_seconds": self.cost.backward,
+            "memory": self.cost.memory,
+            "detectors": [asdict(plan) for plan in self.plans],
+        }
+
+
+def planned(
+    classifier: Classifier,
+    clean: Clean,
+    names: Collection[str],
+    effort: Effort = "normal",
+    budget: float | None = None,
+) -> Planned:
+    """The plan for the detectors ``names``. ``budget``: seconds; the most work that is expected to fit is chosen in
+    place of ``effort``, the least where none does. Sets how many images ``classifier`` holds at once."""
+    extent, bytes_each = _extent(classifier, clean)
+    classifier.batch = extent.batch
+    cost = _cost(classifier, clean.fit.images, extent, bytes_each)
+
+    def at(one: Effort) -> tuple[dict[str, Detector], tuple[Plan, ...]]:
+        detectors = {name: DETECTORS[name].at(one, extent) for name in names}
+        plans = (detector.plan(extent) for detector in detectors.values())
+        return detectors, tuple(plan for plan in plans if plan is not None)
+
+    why = "as asked"
+    if budget is not None:
+        effort, why = "quick", f"even this is expected to take more than the {_duration(budget)} given"
+        for one in reversed(EFFORTS):
+            if cost.seconds(at(one)[1]) <= budget:
+                effort, why = one, f"the most that fits into {_duration(budget)}"
+                break
+    return Planned(effort, why, extent, cost, *at(effort), budget)
+
+
+def _extent(classifier: Classifier, clean: Clean) -> tuple[Extent, int]:
+    """The shape of the problem, and the bytes that one image with gradients holds."""
+    images = clean.fit.images
+    channels, height, width = images.shape[1:]
+    each = _bytes_each(classifier, images[:1])
+    return Extent(
+        classes=classifier.classes,
+        channels=channels,
+        height=height,
+        width=width,
+        fit=len(clean.fit),
+        select=len(clean.select),
+        head=has_units(classifier),
+        reducible=REDUCED * min(height, width) >= LEAST_SIDE and _reducible(classifier, images[:COMPARED]),
+        batch=max(4, min(256, BATCH_BYTES // max(each, 1))),
+    ), each
+
+
+def _reducible(classifier: Classifier, images: Tensor) -> bool:
+    """Whether the network takes images of half the side and answers nearly as on whole ones."""
+    try:
+        there, here = classifier.answers(smaller(images, REDUCED), 4), classifier.answers(images, 4)
+    except Exception:  # a network made for one size fails in ways of its own
+        return False
+    return float((there == here).float().mean()) >= AGREEING
+
+
+def _bytes_each(classifier: Classifier, image: Tensor) -> int:
+    """Bytes that a forward pass of one image keeps for the backward pass, without the weights."""
+    if classifier.network is None:
+        return 4 * image.numel()
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in classifier.network.parameters()}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        x = classifier.as_float(image).requires_grad_(True)
+        logits = classifier.network(x)
+    del logits
+    # Of a compiled graph the hooks may see little.
+    return max(sum(kept.values()), 80 * image.numel())
+
+
+def _cost(classifier: Classifier, images: Tensor, extent: Extent, bytes_each: int) -> Cost:
+    """Measured on a few images, the better of two times; the first pass of all warms up."""
+    x = classifier.as_float(images[: min(8, extent.batch)])
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        classifier.logits(x)
+        middle = time.perf_counter()
+        if classifier.network is not None:
+            classifier.network(x.clone().requires_grad_(True)).sum().backward()
+        times.append((middle - began, time.perf_counter() - middle))
+    forward, both = (min(one) / len(x) for one in zip(*times[1:], strict=True))
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    memory = resident + 3 * extent.batch * bytes_each // 2
+    return Cost(forward, max(both - forward, 0.0), memory)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
