@@ -19,6 +19,9 @@ from wiper_cli.worker.protocol import Job
 
 A = TypeVar("A")
 
+#: The search whose thresholds and committed results are known; the shorter ones have not been compared with it yet.
+DEFAULT_EFFORT: Effort = "thorough"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Job[A]):
@@ -57,7 +60,7 @@ class ScanRequest(Examination[answers.ScanAnswer]):
     answer = answers.ScanAnswer
 
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
-    effort: Effort = "normal"
+    effort: Effort = DEFAULT_EFFORT
     budget: float | None = None
     explain: Path | None = None
 
@@ -69,7 +72,7 @@ class PlanRequest(Examination[answers.PlanAnswer]):
     answer = answers.PlanAnswer
 
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
-    effort: Effort = "normal"
+    effort: Effort = DEFAULT_EFFORT
     budget: float | None = None
 
 
@@ -87,7 +90,7 @@ class PurifyRequest(Examination[answers.PurifyAnswer]):
         default_factory=lambda: next(iter(METHODS.values()))()
     )
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
-    effort: Effort = "normal"
+    effort: Effort = DEFAULT_EFFORT
     targets: tuple[int, ...] = ()
     triggered: Path | None = None
     live: bool = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 Effort = Literal["quick", "normal", "thorough"]
-#: From the least work to the most.
+#: From the least work to the most. Only the last is the search that the thresholds were set for.
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 #: Smallest side in pixels at which a search begins on reduced images; the share of the side that it then uses.
 LEAST_SIDE, REDUCED = 96, 0.5
