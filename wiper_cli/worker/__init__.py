@@ -1,5 +1,5 @@
 """Two processes: the parent holds the pen, the child holds the model.
 
-``parent`` imports neither torch nor onnx. ``child`` opens and computes. What crosses is JSON and safetensors
-bytes in frames (``protocol``), never a pickled object.
+``parent`` imports neither torch nor onnx. ``child`` opens and computes or, as a ``gate``, judges and writes bytes. What
+crosses is JSON and safetensors bytes in frames (``protocol``), never a pickled object.
 """

@@ -232,7 +232,7 @@ SHARED: Sequence[Callable[[Any], Any]] = (
     click.option(
         "--config", type=click.Path(path_type=Path, dir_okay=False), is_eager=True, expose_value=False,
         metavar="FILE", envvar="WIPER_CONFIG", callback=lambda ctx, param, value: load(ctx, value),
-        help="TOML file; else ./wiper.toml, else [tool.wiper] of ./pyproject.toml.",
+        help="TOML file; else ./wiper.toml or [tool.wiper] of ./pyproject.toml, which may only tighten.",
     ),
 )  # fmt: skip
 
