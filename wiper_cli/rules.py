@@ -102,8 +102,9 @@ _HOSTILE = (
         id="WIPER-ONNX",
         title="The ONNX file breaks a safety rule",
         means="The file holds messages that are malformed or that two readers would understand differently "
-        "(repeated graphs or tensors, sizes that do not fit, weights that a caller may replace, nesting "
-        "without end). It was read as bytes and not loaded.",
+        "(repeated graphs or tensors, sizes that do not fit, weights that a caller may replace), or a few bytes "
+        "that would keep a runtime busy without end (functions that call themselves, tensors of a size that "
+        "nobody stores). It was read as bytes and not loaded.",
         do="Do not load the file anywhere. Get it again from its author and compare digests.",
         severity=Severity.CRITICAL,
         cwe=(436, 125, 400),
@@ -123,7 +124,8 @@ _HOSTILE = (
         id="WIPER-FILE",
         title="The model reaches outside its own files",
         means="The model names external data that is not one plain file beside it: a path to elsewhere, a link, "
-        "or something that is no regular file. Loading it would read what the author of the model chose. "
+        "something that is no regular file, or a name by which a program would look for it (`conftest.py`, "
+        "`.bashrc`). Loading it would read, and writing it would plant, what the author of the model chose. "
         "Nothing was read.",
         do="If you made the links yourself, put plain copies beside the model. Otherwise do not load the file.",
         severity=Severity.CRITICAL,

@@ -35,6 +35,7 @@ class Session:
         self._outputs = list(outputs)
         exposed = onnx.ModelProto()
         exposed.CopyFrom(model)
+        del exposed.metadata_props[:]  # a runtime may take settings from them
         there = {value.name for value in exposed.graph.output}
         for name in outputs:
             if name not in there:

@@ -29,9 +29,8 @@ def test_what_protobuf_cannot_parse():
     ("nodes", "arrays", "words"),
     [
         ("Add a b > c; MatMul x c > y", {"a": np.arange(3), "b": np.arange(4)}, "cannot be computed"),
-        ("ConstantOfShape huge > c; Add x c > y", {"huge": np.array([2**20, 2**20])}, "out of nothing"),
     ],
 )
-def test_constants_that_cannot_be_computed_or_are_endless(nodes, arrays, words):
+def test_constants_that_cannot_be_computed(nodes, arrays, words):
     with pytest.raises(Unsupported, match=words):
         tiny.opened(tiny.make_model(tiny.nodes(nodes), arrays))

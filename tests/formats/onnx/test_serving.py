@@ -35,7 +35,7 @@ def test_refusals_are_sentences():
     with pytest.raises(Unsupported, match="onnxruntime refuses"):
         run(tiny.images(2, 5, 8, 8))
     model = tiny.classifier()
-    model.graph.node[1].op_type = "NoSuchOperator"
+    model.graph.node[1].op_type = "Xor"  # not of numbers
     with pytest.raises(Unsupported, match="onnxruntime refuses"):
         serve(tiny.source_of(model))
 

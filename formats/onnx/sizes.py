@@ -1,0 +1,300 @@
+"""How large the values of an ONNX graph are at least, from what the file stores: no tensor is computed for it.
+
+A dimension that the file leaves open counts as 1, so that each size is a lower bound, for a batch of one image. An
+operator that is not in the table below gives a value of unknown size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Shape = tuple[int, ...]
+
+#: More numbers than a shape has are not followed, nor numbers that no shape holds.
+_FEW, _LARGEST = 64, 1 << 62
+
+
+class Value(NamedTuple):
+    """``shape``: lower bounds, ``None`` where the rank is unknown; exact where the value is ``constant``, that is, made
+    from stored tensors alone. ``numbers``: its elements, where they are known."""
+
+    shape: Shape | None = None
+    numbers: tuple[float, ...] | None = None
+    constant: bool = False
+
+
+Inputs = Sequence[Value]
+#: Attributes: numbers, or lists of them.
+Attributes = Mapping[str, Any]
+
+
+def _at(inputs: Inputs, position: int) -> Value:
+    return inputs[position] if position < len(inputs) else Value()
+
+
+def _whole(value: Value) -> Shape | None:
+    """The elements as sizes."""
+    return None if value.numbers is None else tuple(max(int(one), 0) for one in value.numbers)
+
+
+def _widest(*shapes: Shape | None) -> Shape | None:
+    """What the shapes are broadcast to; unknown where the rank of one is."""
+    known = [shape for shape in shapes if shape is not None]
+    rank = max(map(len, known), default=0)
+    aligned = [(1,) * (rank - len(shape)) + shape for shape in known]
+    return tuple(map(max, zip(*aligned, strict=True))) if len(known) == len(shapes) else None
+
+
+def _same(inputs: Inputs, attributes: Attributes) -> Value:
+    return Value(_at(inputs, 0).shape, _at(inputs, 0).numbers)
+
+
+def _broadcast(inputs: Inputs, attributes: Attributes) -> Value:
+    return Value(_widest(*(one.shape for one in inputs)))
+
+
+def _arithmetic(operation: Callable[[float, float], float]) -> Callable[[Inputs, Attributes], Value]:
+    def rule(inputs: Inputs, attributes: Attributes) -> Value:
+        numbers = [one.numbers for one in inputs]
+        result = numbers[0] if numbers else None
+        for more in numbers[1:]:
+            if result is None or more is None or len({len(result), len(more)} - {1}) > 1:
+                return _broadcast(inputs, attributes)
+            count = max(len(result), len(more)) if result and more else 0
+            one, other = (numbers * count if len(numbers) == 1 else numbers for numbers in (result, more))
+            result = tuple(map(operation, one, other))
+        return Value(_widest(*(one.shape for one in inputs)), result)
+
+    return rule
+
+
+def _divided(a: float, b: float) -> float:
+    if not b:
+        return math.inf
+    return math.trunc(a / b) if isinstance(a, int) and isinstance(b, int) else a / b
+
+
+def _concat(inputs: Inputs, attributes: Attributes) -> Value:
+    numbers = [one.numbers for one in inputs]
+    joined = None if None in numbers else tuple(one for part in numbers for one in part or ())
+    shapes = [one.shape for one in inputs if one.shape is not None]
+    if len({len(shape) for shape in shapes}) != 1 or not shapes[0]:
+        return Value(None, joined)
+    axis = attributes.get("axis", 0) % len(shapes[0])
+    shape = list(map(max, zip(*shapes, strict=True)))
+    shape[axis] = sum(one[axis] for one in shapes) + len(inputs) - len(shapes)
+    return Value(tuple(shape), joined)
+
+
+def _reshape(inputs: Inputs, attributes: Attributes) -> Value:
+    data, wanted = _at(inputs, 0), _at(inputs, 1).numbers
+    if wanted is None:
+        return Value(None, data.numbers)
+    shape = [int(size) for size in wanted]
+    for i, size in enumerate(shape):
+        if size == 0 and not attributes.get("allowzero") and data.shape is not None and i < len(data.shape):
+            shape[i] = data.shape[i]
+    if -1 in shape:
+        rest = math.prod(size for size in shape if size > 0)
+        shape[shape.index(-1)] = math.prod(data.shape or ()) // max(rest, 1)
+    return Value(tuple(max(size, 1) for size in shape), data.numbers)
+
+
+def _transpose(inputs: Inputs, attributes: Attributes) -> Value:
+    shape = _at(inputs, 0).shape
+    order = list(attributes.get("perm", range(len(shape or ()))[::-1]))
+    if shape is None or sorted(order) != list(range(len(shape))):
+        return Value()
+    return Value(tuple(shape[axis] for axis in order))
+
+
+def _unsqueeze(inputs: Inputs, attributes: Attributes) -> Value:
+    data, axes = _at(inputs, 0), _at(inputs, 1).numbers or attributes.get("axes")
+    if data.shape is None or axes is None:
+        return Value(None, data.numbers)
+    rank = len(data.shape) + len(axes)
+    at, rest = {int(axis) % rank for axis in axes}, iter(data.shape)
+    return Value(tuple(1 if axis in at else next(rest, 1) for axis in range(rank)), data.numbers)
+
+
+def _gather(inputs: Inputs, attributes: Attributes) -> Value:
+    data, at = _at(inputs, 0), _at(inputs, 1)
+    axis = attributes.get("axis", 0)
+    numbers = None
+    if data.numbers is not None and at.numbers is not None and axis == 0:
+        inside = all(-len(data.numbers) <= one < len(data.numbers) for one in at.numbers)
+        numbers = tuple(data.numbers[int(one)] for one in at.numbers) if inside else None
+    if not data.shape or at.shape is None:
+        return Value(None, numbers)
+    axis %= len(data.shape)
+    return Value(data.shape[:axis] + at.shape + data.shape[axis + 1 :], numbers)
+
+
+def _tile(inputs: Inputs, attributes: Attributes) -> Value:
+    shape, repeats = _at(inputs, 0).shape, _whole(_at(inputs, 1))
+    if repeats is None or (shape is not None and len(shape) != len(repeats)):
+        return Value()
+    return Value(tuple(a * b for a, b in zip(shape or (1,) * len(repeats), repeats, strict=True)))
+
+
+def _range(inputs: Inputs, attributes: Attributes) -> Value:
+    numbers = [one.numbers[0] if one.numbers else None for one in inputs]
+    if len(numbers) != 3 or None in numbers or not numbers[2]:
+        return Value()
+    start, limit, step = (float(one or 0) for one in numbers)
+    return Value((max(math.ceil((limit - start) / step), 0),))
+
+
+def _one_hot(inputs: Inputs, attributes: Attributes) -> Value:
+    depth = _whole(_at(inputs, 1))
+    return Value((*(_at(inputs, 0).shape or ()), *depth)) if depth else Value()
+
+
+def _pad(inputs: Inputs, attributes: Attributes) -> Value:
+    data, pads = _at(inputs, 0).shape, _at(inputs, 1).numbers or attributes.get("pads")
+    if pads is None:
+        return Value()
+    count = len(pads) // 2
+    shape = list(data if data is not None else (1,) * count)
+    axes = _at(inputs, 3).numbers or range(count)
+    for i, axis in enumerate(axes):
+        if i < count and -len(shape) <= axis < len(shape):
+            shape[int(axis)] = max(shape[int(axis)] + int(pads[i]) + int(pads[count + i]), 0)
+    return Value(tuple(shape))
+
+
+def _resize(inputs: Inputs, attributes: Attributes) -> Value:
+    data, sizes = _at(inputs, 0).shape, _whole(_at(inputs, 3))
+    scales = _at(inputs, 2 if len(inputs) > 2 else 1).numbers or attributes.get("scales")
+    count = len(sizes or scales or ())
+    shape = list(data if data is not None else (1,) * count)
+    axes = attributes.get("axes", range(len(shape)))
+    for i, axis in enumerate(list(axes)[:count]):
+        if -len(shape) <= axis < len(shape):
+            shape[axis] = (
+                sizes[i] if sizes else int(shape[axis] * max(scales[i], 0)) if scales else shape[axis]
+            )
+    return Value(tuple(shape)) if count else Value()
+
+
+def _product(inputs: Inputs, attributes: Attributes) -> Value:
+    a, b = _at(inputs, 0).shape, _at(inputs, 1).shape
+    if not a or not b or len(a) < 2 or len(b) < 2:
+        return Value()
+    rows = a[-1] if attributes.get("transA") else a[-2]
+    columns = b[-2] if attributes.get("transB") else b[-1]
+    return Value((*(_widest(a[:-2], b[:-2]) or ()), rows, columns))
+
+
+def _windows(inputs: Inputs, attributes: Attributes) -> Value:
+    """Convolutions and pools, of which only what channels and pads add is of interest."""
+    data, weight = _at(inputs, 0).shape, _at(inputs, 1).shape or ()
+    kernel = attributes.get("kernel_shape") or weight[2:]
+    count = len(kernel)
+    pads, steps, gaps = _spatial(attributes, count)
+    shape = list(data if data is not None and len(data) == count + 2 else (1,) * (count + 2))
+    if len(weight) == count + 2:
+        shape[1] = weight[0]
+    for i, size in enumerate(kernel):
+        room = shape[2 + i] + pads[i] + pads[count + i] - gaps[i] * (size - 1) - 1
+        shape[2 + i] = max(room // max(steps[i], 1) + 1, 1)
+    return Value(tuple(shape))
+
+
+def _transposed(inputs: Inputs, attributes: Attributes) -> Value:
+    data, weight = _at(inputs, 0).shape, _at(inputs, 1).shape or ()
+    kernel = attributes.get("kernel_shape") or weight[2:]
+    count = len(kernel)
+    pads, steps, gaps = _spatial(attributes, count)
+    extra = attributes.get("output_padding") or [0] * count
+    if data is None or not len(data) == len(weight) == count + 2 or len(extra) != count:
+        return Value()
+    shape = [data[0], weight[1] * attributes.get("group", 1)]
+    for i, size in enumerate(kernel):
+        whole = steps[i] * (data[2 + i] - 1) + gaps[i] * (size - 1) + 1 + extra[i]
+        shape.append(max(whole - pads[i] - pads[count + i], 1))
+    return Value((*shape[:2], *attributes.get("output_shape", shape[2:])[-count:]))
+
+
+def _spatial(attributes: Attributes, count: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """Pads, strides and dilations, with their defaults where they are absent or of another length."""
+    found = [attributes.get(name) or () for name in ("pads", "strides", "dilations")]
+    plain = [0] * (2 * count), [1] * count, [1] * count
+    pads, steps, gaps = (a if len(a) == len(b) else b for a, b in zip(found, plain, strict=True))
+    return pads, steps, gaps
+
+
+def _shape(inputs: Inputs, attributes: Attributes) -> Value:
+    """Only the shape of a constant is known exactly."""
+    data = _at(inputs, 0)
+    if data.shape is None:
+        return Value()
+    sizes = data.shape[attributes.get("start", 0) : attributes.get("end")]
+    return Value((len(sizes),), sizes if data.constant else None)
+
+
+_SAME_SHAPE = """
+Abs BatchNormalization Cast CastLike Ceil Clip CumSum DequantizeLinear Dropout Elu Erf Exp Floor Gelu GroupNormalization
+HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not
+QuantizeLinear Reciprocal Relu Round Selu Sigmoid Sign Softmax Sqrt Tanh Trilu
+"""
+_ELEMENTWISE = """
+And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Mean Mod Or PRelu Pow Sum
+Where Xor
+"""
+_WINDOWED = "AveragePool Conv FusedConv LpPool MaxPool"
+
+_RULES: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
+    **dict.fromkeys(_SAME_SHAPE.split(), _same),
+    **dict.fromkeys(_ELEMENTWISE.split(), _broadcast),
+    **dict.fromkeys(_WINDOWED.split(), _windows),
+    "Add": _arithmetic(lambda a, b: a + b),
+    "Sub": _arithmetic(lambda a, b: a - b),
+    "Mul": _arithmetic(lambda a, b: a * b),
+    "Div": _arithmetic(_divided),
+    "Max": _arithmetic(max),
+    "Min": _arithmetic(min),
+    "Concat": _concat,
+    "Reshape": _reshape,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": lambda inputs, attributes: Value(None, _at(inputs, 0).numbers),
+    "Gather": _gather,
+    "Shape": _shape,
+    "ConstantOfShape": lambda inputs, attributes: Value(_whole(_at(inputs, 0))),
+    "Expand": lambda inputs, attributes: Value(_widest(_at(inputs, 0).shape or (), _whole(_at(inputs, 1)))),
+    "Tile": _tile,
+    "Range": _range,
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "MatMul": _product,
+    "Gemm": _product,
+    "ConvTranspose": _transposed,
+}
+
+
+def at_least(operator: str, inputs: Inputs, attributes: Attributes) -> Value:
+    """The first output of a node; ``attributes`` are the file's own and may be of any length and size."""
+    rule = _RULES.get(operator)
+    if rule is None:
+        return Value()
+    try:
+        shape, numbers, _ = rule(inputs, attributes)
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        IndexError,
+    ):  # attributes or inputs that do not fit the operator
+        return Value()
+    if numbers is not None and (
+        len(numbers) > _FEW or not all(-_LARGEST < one < _LARGEST for one in numbers)
+    ):
+        numbers = None
+    if shape is not None:
+        shape = tuple(min(size, _LARGEST) for size in shape) if len(shape) <= _FEW else None
+    return Value(shape, numbers, all(one.constant for one in inputs))
