@@ -29,7 +29,7 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     """
     model = proto.load(source, manifest)
     entry = proto.signature(model)
-    nodes = proto.live(model.graph.node, entry.output)
+    nodes = proto.live(model.graph, entry.output)
     notes = list(entry.notes)
     if arch is not None:
         notes.append("An ONNX file holds its own graph: the given architecture is not used.")

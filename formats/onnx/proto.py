@@ -15,6 +15,7 @@ from formats.dtypes import DTYPES, FLOATS
 from formats.errors import Unreadable, Unsupported
 from formats.model import InputSpec, Manifest, Source
 from formats.onnx.operators import KNOWN_VALUES, lookup
+from formats.onnx.order import in_order
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 _FLOATS = tuple(DTYPES[name].onnx for name in FLOATS)
@@ -164,14 +165,21 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def live(nodes: Sequence[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
-    """Nodes that ``output`` depends on, in the order of the file."""
-    wanted, kept = {output}, []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            kept.append(node)
-            wanted.update(name for name in reads(node) if name)
-    return kept[::-1]
+def live(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
+    """Nodes that ``output`` depends on, each behind what it reads, otherwise in the order of the file.
+
+    Raises ``Unsupported`` for a name that nothing makes, and for circles.
+    """
+    makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    wanted, kept = [output], set[int]()
+    while wanted:
+        index = makers.get(wanted.pop())
+        if index is not None and index not in kept:
+            kept.add(index)
+            wanted += reads(graph.node[index])
+    nodes = [graph.node[index] for index in sorted(kept)]
+    given = {value.name for value in (*graph.input, *graph.initializer)}
+    return [nodes[index] for index in in_order([(reads(node), node.output) for node in nodes], given)]
 
 
 @cache

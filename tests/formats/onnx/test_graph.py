@@ -1,15 +1,19 @@
 """The interpreter against onnxruntime, its parameters, its gradients, its handling of shapes and batches."""
 
 import copy
+import random
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny_onnx as tiny
 import torch
 from onnx import helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from torch import nn
 
+from formats.errors import Unsupported
 from formats.onnx.serving import serve
 
 node = helper.make_node
@@ -110,6 +114,58 @@ def test_dead_nodes_and_their_weights_are_left_out():
     result = agrees(model, tiny.images(2, 3, 8, 8))
     assert result.network is not None
     assert "unused" not in result.tensors
+
+
+def disordered(model, seed):
+    """A copy whose nodes stand in any order."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    nodes = list(copied.graph.node)
+    random.Random(seed).shuffle(nodes)
+    del copied.graph.node[:]
+    copied.graph.node.extend(nodes)
+    return copied
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nodes_in_any_order_are_sorted_as_onnxruntime_sorts_them(seed):
+    """Among them optional inputs, which must not vanish when they come late: bias and shift here."""
+    nodes = tiny.nodes(
+        "Neg shift > late; Mul late two > later; BatchNormalization x scale later mean var > a; Neg b > bias; "
+        "Conv a w bias > c; Relu c > d; GlobalAveragePool d > e; Flatten e > f; "
+        "ReduceMean x > n | axes=[1, 2, 3], keepdims=0; Reshape n column > m; "
+        "Mul m row > branch; Gemm f v branch > y"
+    )
+    initializers = {
+        "shift": tiny.array(0, 3), "two": np.float32(2), "scale": tiny.array(1, 3), "mean": tiny.array(2, 3),
+        "var": np.abs(tiny.array(3, 3)) + 0.1, "b": tiny.array(4, 6, scale=9), "w": tiny.array(5, 6, 3, 3, 3),
+        "row": tiny.array(6, 1, 4, scale=9), "v": tiny.array(7, 6, 4), "column": np.array([-1, 1]),
+    }  # fmt: skip
+    model = tiny.make_model(nodes, initializers)
+    x = tiny.images(3, 3, 8, 8)
+    wanted = tiny.opened(model).network(x)
+    result = agrees(disordered(model, seed), x)
+    assert torch.equal(result.network(x), wanted)
+    assert set(result.tensors) == {"shift", "scale", "b", "w", "row", "v"}
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_name_that_nothing_makes_is_no_input_left_out(place):
+    model = tiny.classifier()
+    model.graph.node[0].input[place] = "nothing"
+    with pytest.raises(Unsupported, match="'nothing'"):
+        tiny.opened(model)
+    with pytest.raises(InvalidArgument, match="'nothing' is not"):
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def test_a_size_that_follows_from_the_image_has_a_bound():
+    nodes = tiny.nodes(
+        "Shape x > s; Mul s many > t; ConstantOfShape t > c; ReduceMax c > m | keepdims=0; Add x m > y"
+    )
+    result = tiny.opened(tiny.make_model(nodes, {"many": np.array(1000)}))
+    with pytest.raises(Unsupported, match="out of nothing"):
+        result.network(tiny.images(1, 3, 8, 8))
 
 
 def test_half_precision_is_computed_in_float32():

@@ -138,6 +138,23 @@ def test_a_head_followed_by_relu_is_not_linear():
     assert not tiny.opened(unknown(end)).head.linear
 
 
+def test_nodes_in_any_order():
+    x = tiny.images(5, 3, 8, 8)
+    end = tiny.nodes("GlobalAveragePool b > c; Flatten c > d; MatMul d w > e; Add bias e > y")
+    for model in (quantised(), unknown(end)):
+        wanted = tiny.opened(model).runtime
+        nodes = list(model.graph.node)[::-1]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        result = tiny.opened(model)
+        assert result.network is None
+        for got, value in zip(
+            result.runtime.features_and_logits(x), wanted.features_and_logits(x), strict=True
+        ):
+            assert torch.equal(got, value)
+        assert torch.equal(result.runtime.head_values()[1], wanted.head_values()[1])
+
+
 def test_without_a_head_the_unknown_operators_are_named():
     end = [node("ReduceMax", ["b"], ["y"], axes=[2, 3], keepdims=0)]
     with pytest.raises(Unsupported, match=r"com\.microsoft::Gelu"):
