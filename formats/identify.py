@@ -27,6 +27,8 @@ RULES: Mapping[str, str] = {
 }
 
 MAX_FILE = 16 << 30
+#: A model and its external data together.
+MAX_WHOLE = (2 << 30) - (16 << 20)
 MAX_SIDECAR = 1 << 20
 SIDECARS = ("config.json", "preprocessor_config.json")
 
@@ -67,7 +69,8 @@ def read_source(path: str | Path) -> Source:
     :func:`identify`) and :class:`Hostile` when external data is not a plain file beside the model.
     """
     source = read_model(path)
-    return replace(source, files=read_external(path, external_locations(source)))
+    left = MAX_WHOLE - len(source.data)
+    return replace(source, files=read_external(path, external_locations(source), left))
 
 
 def read_model(path: str | Path, limit: int = MAX_FILE) -> Source:
@@ -90,7 +93,7 @@ def external_locations(source: Source) -> Sequence[str]:
     return reader(identify(source.data, source.name)).external_locations(source.data)
 
 
-def read_external(path: str | Path, locations: Sequence[str], limit: int = MAX_FILE) -> dict[str, bytes]:
+def read_external(path: str | Path, locations: Sequence[str], limit: int = MAX_WHOLE) -> dict[str, bytes]:
     """The files that the model at ``path`` names, by those names; ``limit``: most bytes of all together.
 
     Raises :class:`Hostile` for anything but plain files beside the model, else as :func:`read_model`.
@@ -173,15 +176,10 @@ def _pickle(name: str) -> Unsupported:
     )
 
 
-def _open(path: Path, flags: int) -> int:
-    return os.open(
-        path,
-        os.O_RDONLY
-        | flags
-        | getattr(os, "O_CLOEXEC", 0)
-        | getattr(os, "O_NONBLOCK", 0)
-        | getattr(os, "O_BINARY", 0),
-    )
+def _open(path: str | Path, flags: int = 0, folder: int | None = None) -> int:
+    for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    return os.open(path, os.O_RDONLY | flags, dir_fd=folder)
 
 
 def _read_all(descriptor: int, name: str, limit: int) -> bytes:
@@ -202,7 +200,7 @@ def _read_model(path: Path, limit: int) -> bytes:
     if path.is_dir():
         raise Unreadable(f"{path} is a directory; name one model file in it.")
     try:
-        return _read_all(_open(path, 0), str(path), limit)
+        return _read_all(_open(path), str(path), limit)
     except FileNotFoundError as error:
         raise Unreadable(f"{path} does not exist.") from error
     except OSError as error:
@@ -213,22 +211,15 @@ def _read_model(path: Path, limit: int) -> bytes:
 
 def _read_external(model: Path, location: str, limit: int) -> bytes:
     """External data of an ONNX file: a plain regular file beside the model that is known by no other name."""
-    if (
-        not location.isprintable()
-        or location in ("", ".", "..", model.name)
-        or set(location) & set('/\\:*?"<>|')
-    ):
+    plain = location.isprintable() and location not in ("", ".", "..", model.name) and len(location) <= 255
+    if not plain or set(location) & set('/\\:*?"<>|'):
         raise Hostile(
             f"The model keeps tensors in {location[:80]!r}, which is no plain name of a file beside it.",
             "WIPER-FILE-001",
             ascii(location[:200]),
         )
-    path = model.parent / location
-    no_follow = getattr(os, "O_NOFOLLOW", 0)
     try:
-        if path.is_symlink():
-            raise OSError(errno.ELOOP, "symbolic link")
-        descriptor = _open(path, no_follow)
+        descriptor = _open_beside(model, location)
     except FileNotFoundError as error:
         raise Unreadable(
             f"The model keeps tensors in {location!r}, which is missing; put that file beside it."
@@ -242,6 +233,11 @@ def _read_external(model: Path, location: str, limit: int) -> bytes:
             location,
         ) from error
     status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size > limit:
+        os.close(descriptor)
+        raise Unsupported(
+            "The model and its external data are too large: 2 GiB together, and what memory is free, is the limit."
+        )
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(descriptor)
         raise Hostile(
@@ -253,9 +249,23 @@ def _read_external(model: Path, location: str, limit: int) -> bytes:
     return _read_all(descriptor, location, limit)
 
 
+def _open_beside(model: Path, location: str) -> int:
+    """Opens a plain name in the model's folder, and nothing behind a link."""
+    follow_none = getattr(os, "O_NOFOLLOW", 0)
+    if os.open not in os.supports_dir_fd:
+        if (model.parent / location).is_symlink():
+            raise OSError(errno.ELOOP, "symbolic link")
+        return _open(model.parent / location, follow_none)
+    folder = os.open(model.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _open(location, follow_none, folder)
+    finally:
+        os.close(folder)
+
+
 def _read_sidecar(path: Path) -> bytes | None:
     """A small description beside the model; ``None`` when there is none that can be used."""
     try:
-        return _read_all(_open(path, 0), path.name, MAX_SIDECAR)
+        return _read_all(_open(path), path.name, MAX_SIDECAR)
     except (OSError, Unreadable, Unsupported):
         return None

@@ -44,15 +44,15 @@ def _renamed(data: bytes, start: int, end: int, kind: str, names: Mapping[bytes,
     if kind == "value":
         return names.get(data[start:end])
     if kind == "entry":
-        keys = [data[a:b] for number, _, a, b in fields(data, start, end, kind) if number == 1]
+        keys = [data[a:b] for tag, a, b in fields(data, start, end, kind) if tag == 1 << 3 | BYTES]
         if keys != [b"location"]:
             return None
     parts, kept, at = list[bytes](), start, start
-    for number, wire, a, b in fields(data, start, end, kind):
-        below = _BELOW[kind].get(number) if wire == BYTES else None
+    for tag, a, b in fields(data, start, end, kind):
+        below = _BELOW[kind].get(tag >> 3) if tag & 7 == BYTES else None
         new = _renamed(data, a, b, below, names) if below else None
         if new is not None:
-            parts += [data[kept:at], _varint(number << 3 | BYTES), _varint(len(new)), new]
+            parts += [data[kept:at], _varint(tag), _varint(len(new)), new]
             kept = b
         at = b
     return b"".join([*parts, data[kept:end]]) if parts else None

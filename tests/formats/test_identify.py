@@ -161,10 +161,35 @@ def test_external_data_with_a_path_is_hostile(external, location):
 
 def test_external_links_are_hostile(external, tmp_path):
     (tmp_path / "secret").write_bytes(b"1234")
-    (tmp_path / "soft").symlink_to(tmp_path / "secret")
-    os.link(tmp_path / "secret", tmp_path / "hard")
-    (tmp_path / "folder").mkdir()
-    for location, rule in {"soft": "002", "hard": "003", "folder": "003"}.items():
+    (tmp_path / "soft.data").symlink_to(tmp_path / "secret")
+    os.link(tmp_path / "secret", tmp_path / "hard.data")
+    (tmp_path / "folder.data").mkdir()
+    os.mkfifo(tmp_path / "pipe.data")
+    for location, rule in {
+        "soft.data": "002",
+        "hard.data": "003",
+        "folder.data": "003",
+        "pipe.data": "003",
+    }.items():
         with pytest.raises(Hostile) as refusal:
             external(location)
         assert refusal.value.rule == f"WIPER-FILE-{rule}"
+
+
+def test_external_data_beyond_what_one_message_holds(external, tmp_path):
+    with (tmp_path / "w.data").open("wb") as file:
+        file.truncate(3 << 30)  # no such file is written: it is all hole
+    with pytest.raises(Unsupported, match="2 GiB"):
+        external("w.data")
+
+
+def test_the_folder_of_a_model_may_be_reached_by_a_link(tmp_path, monkeypatch):
+    """And is opened once: what is beside the model is what is read."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "m.onnx").write_bytes(ONNX)
+    (tmp_path / "real" / "w.data").write_bytes(b"1234")
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setattr("formats.onnx.manifest.external_locations", lambda data: ["w.data"])
+    assert read_source(tmp_path / "link" / "m.onnx").files == {"w.data": b"1234"}
+    monkeypatch.chdir(tmp_path / "real")
+    assert read_source("m.onnx").files == {"w.data": b"1234"}

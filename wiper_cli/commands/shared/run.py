@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from formats import Edit, FormatError, Source
-from formats.identify import MAX_FILE, read_external, read_model
+from formats.identify import MAX_FILE, MAX_WHOLE, read_external, read_model
 from formats.write import DATA_NAME
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
@@ -58,7 +58,9 @@ class Run:
         with private_copy(source) as copy:
             gated = self.ask(GateJob(model=copy), bounds(source))
             if gated.locations:
-                source = replace(source, files=read_external(path, gated.locations, room - source.size))
+                source = replace(
+                    source, files=read_external(path, gated.locations, min(room, MAX_WHOLE) - source.size)
+                )
                 lay_out(source, copy.parent)
                 gated = self.ask(GateJob(model=copy, complete=True), bounds(source))
             if document is not None:
