@@ -3,10 +3,13 @@
     python -m benchmarks.vouch SCALE REASON
 
 Only for what was shown, such as a function moved and its edits compared bit by bit. A setting that cells lack gets its
-default; where one differs, the cell stays stale. REASON stands in the provenance of the cells.
+default, one that is gone is dropped; where one differs, the cell stays stale. REASON stands in the provenance of the
+cells.
 """
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from benchmarks.findings import RESULTS
 from wiper_cli.bench.identity import identity
@@ -24,12 +27,18 @@ def vouch(store: Store, reason: str) -> int:
         except Problem:
             continue  # a method that is gone
         old = (outcome or {}).get("settings", {})
-        settled = {"settings": {**now["settings"], **old}, "code": now["code"]}
+        settled = {"settings": kept(old, now["settings"]), "code": now["code"]}
         if outcome is not None and any(outcome.get(key) != value for key, value in settled.items()):
             store.write(cell, {**outcome, **settled, "run": {**outcome["run"], "code": reason}})
             count += 1
     store.merge()
     return count
+
+
+def kept(old: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that there are now, with their old values; those of a scan stand under its detectors."""
+    both = {key: (old.get(key, value), value) for key, value in now.items()}
+    return {k: kept(was, value) if isinstance(value, Mapping) else was for k, (was, value) in both.items()}
 
 
 if __name__ == "__main__":

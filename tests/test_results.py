@@ -96,7 +96,12 @@ def test_a_change_that_was_shown_to_alter_nothing_can_be_vouched_for(tmp_path):
     store.write(cell, {**STORE.read(cell), "code": "0", "settings": {key: settings[key] for key in rest}})
     store.write(other, {**STORE.read(other), "settings": {first: "another"}})
     store.merge()
-    assert vouch(store, "moved") == 2
+    scan = next(one for one in STORE.cells() if one.kind == "scan")
+    old = {name: {**own, "gone": 900.0} for name, own in STORE.read(scan)["settings"].items()}
+    store.write(scan, {**STORE.read(scan), "settings": old})
+    store.merge()
+    assert vouch(store, "moved") == 3
+    assert changes(scan, store.read(scan)) == ()
     found = store.read(cell)
     assert changes(cell, found) == ()
     assert (found["run"]["code"], found["after"]) == ("moved", STORE.read(cell)["after"])
