@@ -267,7 +267,7 @@ class _Walk:
             self.grown += max(0, size - sum(math.prod(one.shape or ()) for one in inputs))
         if size > _MAX_ELEMENTS or self.grown > _MAX_GROWN:
             raise Hostile(
-                f"A {kind} node of the ONNX file makes a tensor of {size} elements from what is stored.",
+                f"The ONNX file holds a node ({kind}) that makes a tensor of {size} elements from what is stored.",
                 "WIPER-ONNX-016",
                 kind,
             )

@@ -53,12 +53,25 @@ def external_locations(data: bytes) -> list[str]:
 
     Raises ``Hostile``, ``Unsupported`` and ``Unreadable`` for what cannot be read as far as that.
     """
-    found = (external(tensor) for tensor, _ in _tensors(_parse(data)))
+    found = [external(tensor) for tensor, _ in _tensors(_parse(data))]
     return list(dict.fromkeys(location for location in found if location is not None))
 
 
 def _tensors(model: Message) -> Iterator[tuple[Message, str | None]]:
-    """Every tensor, wherever it stands, and its name where it is the main graph's own."""
+    """Every tensor, wherever it stands, and its name where it is the main graph's own; no other is stored elsewhere."""
+    for tensor, name in _all_tensors(model):
+        if name is None and external(tensor) is not None:
+            called = tensor.get("name", "")
+            raise Hostile(
+                f"Tensor {called!r} has external data but is neither an initializer nor a Constant of the main graph; "
+                "runtimes look for it in the working folder.",
+                "WIPER-ONNX-012",
+                called,
+            )
+        yield tensor, name
+
+
+def _all_tensors(model: Message) -> Iterator[tuple[Message, str | None]]:
     yield from _of_graph(model["graph"], True)
     for function in model.get("functions", ()):
         yield from _of_nodes(function.get("node", ()), False)
@@ -118,7 +131,7 @@ def read_manifest(source: Source) -> Manifest:
     for tensor, name in _tensors(model):
         place = address_of(tensor, name)
         if external(tensor) is not None:
-            _check_external(source, tensor, place, name)
+            _check_external(source, tensor, place)
         if place is not None and name is not None:
             tensors[name] = place
     if len(source.data) + sum(one.length for one in tensors.values() if one.member) > _MAX_INLINED:
@@ -156,15 +169,8 @@ def read_manifest(source: Source) -> Manifest:
     return Manifest("onnx", tensors, metadata, notes)
 
 
-def _check_external(source: Source, tensor: Message, place: Address | None, name: str | None) -> None:
+def _check_external(source: Source, tensor: Message, place: Address | None) -> None:
     called = tensor.get("name", "")
-    if name is None:
-        raise Hostile(
-            f"Tensor {called!r} has external data but is neither an initializer nor a Constant of the main graph; "
-            "runtimes look for it in the working folder.",
-            "WIPER-ONNX-012",
-            called,
-        )
     if place is None:
         raise Unsupported(f"Tensor {called!r} has external data of a type that is not supported.")
     if place.member not in source.files:
