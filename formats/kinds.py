@@ -61,8 +61,11 @@ class Opener(Protocol):
 class Server(Protocol):
     """``formats/KIND/serving.py``."""
 
+    RUNTIME: str  #: what deployments run files of this kind with
+
     def serve(self, source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
-        """Normalised float32 [N,C,H,W] → logits float32 [N,K] on the CPU, by the runtime that deployments use."""
+        """Normalised float32 [N,C,H,W] → logits float32 [N,K] on the CPU, by that runtime; what it computes may
+        depend on the caller's gradient mode."""
 
 
 def recognised(data: bytes) -> Kind | None:

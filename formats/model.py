@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -38,6 +38,11 @@ class Source:
     def sha256(self) -> str:
         """SHA-256 of the model file as 64 hex digits; external files do not enter it."""
         return hashlib.sha256(self.data).hexdigest()
+
+    def rewritten(self, written: Mapping[str, bytes]) -> Source:
+        """With the new content of the model file (under "") and of external files (by location)."""
+        files = {name: written.get(name, old) for name, old in self.files.items()}
+        return replace(self, data=written.get("", self.data), files=files)
 
     @property
     def size(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 from formats.errors import EditError
 from formats.identify import inspect
@@ -66,9 +65,7 @@ def _prove(source: Source, manifest: Manifest, edit: Edit, written: Mapping[str,
     """Every member of the result is the original one with exactly the edited tensors laid over it."""
     if not set(written) - {""} <= set(source.files):
         raise EditError("The edit would write other files than the model's own.")
-    result = replace(
-        source, data=written[""], files={name: written.get(name, old) for name, old in source.files.items()}
-    )
+    result = source.rewritten(written)
     again = inspect(result)
     if dict(again.tensors) != dict(manifest.tensors) or dict(again.metadata) != dict(manifest.metadata):
         raise EditError("The written file describes other tensors than the original; nothing was kept.")

@@ -24,6 +24,31 @@ _TABLE = (
         atlas=PLANTED,
     ),
     Rule(
+        id="WIPER-A01",
+        title="What was opened is not what is served",
+        means="The network that wiper opened answers otherwise than the runtime that serves such files, on the same "
+        "inputs: the two read the file differently. What is served was therefore not examined, and a part of it, a "
+        "trigger's branch among others, may be missing from what was. No honest file is known to do this.",
+        do="Do not use the file on the strength of any scan. Export it anew from its source, or ask for another "
+        "format; if you made it yourself, please report it.",
+        severity=Severity.HIGH,
+        cwe=(436, 912),
+        atlas=("AML.T0018.001",),
+    ),
+    Rule(
+        id="WIPER-A02",
+        title="The answers depend on how the model is asked",
+        means="The same image is answered differently alone and in a batch, at another place or with other neighbours, "
+        "with and without gradients, or the second time. A backdoor hides so from whoever tests in batches; "
+        "randomness, and batch statistics that are still live, do the same without intent. What a scan sees of such a "
+        "model is not what a deployment gets.",
+        do="Do not deploy the file. If it is yours: export it in eval mode, with stored batch statistics and without "
+        "random operators.",
+        severity=Severity.HIGH,
+        cwe=(912, 436),
+        atlas=("AML.T0018.001",),
+    ),
+    Rule(
         id="WIPER-P01",
         title="The purification was not accepted",
         means="The purified weights lost too much accuracy, left a recovered trigger working, or set off a "

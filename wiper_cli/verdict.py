@@ -4,7 +4,7 @@ A finished run is one JSON-able mapping (``docs/report-format.md``, ``wiper_cli/
 report format is rendered from it, so that an old result can be rendered again without torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -134,11 +134,22 @@ class Finding:
 
 
 class Problem(Exception):
-    """Ends a run with one sentence and an exit code instead of a result; never with a traceback."""
+    """Ends a run with one sentence and an exit code instead of a result; never with a traceback.
 
-    def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
+    ``findings``: what was found until then; one at or above ``--fail-on`` makes the exit code 1. ``verdict``: on these.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        exit_code: ExitCode = ExitCode.USAGE,
+        findings: Sequence[Finding] = (),
+        verdict: Verdict = Verdict.INCOMPLETE,
+    ) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.findings = tuple(findings)
+        self.verdict = verdict
 
 
 def combine(codes: Iterable[int]) -> ExitCode:

@@ -261,6 +261,4 @@ class HeadRuntime:
     def with_edit(self, edit: Edit) -> HeadRuntime:
         """The same runtime over the edited file."""
         check_fits(self._manifest, edit)
-        files = {**self._source.files, **patch(self._source, self._manifest, edit)}
-        data = files.pop("", self._source.data)
-        return HeadRuntime(replace(self._source, data=data, files=files), self._manifest)
+        return HeadRuntime(self._source.rewritten(patch(self._source, self._manifest, edit)), self._manifest)

@@ -27,12 +27,14 @@ _ALL_OUTPUTS = ("Split", "TopK")
 
 @dataclass(frozen=True)
 class Signature:
-    """The image input (``shape``: declared dims, ``None`` where free) and the value that holds the logits."""
+    """The image input (``shape``: declared dims, ``None`` where free), the value that holds the logits, and the
+    graph's own output, ``served``, which may be a softmax of it."""
 
     input: str
     shape: tuple[int | None, ...]
     elem_type: int
     output: str
+    served: str
     notes: tuple[str, ...]
 
     @property
@@ -152,7 +154,7 @@ def signature(model: onnx.ModelProto) -> Signature:
         if node.op_type != "Identity":
             notes.append(f"The logits are read before the final {node.op_type}.")
         output = node.input[0]
-    return Signature(entry.name, shape, elem_type, output, tuple(notes))
+    return Signature(entry.name, shape, elem_type, output, flat[0].name, tuple(notes))
 
 
 def reads(node: onnx.NodeProto) -> list[str]:

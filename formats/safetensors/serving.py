@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from formats.model import Source
 from formats.safetensors.architectures import choose, load_state
 from formats.safetensors.manifest import read_manifest
 
+RUNTIME = "torch"
+
 
 def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
-    """Normalised float32 [N,C,H,W] → logits [N,K]; ``arch`` as for opening."""
+    """Normalised float32 [N,C,H,W] → logits [N,K], detached; run in the caller's gradient mode. ``arch``: as for
+    opening."""
     from safetensors.torch import load
 
     choice = choose(source, read_manifest(source), arch)
@@ -21,8 +23,7 @@ def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]
     network = choice.network
 
     def run(x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            output = network(x.cpu())
-        return (output if isinstance(output, Tensor) else output[0]).clone()
+        output = network(x.cpu())
+        return (output if isinstance(output, Tensor) else output[0]).detach()
 
     return run

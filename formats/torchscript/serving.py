@@ -13,9 +13,11 @@ from formats.torchscript.manifest import read_manifest
 from formats.torchscript.network import BATCHES, batched, logits_of
 from formats.torchscript.opener import example_shape, served_dtype
 
+RUNTIME = "torch.jit"
+
 
 def serve(source: Source, arch: str | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """float32 ``[N,C,H,W]`` → float32 logits ``[N,K]`` on the CPU, without gradients.
+    """float32 ``[N,C,H,W]`` → float32 logits ``[N,K]`` on the CPU, detached; run in the caller's gradient mode.
 
     ``arch`` is ignored. Images are cast to the dtype of most weights; a graph that takes one batch size only
     is given that size. The function raises Unsupported when the network fails on the images.
@@ -29,7 +31,6 @@ def serve(source: Source, arch: str | None = None) -> Callable[[torch.Tensor], t
     def run(x: torch.Tensor) -> torch.Tensor:
         return logits_of(module(x.to(dtype)))
 
-    @torch.no_grad()
     def call(x: torch.Tensor) -> torch.Tensor:
         failure: Exception | None = None
         for batch in batches:
@@ -41,7 +42,7 @@ def serve(source: Source, arch: str | None = None) -> Callable[[torch.Tensor], t
             if len(logits) == len(x):
                 if batch is not None:
                     batches[:] = [batch]
-                return logits.float()
+                return logits.detach().float()
         reason = lift.reason(failure) if failure else "it gives another number of rows"
         raise Unsupported(f"The network fails on images of shape {list(x.shape)}: {reason}") from failure
 

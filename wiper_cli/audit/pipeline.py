@@ -13,11 +13,13 @@ from formats import open_model, read_source, serve
 from formats.tensors import from_bytes
 from wiper_cli.audit import answers, requests, results
 from wiper_cli.audit.acceptance import accept
+from wiper_cli.audit.agreement import noise, require_agreement
 from wiper_cli.audit.detection import Detection, detect, known, look, pending
 from wiper_cli.audit.explanation import explain
 from wiper_cli.audit.judgement import called
 from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, measure, settled
 from wiper_cli.audit.planning import Planned, planned
+from wiper_cli.audit.served import Served, architecture
 from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, one_pass, open_file, prepare, ready
 from wiper_cli.audit.trigger_selection import stampers
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, probes
@@ -35,9 +37,11 @@ TOLERANCE: Mapping[str, float] = {"F16": 2e-2, "BF16": 5e-2, "I8": 5e-2, "U8": 5
 
 
 def inspect(request: requests.InspectRequest, report: Reporter = SILENT) -> answers.InspectAnswer:
-    """What the file is; no images."""
+    """What the file is; no images but noise."""
     notes = Notes()
     model = open_file(request, report, notes)
+    with notes.stage("agreement"):
+        require_agreement(model, Served(model, (0.0,), (1.0,), request.arch), noise(model))
     sentence = (
         f"{KIND_NAMES[model.kind]} file, {model.architecture.name} (by {model.architecture.how}) with {model.classes} "
         f"classes; it can be opened {'head-only' if model.head_only else 'in full'}."
@@ -166,11 +170,7 @@ def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answer
         before = measure(subject.classifier, part, chosen, poisoned, progress=report)
     after = None
     if request.purified is not None:
-        # Only the name of a safetensors file's architecture is ours or the user's; a graph is named by its author,
-        # who could name a Python file.
-        known = subject.model.architecture.name if subject.model.kind == "safetensors" else None
-        arch = request.arch or known
-        model = open_model(read_source(request.purified), arch)
+        model = open_model(read_source(request.purified), request.arch or architecture(subject.model))
         if (model.classes, model.input.channels) != (subject.model.classes, subject.model.input.channels):
             raise Problem("The two files do not fit each other: their classes or input channels differ.")
         with notes.stage("verify"):

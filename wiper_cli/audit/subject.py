@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from formats import Model, Unsupported, open_model, read_source
+from wiper_cli.audit.agreement import questions, require_agreement
 from wiper_cli.audit.requests import Examination, Request
+from wiper_cli.audit.served import Served
 from wiper_cli.classifier import Classifier, correct
 from wiper_cli.images.folder import CleanFolder, read_folder
 from wiper_cli.images.preprocessing import Flags, Prepared, Preprocessing, doubt, require_finite
@@ -63,13 +65,15 @@ class Notes:
 
 @dataclass
 class Subject:
-    """A model with the images it is examined on. ``salience`` is ``None`` where the head is not linear."""
+    """A model, which is what is ``served``, with the images it is examined on. ``salience`` is ``None`` where the head
+    is not linear."""
 
     model: Model
     folder: CleanFolder
     preprocessing: Preprocessing
     classifier: Classifier
     clean: Clean
+    served: Served
     salience: Salience | None = None
     accuracy: float | None = None
 
@@ -95,7 +99,8 @@ def open_file(request: Request[Any], report: Reporter, notes: Notes, arch: str |
 
 
 def prepare(request: Examination[Any], report: Reporter, notes: Notes, salience: bool = True) -> Subject:
-    """Opens the model, decodes the clean folder for it, and measures accuracy and salience in one pass."""
+    """Opens the model, decodes the clean folder for it, has it agree with its serving runtime, and measures accuracy
+    and salience in one pass."""
     subject = ready(request, report, notes)
     with notes.stage("salience"):
         one_pass(subject, request, salience, report, notes)
@@ -103,7 +108,7 @@ def prepare(request: Examination[Any], report: Reporter, notes: Notes, salience:
 
 
 def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
-    """Opens the model and decodes the clean folder for it."""
+    """Opens the model, decodes the clean folder for it, and has it agree with its serving runtime."""
     model = open_file(request, report, notes)
     folder = read_folder(request.clean, model.classes, model.class_names)
     with notes.stage("images"):
@@ -113,7 +118,11 @@ def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
             f"{prepared.preprocessing.origin} Its margin is {100 * prepared.preprocessing.margin:.1f} points."
         )
         notes.findings.append(Finding("WIPER-F02", Severity.INFO, message))
-    return Subject(model, folder, prepared.preprocessing, prepared.classifier, prepared.clean)
+    report("compare with the serving runtime", 0, 0)
+    with notes.stage("agreement"):
+        served = Served(model, prepared.classifier.mean, prepared.classifier.std, request.arch)
+        require_agreement(model, served, served.normalised(questions(prepared.clean.select.images)))
+    return Subject(model, folder, prepared.preprocessing, prepared.classifier, prepared.clean, served)
 
 
 def device(name: str) -> torch.device:

@@ -164,15 +164,15 @@ def shape(model: Model, folder: CleanFolder, flags: Flags) -> tuple[Geometry, st
             geometry = Geometry(channels, height, width, **style)
             if geometry.short_side is not None and geometry.short_side < max(height, width):
                 geometry = replace(geometry, short_side=None)
-            refusal = _refusal(model, geometry)
-            if not refusal:
+            refused = refusal(model, geometry)
+            if not refused:
                 said = (
                     why
                     if (height, width) == sizes[0]
                     else "which the network accepts, unlike the images' own size"
                 )
                 return geometry, f"Input {height}x{width}, {said}."
-            reason = reason or refusal
+            reason = reason or refused
     height, width = sizes[0]
     raise Problem(
         f"The network does not run on images of {height}x{width} ({why}): {reason} Give --input-size HxW.",
@@ -198,7 +198,7 @@ def _sizes(
     return [common, *(size for size in SIZES if size != common)], f"the size of the images themselves{others}"
 
 
-def _refusal(model: Model, geometry: Geometry) -> str:
+def refusal(model: Model, geometry: Geometry) -> str:
     """ "" when the network runs on this size, else what it says to it in one sentence."""
     trial = torch.zeros(2, geometry.channels, geometry.height, geometry.width)
     try:

@@ -95,7 +95,7 @@ def _answer(job: Any, report: "Reporter", interim: Callable[[Any], None]) -> Any
 def refusal(error: Exception, terms: Terms = UNCONFINED) -> Refusal:
     """One sentence and the exit code for anything that was raised."""
     if isinstance(error, Problem):
-        return Refusal(str(error), error.exit_code)
+        return Refusal(str(error), error.exit_code, findings=error.findings, verdict=error.verdict)
     if isinstance(error, Hostile):
         return Refusal(str(error), ExitCode.FINDING, error.rule, error.place)
     if isinstance(error, FormatError):

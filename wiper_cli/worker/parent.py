@@ -15,7 +15,7 @@ from typing import TypeVar
 from formats import Hostile, Source
 from wiper_cli.audit.requests import Examination, PurifyRequest, Request, VerifyRequest
 from wiper_cli.scratch import held
-from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.verdict import ExitCode, Problem, Verdict
 from wiper_cli.worker import confinement, launcher
 from wiper_cli.worker.confinement import Bounds, Isolation, Mode, Terms
 from wiper_cli.worker.protocol import Job, Log, Progress, ProtocolError, Refusal, Truncated, receive, send
@@ -165,11 +165,11 @@ def _converse(
         elif isinstance(message, Log):
             log(message.sentence)
         elif isinstance(message, Refusal):
-            if message.exit_code is ExitCode.OK:
+            if message.exit_code is ExitCode.OK or message.verdict is Verdict.NO_FINDING:
                 raise ProtocolError("it refuses without a reason")
             if message.rule:
                 raise Hostile(message.sentence, message.rule, message.place)
-            raise Problem(message.sentence, message.exit_code)
+            raise Problem(message.sentence, message.exit_code, message.findings, message.verdict)
         else:
             answer: A = message
             if getattr(answer, "complete", True):

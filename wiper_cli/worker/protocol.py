@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, NoReturn, TypeVar
 
-from wiper_cli.verdict import ExitCode
+from wiper_cli.verdict import ExitCode, Finding, Verdict
 from wiper_cli.worker.codec import Malformed, pack, unpack
 
 #: Largest JSON payload in bytes: a report with all its thumbnails stays far below.
@@ -60,12 +60,15 @@ class Log:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Instead of an answer. ``rule``, ``place``: of a hostile file, see :class:`formats.Hostile`."""
+    """Instead of an answer; the fields of a :class:`wiper_cli.verdict.Problem`. ``rule``, ``place``: of a hostile file,
+    see :class:`formats.Hostile`."""
 
     sentence: str
     exit_code: ExitCode
     rule: str = ""
     place: str = ""
+    findings: tuple[Finding, ...] = ()
+    verdict: Verdict = Verdict.INCOMPLETE
 
 
 def send(stream: IO[bytes], message: object) -> None:

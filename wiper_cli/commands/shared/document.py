@@ -71,15 +71,20 @@ def merge(document: Document, answer: Answer) -> None:
     merged["timing"] = {**document["timing"], **answer.timing}
     merged["not_done"] = [*document["not_done"], *answer.not_done]
     if isinstance(answer, ExaminationAnswer):
-        merged["findings"] = [finding.as_dict() for finding in answer.findings]
-        merged["verdict"] = answer.verdict.value
+        merged |= _judged(answer.findings, answer.verdict)
     if wrong := problem(merged):
         raise Problem(f"The worker process gave an answer that cannot be used: {wrong}.", ExitCode.NO_VERDICT)
     document.update(merged)
 
 
-def refuse(document: Document, error: FormatError | Problem) -> None:
-    """Ends the document with the sentence of a refusal and its exit code."""
+def _judged(findings: Sequence[Finding], verdict: Verdict) -> Document:
+    return {"findings": [finding.as_dict() for finding in findings], "verdict": verdict.value}
+
+
+def refuse(document: Document, error: FormatError | Problem, fail_on: str = "high") -> None:
+    """Ends the document with the sentence of a refusal, its findings, its exit code (1 where a finding fails)."""
+    from wiper_cli.reports.schema import problem
+
     document["sentence"] = str(error)
     document["verdict"] = Verdict.INCOMPLETE.value
     if document["purification"]:
@@ -94,6 +99,11 @@ def refuse(document: Document, error: FormatError | Problem) -> None:
         return
     if isinstance(error, Problem):
         document["exit_code"] = int(error.exit_code)
+        judged = _judged(error.findings, error.verdict)
+        if error.findings and not problem(document | judged):  # the child may have sent them
+            document.update(judged)
+            if failing(document["findings"], fail_on):
+                document["exit_code"] = int(ExitCode.FINDING)
     elif isinstance(error, Unreadable):
         document["exit_code"] = int(ExitCode.USAGE)
     else:

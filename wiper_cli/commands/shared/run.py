@@ -119,7 +119,7 @@ class Run:
                     raise
                 said = f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where."
                 error = Problem(said, ExitCode.NO_VERDICT)
-            documents.refuse(document, error)
+            documents.refuse(document, error, self.settings.fail_on)
             document["exit_code"] = int(
                 documents.spare(ExitCode(document["exit_code"]), self.settings.exit_zero)
             )

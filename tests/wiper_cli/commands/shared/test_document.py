@@ -136,6 +136,25 @@ def test_a_finding_comes_before_an_incomplete_look(document):
     assert document["exit_code"] == 3
 
 
+@pytest.mark.parametrize(("bar", "code"), [("low", 1), ("high", 1), ("critical", 3)])
+def test_a_refusal_brings_its_findings_and_its_verdict(bar, code, document):
+    found = findings(Severity.HIGH)[0]
+    finding = Finding(found["rule"], Severity.HIGH, found["message"])
+    error = Problem("It is two things.", ExitCode.NO_VERDICT, [finding], Verdict.SUSPICIOUS)
+    documents.refuse(document, error, bar)
+    jsonschema.validate(document, schema())
+    assert (document["verdict"], document["exit_code"]) == ("suspicious", code)
+    assert document["findings"] == [finding.as_dict()]
+
+
+def test_findings_of_a_refusal_that_are_none_are_not_taken(document):
+    """The child that sends them is not trusted."""
+    finding = Finding("no rule", Severity.HIGH, "It is odd.")
+    documents.refuse(document, Problem("It is odd.", ExitCode.NO_VERDICT, [finding], Verdict.SUSPICIOUS))
+    jsonschema.validate(document, schema())
+    assert (document["verdict"], document["findings"], document["exit_code"]) == ("incomplete", [], 3)
+
+
 def test_exit_zero_spares_findings_and_nothing_else(document):
     spared = {code: documents.spare(code, True) for code in ExitCode}
     assert spared == {**{code: code for code in ExitCode}, ExitCode.FINDING: ExitCode.OK}
