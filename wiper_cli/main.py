@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -54,6 +55,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             # A character that the terminal's encoding lacks is no reason to lose a report.
             stream.reconfigure(errors="replace")
+    warnings.showwarning = _warn
     try:
         launcher.check_packages()
     except Problem as problem:
@@ -69,6 +71,9 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         code = _say("Interrupted; no file was left half-written.", ExitCode.NO_VERDICT)
     except click.ClickException as error:
+        from wiper_cli.reports.plain import plain
+
+        error.message = plain(error.message)  # type: ignore[misc]  # it may repeat the name of a file
         error.show()
         code = ExitCode.USAGE
     except Problem as problem:
@@ -82,11 +87,16 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("WIPER_DEBUG"):
             raise
-        code = _say(
-            f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where.",
-            ExitCode.USAGE,
-        )
+        sentence = f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where."
+        if isinstance(error, OSError) and error.filename:
+            sentence = f"{error.filename} cannot be used: {error.strerror}."
+        code = _say(sentence, ExitCode.USAGE)
     sys.exit(int(code or 0))
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A library's warning may quote the file that it reads."""
+    _say(str(message), ExitCode.OK)
 
 
 def _say(sentence: str, code: ExitCode) -> ExitCode:

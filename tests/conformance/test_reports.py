@@ -1,15 +1,20 @@
 """What every report format keeps, over their table: nothing here names one."""
 
+import contextlib
 import json
 import math
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import sample_reports
+from inert import active
 
-from wiper_cli.reports import FORMATS, read, render
+from wiper_cli.reports import FORMATS, Style, read, render
+from wiper_cli.verdict import Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,8 +86,96 @@ def test_reports_import_no_model_library():
     assert done.stdout.strip() == "[]"
 
 
+#: Reports that have every section between them.
+WHOLE = ("scan_explained", "purify_accepted", "refused")
+
+
+def test_every_kind_of_string_is_put_in_place_of_others():
+    """The walk over the samples finds names and values deep inside; what is there is still a report."""
+    for name in WHOLE:
+        report = sample_reports.hostile(name, "\x1b[31m")
+        assert read(json.dumps(report)) == [report]
+    paths = {
+        ".".join(key for key in path if isinstance(key, str))
+        for name in WHOLE
+        for path, _ in sample_reports.free(name)
+    }
+    assert {
+        "sentence", "model.path", "model.classes", "findings.message", "findings.evidence", "arguments",
+        "tool.version", "detection.detectors.facts", "purification.settings", "not_done.why", "timing",
+        "clean.skipped.examples",
+        "verification.before.triggers.parameters", "purification.history.loss", "environment.device",
+    } <= paths  # fmt: skip
+    assert len(paths) > 60
+
+
+#: Of the formats that have any.
+STYLES = {"text": [Style(40), Style(colour=True), Style(comment=True)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "style"), [(name, style) for name in FORMATS for style in STYLES.get(name, [Style()])]
+)
+@pytest.mark.parametrize("kind", sample_reports.HOSTILE)
+def test_no_string_of_a_hostile_file_does_anything(name, style, kind):
+    """By bytes: to terminals and eyes, to the runners of CI, to readers of UTF-8, and by its length."""
+    text = render(name, [sample_reports.hostile(one, sample_reports.HOSTILE[kind]) for one in WHOLE], style)
+    if style.colour:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert text.encode().decode() == text
+    assert active(text) == []
+    assert len(text) < 4_000_000
+
+
+@pytest.mark.parametrize("kind", [kind for kind in sample_reports.HOSTILE if kind != "long"])
+def test_a_text_that_is_no_terminal_s_is_nothing_to_a_shell(kind, tmp_path):
+    """Nor to whatever else skips lines that begin with a number sign: cron, ssh, git, make, Python, TOML."""
+    reports = [sample_reports.hostile(one, sample_reports.HOSTILE[kind]) for one in WHOLE]
+    text = render("text", reports, Style(comment=True))
+    assert all(line == "#" or line.startswith("# ") for line in text.splitlines())
+    (tmp_path / "report").write_text(text)
+    for shell in (["sh"], ["bash"], ["bash", "--posix"]):
+        command = [*shell, "-c", ". ./report"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=30)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_text_for_a_terminal_would_be_something_to_a_shell(tmp_path):
+    """What the test above guards against does happen."""
+    (tmp_path / "report").write_text(
+        render("text", [sample_reports.hostile("scan_explained", sample_reports.HOSTILE["shell"])])
+    )
+    subprocess.run(["sh", "-c", ". ./report"], cwd=tmp_path, capture_output=True, check=False, timeout=30)
+    assert (tmp_path / "pwned").exists()
+
+
 @pytest.mark.parametrize("name", FORMATS)
-def test_nothing_invisible_of_a_hostile_file_reaches_a_report(name, make, sample_names):
-    for entry in sample_names:
-        hidden = r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-        assert not re.search(hidden, render(name, [make(entry, hostile=True)]))
+def test_more_than_anybody_reads_is_left_to_the_json(name, make):
+    report = make("scan_finding")
+    report["findings"] *= 2_000
+    report["not_done"] *= 10_000
+    many = {f"key {n}": "x" * 999 for n in range(10_000)}
+    report["findings"].insert(0, {**report["findings"][0], "severity": "critical", "evidence": many})
+    began = time.monotonic()
+    text = render(name, [report])
+    if name not in ("json", "sarif", "junit"):
+        assert "5941 more are in the JSON" in text
+        assert len(text) < 500_000
+    assert len(text) < 20_000_000
+    assert time.monotonic() - began < 60
+
+
+def test_what_nests_too_deep_is_no_report(make):
+    report = make("scan_finding")
+    report["findings"][0]["evidence"] = deep = {}
+    for _ in range(60):
+        deep["a"] = deep = {}
+    for name in FORMATS:
+        assert "evil" not in render(name, [report])
+    for levels in (300, 480, 900, 5000):
+        text = json.dumps(make("scan_finding")).replace(
+            '"evidence": {', '"evidence": {"a": ' + '{"a": ' * levels + "1" + "}" * levels + ", ", 1
+        )
+        with contextlib.suppress(Problem):
+            render("json", read(text))

@@ -5,9 +5,12 @@ import copy
 import io
 import math
 import random
+from functools import cache
 
 import pytest
 from PIL import Image
+
+from wiper_cli.reports.schema import problem
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -339,7 +342,34 @@ SAMPLES = {made.__name__: made for made in (
     inspect,
 )}  # fmt: skip
 
-#: What a hostile name may hold: markup, quotes, overrides, new lines, escapes, templates, tables, length.
+#: What a hostile name may hold, by whom or what it is meant for.
+HOSTILE = {
+    "terminal": "\x1b[31m\x1b]0;title\x07\x1b]8;;http://evil.example\x1b\\x\x1b[2J\x08\x7f\x9b31m\x9d0;t\x9c\x85\x90",
+    "bidi": "\u202egpj.exe\u202c \u2066a\u2069 \u200e\u200f\u061c",
+    "unseen": "a\u200b\u200d\u2060\ufeff\u00ad\u034f\u115f\u3164\uffa0\u2800\ufe0f\U000e0041\U000e0100\ue000\uffff\0b",
+    "stacked": "z" + "\u0334\u0489" * 300,
+    "surrogates": "\ud800 \udfff\udcff a\udc80",
+    "lines": "a\n::stop-commands::x\r\n##[error]y\u2028::add-mask::z\x0b\x0c\x85::set-output name=a::b\u2029c",
+    "runner": "::stop-commands::token",
+    "runner, any word": " ".join("::error file=a,line=1::" + "x" * n for n in range(90)),
+    "runner, any fold": ":" * 900,
+    "runner, anywhere": "a ##vso[task.x]x ##[command]x ##teamcity[a] ###[b] section_start:1:a\r\x1b[0K",
+    "shell": "$(touch pwned) `touch pwned`; touch pwned | touch pwned & touch pwned && touch pwned",
+    "shell, any line": "touch pwned " * 60,
+    "shell, function": "() (touch pwned)",
+    "shell, quotes": "\"$(touch pwned)\" '$(touch pwned)' \\$(touch pwned) 'EOF' \nEOF\n touch pwned\ntouch pwned",
+    "markup": "</title></script></svg><script>alert(1)</script>\"'><img src=x onerror=alert(2)><!-- ]]> &lt; {{7*7}}",
+    "markdown": "[a](http://evil.example) ![b](//evil.example/x) <http://evil.example> | `c` **d** ~~f~~ [^1] --- $x$",
+    "markdown, start": "- [x] a",
+    "markdown, number": "1. a",
+    "forge": "HTTPS://evil.example www.evil.example a@evil.example @everyone #1 !1 &1 GH-1 a/b#2 %3 ~4 :tada: ^x",
+    "addresses": "javascript:alert(3) data:text/html,x //evil.example/x file:///etc/passwd \\\\evil.example\\x ../../x",
+    "sarif": "{0} {1} [x](0) [y](http://evil.example) [z] (1)",
+    "sheet": "=cmd|' /C calc'!A0",
+    "long": "A" * 10_000_000,
+}  # fmt: skip
+
+#: Some of all.
 NASTY = (
     "</title><script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
     "\u202egpj.exe\u2066\n## heading\r\n|cell|\x1b[31mred\x1b]8;;http://evil.example\x07\x00"
@@ -347,23 +377,49 @@ NASTY = (
 ) + "A" * 10_000
 
 
-def hostile(report: dict) -> dict:
-    """The same report with every free string replaced by, or ending in, :data:`NASTY`."""
-    fixed = {
-        "schema", "tool", "command", "verdict", "created", "severity", "rule", "sha256", "opened", "pictures",
-    }  # fmt: skip
-    origins = ("recovered", "built-in", "known", "poisoned folder")
+def walk(value, path=()):
+    """(path, value) of all parts of a document, itself first."""
+    yield path, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in list(items):
+        yield from walk(item, (*path, key))
 
-    def walk(value, key=""):
-        if key in fixed or (key == "origin" and value in origins):
-            return value
-        if isinstance(value, dict):
-            return {name: walk(item, name) for name, item in value.items()}
-        if isinstance(value, list):
-            return [walk(item, key) for item in value]
-        return NASTY if isinstance(value, str) else value
 
-    return walk(copy.deepcopy(report))
+def part(document, path):
+    for key in path:
+        document = document[key]
+    return document
+
+
+@cache
+def free(name: str) -> list:
+    """Paths of all strings of a sample that the schema lets be anything, and of all mappings with open names: those as
+    (path, a number or a string that may stand there)."""
+    report, found = copy.deepcopy(SAMPLES[name]()), []
+    for path, value in walk(report):
+        if isinstance(value, str):
+            before, part(report, path[:-1])[path[-1]] = value, "any\nthing"
+            found += [(path, None)] if not problem(report) else []
+            part(report, path[:-1])[path[-1]] = before
+        for one in ("any", 0.5) if isinstance(value, dict) else ():
+            value["any name"] = one
+            if not problem(report):
+                found.append((path, one))
+                del value["any name"]
+                break
+            del value["any name"]
+    return found
+
+
+def hostile(name: str, text: str = NASTY) -> dict:
+    """The sample with ``text`` for every string that may be anything, and as one more name where names are open."""
+    report = copy.deepcopy(SAMPLES[name]())
+    for path, one in free(name):
+        if one is None:
+            part(report, path[:-1])[path[-1]] = text
+        else:
+            part(report, path)[text] = text if one == "any" else one
+    return report
 
 
 @pytest.fixture(params=sorted(SAMPLES))
@@ -376,8 +432,7 @@ def make():
     """Sample reports by name, and their hostile twins: ``make("scan_finding", hostile=True)``."""
 
     def build(name: str, **options) -> dict:
-        report = SAMPLES[name]()
-        return hostile(report) if options.get("hostile") else report
+        return hostile(name) if options.get("hostile") else SAMPLES[name]()
 
     return build
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import launcher
 
@@ -114,7 +115,7 @@ class Run:
             click.echo(
                 f"[{time.monotonic() - self.started:4.0f} s] wiper {command} {name}: exit {outcome.returncode}"
             )
-            click.echo(f"         {document['sentence']}")
+            click.echo(f"         {plain(document['sentence'])}")
         return document
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 import click
 
 from wiper_cli import __version__
+from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode
 from wiper_cli.worker import launcher
 
@@ -44,8 +45,8 @@ def doctor(context: click.Context) -> None:
         click.echo(f"  {names.split('|')[0]:<14} {state:<16} {purpose}")
     click.echo(f"  detectors      {', '.join(DETECTORS)}")
     click.echo(f"  methods        {', '.join(METHODS)}")
-    click.echo(f"  devices        {_devices()}")
-    click.echo(f"  isolation      {_isolation()}")
+    click.echo(f"  devices        {plain(_devices())}")
+    click.echo(f"  isolation      {plain(_isolation())}")
     context.exit(ExitCode.USAGE if missing else ExitCode.OK)
 
 

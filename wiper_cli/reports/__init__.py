@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from wiper_cli.nearest import nearest
 from wiper_cli.reports.json import LIST_SCHEMA, as_document
-from wiper_cli.reports.plain import Report, Style, finite
+from wiper_cli.reports.plain import Report, Style, bounded, finite, uncommanded
 from wiper_cli.verdict import Problem
 
 __all__ = ["FORMATS", "Output", "Style", "as_document", "outputs", "read", "render", "style_of"]
@@ -23,8 +23,6 @@ FORMATS: Mapping[str, str] = {
     "markdown": "wiper_cli.reports.markdown",
     "junit": "wiper_cli.reports.junit",
 }
-
-#: Of a document over several models.
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ def render(name: str, reports: Sequence[Report], style: Style | None = None) -> 
     :func:`read`) and in nothing else: every string may come from a hostile file.
     """
     module = import_module(FORMATS[name])
-    text: str = module.render([finite(report) for report in reports], style or Style())
-    return text.rstrip("\n") + "\n"
+    text: str = module.render([finite(bounded(report)) for report in reports], style or Style())
+    return (text if name in ("json", "sarif") else uncommanded(text)).rstrip("\n") + "\n"
 
 
 def read(text: str | bytes) -> list[dict[str, Any]]:
@@ -79,7 +77,10 @@ def read(text: str | bytes) -> list[dict[str, Any]]:
         document = loads(text)
     except (ValueError, RecursionError):
         raise Problem("This is not JSON; give the file that `wiper … -f json=FILE` wrote.") from None
-    wrong = problem(document)
+    try:
+        wrong = problem(document)
+    except RecursionError:
+        wrong = "it nests too deep"
     if wrong:
         raise Problem(f"This is not a wiper report: {wrong}.")
     reports = document["reports"] if document["schema"] == LIST_SCHEMA else [document]
@@ -87,7 +88,8 @@ def read(text: str | bytes) -> list[dict[str, Any]]:
 
 
 def style_of(stream: TextIO, environ: Mapping[str, str]) -> Style:
-    """Width and colour for a stream: ``NO_COLOR`` wins, then ``FORCE_COLOR``, then being a terminal."""
+    """Width and colour for a stream: ``NO_COLOR`` wins, then ``FORCE_COLOR``, then being a terminal. What is no
+    terminal may be a file that something reads: there every line is a comment."""
     import shutil
 
     terminal = stream.isatty()
@@ -95,4 +97,4 @@ def style_of(stream: TextIO, environ: Mapping[str, str]) -> Style:
     if colour and environ.get("TERM") == "dumb" and not environ.get("FORCE_COLOR"):
         colour = False
     columns = shutil.get_terminal_size((Style.width, 24)).columns if terminal else Style.width
-    return Style(width=max(40, min(columns, 120)), colour=colour)
+    return Style(max(40, min(columns, 120)), colour, comment=not terminal)

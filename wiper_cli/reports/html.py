@@ -22,9 +22,6 @@ from wiper_cli.reports.schema import complete
 #: Characters of a page. What its words leave is shared by the pictures (two thirds) and the JSON copy.
 LIMIT = 1_900_000
 
-#: Rows of a table; what is beyond is in the JSON.
-ROWS = 60
-
 _PREFIX = "data:image/png;base64,"
 _PICTURE = re.compile(re.escape(_PREFIX) + "[A-Za-z0-9+/=]+")
 
@@ -69,7 +66,7 @@ def _page(reports: Sequence[Report], pictures: int, copy: int) -> str:
         number=plain.number,
         percent=plain.percent,
         label=plain.label,
-        rows_shown=ROWS,
+        rows_shown=story.ROWS,
     )
 
 
@@ -104,7 +101,7 @@ def _view(report: Report, budget: int) -> dict[str, Any]:
         "salience": _salience(report),
         "explanation": _explanation(report, left),
         "history": _history(report),
-        "changed": ((report.get("purification") or {}).get("changed") or [])[:ROWS],
+        "changed": ((report.get("purification") or {}).get("changed") or [])[: story.ROWS],
     }
 
 
@@ -153,7 +150,7 @@ def _rows(report: Report, budget: int) -> Iterator[Row]:
         ]
         title = story.named(trigger)
         entries.append((title[:1].upper() + title[1:], about, trigger.get("pictures") or {}))
-    for title, about, pictures in entries[:ROWS]:
+    for title, about, pictures in entries[: story.ROWS]:
         thumbnails, left_out = [], ""
         for name in ("clean", "triggered", "difference"):
             uri = pictures.get(name)
@@ -201,7 +198,7 @@ def _salience(report: Report) -> dict[str, Any] | None:
         for unit in entry.get("units") or ()
     ]
     order = svg.ranked(salience["units"])
-    ends = order if len(order) <= ROWS else order[: ROWS // 2] + order[-ROWS // 2 :]
+    ends = order if len(order) <= story.ROWS else order[: story.ROWS // 2] + order[-story.ROWS // 2 :]
     columns = {salience["metric"]: salience["units"], "MBS": salience.get("mbs"), "AM": salience.get("am")}
     return {
         "drawing": svg.bars(salience["units"], touched),
@@ -240,7 +237,7 @@ def _explanation(report: Report, budget: int) -> dict[str, Any] | None:
                 columns[title] = values
     columns["change"] = shown.get("change") or ()
     rows = []
-    for found in (shown.get("pictures") or ())[:ROWS]:
+    for found in (shown.get("pictures") or ())[: story.ROWS]:
         thumbnails = []
         for name, said in _LOOKING.items():
             uri = found.get(name)
@@ -252,7 +249,7 @@ def _explanation(report: Report, budget: int) -> dict[str, Any] | None:
     return {
         "drawings": drawings,
         "columns": columns,
-        "units": svg.ranked(columns["change"])[:ROWS],
+        "units": svg.ranked(columns["change"])[: story.ROWS],
         "rows": [row for row in rows if row],
     }
 

@@ -17,5 +17,10 @@ def as_document(reports: Sequence[Report]) -> Report:
     return {"schema": LIST_SCHEMA, "reports": list(reports), "exit_code": code}
 
 
+def dumps(value: object) -> str:
+    """ASCII, and no two number signs in a row, with which some CI runners' commands begin wherever they stand."""
+    return json.dumps(value, indent=2, allow_nan=False).replace("##", "#\\u0023")
+
+
 def render(reports: Sequence[Report], style: Style) -> str:
-    return json.dumps(as_document(reports), indent=2, allow_nan=False)
+    return dumps(as_document(reports))

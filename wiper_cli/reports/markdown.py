@@ -9,12 +9,15 @@ from wiper_cli.rules import known
 
 #: What Markdown or HTML could act on, written as entities; some only at the start or in an address.
 _ACTIVE = re.compile(r"[\\`*_\[\]<>#|~&@$]|^[-+=:]|^\d(?=\d*[.)]\s)|:(?=//)|(?<=www)\.", re.IGNORECASE)
+#: Where an address, a pictogram, or the name of a person, issue or epic begins that forges look for in the finished
+#: page: an entity does not stop them, a character between that shows nothing does.
+_SOUGHT = re.compile(r"(?:&#(?:35|36|38|46|58|64|126);|[!%^:]|\bGH-)(?=[\w/+-])", re.IGNORECASE)
 
 
 def md(text: str) -> str:
     """``text`` as words and nothing else: no markup, no link, nobody mentioned."""
     safe = _ACTIVE.sub(lambda match: f"&#{ord(match.group())};", plain(text, 600))
-    return re.sub(r"(&#64;|&#35;)(?=\w)", r"\1&#8203;", safe)
+    return _SOUGHT.sub(r"\g<0>&#8203;", safe)
 
 
 def render(reports: Sequence[Report], style: Style) -> str:
@@ -40,15 +43,21 @@ def _report(report: Report) -> list[str]:
         lines.append("")
     worst = f", worst {story.SEVERITIES[found[0]['severity']]} {found[0]['severity']}" if found else ""
     lines += [f"Findings: {len(found)}{worst}. Exit code {report['exit_code']}.", ""]
-    lines += _folded("Findings", _findings(report))
+    lines += _folded("Findings", [*_findings(report), *_left_out(found)])
     lines += _folded("Detectors", _detectors(report))
     explained = story.explanation_rows(report)
     lines += _folded("Triggered images", [*_table(explained), "", md(story.EXPLAINED)] if explained else [])
     lines += _folded("Purification", _table(story.purification_rows(report)))
-    lines += _folded("Not done", [f"- **{md(what)}**: {md(why)}" for what, why in story.undone(report)])
+    lines += _folded(
+        "Not done", [f"- **{md(what)}**: {md(why)}" for what, why in story.undone(report)[: story.ROWS]]
+    )
     lines += _folded("Model and clean set", _table(story.model_rows(report) + story.clean_rows(report)))
     lines += _folded("How to reproduce", _table(story.reproduce(report)))
     return [*lines, story.LIMIT]
+
+
+def _left_out(found: Sequence[object]) -> list[str]:
+    return [f"- {more} more are in the JSON."] if (more := len(found) - story.ROWS) > 0 else []
 
 
 def _folded(title: str, lines: Sequence[str]) -> list[str]:
@@ -60,12 +69,12 @@ def _folded(title: str, lines: Sequence[str]) -> list[str]:
 def _table(rows: Sequence[story.Row]) -> list[str]:
     if not rows:
         return []
-    return ["| | |", "|---|---|", *(f"| {md(name)} | {md(value)} |" for name, value in rows)]
+    return ["| | |", "|---|---|", *(f"| {md(name)} | {md(value)} |" for name, value in rows[: story.ROWS])]
 
 
 def _findings(report: Report) -> list[str]:
     lines = []
-    for finding in story.findings(report):
+    for finding in story.findings(report)[: story.ROWS]:
         severity = finding["severity"]
         title = known(finding["rule"]).title
         head = f"- {story.SEVERITIES[severity]} **{severity}** {md(finding['rule'])}"
@@ -76,7 +85,7 @@ def _findings(report: Report) -> list[str]:
 
 def _detectors(report: Report) -> list[str]:
     lines = []
-    for detector in story.all_detectors(report):
+    for detector in story.all_detectors(report)[: story.ROWS]:
         rows = "; ".join(f"{name} {value}" for name, value in story.detector_rows(report, detector)[:4])
         lines.append(f"- **{md(story.title(detector))}**, {story.detector_state(detector)}: {md(rows)}")
     return lines

@@ -1,37 +1,87 @@
 """Words and numbers for people: hostile strings made harmless, numbers written one way everywhere."""
 
 import math
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 #: Control, format (bidi, zero width), surrogate, private, unassigned; line and paragraph separators.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+#: Letters, marks and symbols that show nothing: fillers, joiners, selectors, blanks.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
+)
+#: Marks on one letter; more of them cover the lines around it.
+_MARKS = 4
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+#: What a CI runner takes for a command: GitHub's at the start of a line, its older ones, Azure's and TeamCity's
+#: anywhere, GitLab's before a carriage return.
+_COMMAND = re.compile(r"^(?:[^\S\n]|\x1b\[[\d;]*m)*::|##[\w.]*\[|section_(?:start|end):", re.MULTILINE)
+#: Most characters of a string in a report, pictures apart, and how deep what has no declared type may be.
+LONGEST, DEEPEST = 10_000, 40
+_LONGEST_PICTURE, _PICTURE = 2_000_000, "data:image/png;base64,"
 
 Report = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a report may look: ``width`` in columns, ``colour`` whether ANSI colours are wanted (text only)."""
+    """How a report may look, text only: ``width`` in columns, ``colour`` whether ANSI colours are wanted, ``comment``
+    whether every line begins with "#": to a shell, and to whatever else reads files by lines, it says nothing then."""
 
     width: int = 100
     colour: bool = False
+    comment: bool = False
 
 
 def plain(value: object, limit: int = 2000) -> str:
-    """One line without control, bidi or invisible characters, at most ``limit`` characters of the original.
+    """One line without control, bidi or invisible characters and without commands to a CI runner, at most ``limit``
+    characters of the original.
 
     White space becomes single spaces; anything else that cannot be seen becomes U+FFFD, so that a name that
     hides something does not look like one that does not.
     """
     text = str(value)
     total = len(text)
-    shown = " ".join(text[:limit].split())
-    shown = "".join(_REPLACEMENT if unicodedata.category(c) in _INVISIBLE else c for c in shown)
+    shown = uncommanded("".join(_seen(" ".join(text[:limit].split()))))
     return shown if total <= limit else f"{shown}… ({total:,} characters)"
+
+
+def _seen(text: str) -> Iterator[str]:
+    marks = 0
+    for character in text:
+        category = unicodedata.category(character)
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        hidden = category in _INVISIBLE or marks > _MARKS or _BLANK.match(character)
+        yield _REPLACEMENT if hidden else character
+
+
+def uncommanded(text: str) -> str:
+    """The same lines without what a CI runner would obey: its signs become their twins of full width."""
+
+    def wide(found: re.Match[str]) -> str:
+        return re.sub("::?", "\N{FULLWIDTH COLON}", found[0]).replace("##", "\N{FULLWIDTH NUMBER SIGN}")
+
+    return _COMMAND.sub(wide, text)
+
+
+def bounded(value: Any, depth: int = DEEPEST) -> Any:
+    """The same JSON-able value, its strings no longer than :data:`LONGEST` and without lone surrogates (which strict
+    readers of JSON refuse), nowhere deeper than ``depth``."""
+    if isinstance(value, str):
+        if value.startswith(_PICTURE):
+            return value if len(value) <= _LONGEST_PICTURE else _PICTURE
+        cut = value if len(value) <= LONGEST else f"{value[:LONGEST]}… ({len(value):,} characters)"
+        return cut if cut.isascii() else re.sub("[\ud800-\udfff]", _REPLACEMENT, cut)
+    if isinstance(value, (Mapping, list, tuple)) and not depth:
+        return "…"
+    if isinstance(value, Mapping):
+        return {bounded(str(key)): bounded(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [bounded(item, depth - 1) for item in value]
+    return value
 
 
 def finite(value: Any, digits: int | None = None) -> Any:

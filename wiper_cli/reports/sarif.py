@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from wiper_cli import rules
 from wiper_cli.reports import story
+from wiper_cli.reports.json import dumps
 from wiper_cli.reports.plain import Report, Style, label, plain, words
 from wiper_cli.verdict import ATLAS, ATLAS_VERSION, CWE, Rule, Severity
 
@@ -26,6 +27,9 @@ _LEVELS: Mapping[str, tuple[str, str, str | None]] = {
 
 #: More are refused by code scanning.
 _MOST_RESULTS = 5000
+
+#: More would say no more; they are in the JSON.
+_MOST_FACTS = 100
 
 #: Keys of a finding's place that name something inside the file → SARIF's kind of logical location.
 _PLACES: Mapping[str, str] = {"tensor": "object", "node": "object", "member": "member", "class": "object"}
@@ -61,7 +65,7 @@ def render(reports: Sequence[Report], style: Style) -> str:
             ]
         },
     }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, allow_nan=False)
+    return dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
 def uri(path: str) -> str:
@@ -146,7 +150,7 @@ def _invocation(report: Report) -> dict[str, Any]:
         "endTimeUtc": report["created"].replace("+00:00", "Z"),
         "toolExecutionNotifications": [
             {"level": "warning", "message": {"text": message(f"Not done: {what}: {why}")}}
-            for what, why in story.undone(report)
+            for what, why in story.undone(report)[:_MOST_RESULTS]
         ],
     }
 
@@ -198,7 +202,10 @@ def _result(
         "partialFingerprints": {"wiperFinding/v1": _fingerprint(report, finding, taken)},
         "properties": {
             "severity": finding["severity"],
-            "evidence": {label(key): words(value) for key, value in (finding.get("evidence") or {}).items()},
+            "evidence": {
+                label(key): words(value)
+                for key, value in [*(finding.get("evidence") or {}).items()][:_MOST_FACTS]
+            },
         },
     }
 

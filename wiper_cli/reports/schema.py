@@ -74,7 +74,12 @@ def _problem(value: Any, rule: Schema, where: str) -> str:
     if "enum" in rule and (value not in rule["enum"] or isinstance(value, bool)):
         return f"{where} is none of {', '.join(map(str, rule['enum']))}"
     if isinstance(value, str):
-        return "" if re.search(rule.get("pattern", ""), value) else f"{where} has the wrong form"
+        # To JSON Schema the end is the end, to re also the place before a last line break.
+        return (
+            ""
+            if re.search(rule.get("pattern", "").replace("$", r"\Z"), value)
+            else f"{where} has the wrong form"
+        )
     if isinstance(value, (int, float)):
         low, high = rule.get("minimum", value), rule.get("maximum", value)
         return "" if low <= value <= high else f"{where} is outside {low}..{high}"
@@ -153,7 +158,8 @@ _INTRODUCTION = """# Report format
 - A run over one model is a *report* (`wiper-report/1`); over several, a list document (`wiper-reports/1`)
   with `reports` and one `exit_code`: 1 before 2 before 3 before 0.
 - Fractions are in 0..1. `null` is "not measured"; a part that a command does not have is absent or `null`.
-- NaN and infinities do not occur. Text is ASCII with JSON escapes: nothing in a name can steer a terminal.
+- NaN and infinities do not occur. Text is ASCII with JSON escapes: nothing in a name can steer a terminal. Strings are
+  cut at 10,000 characters; half of a surrogate pair (a byte of a file name that is no text) is U+FFFD.
 - Classes are given by index into `model.classes`. Names, paths and class names come from the examined files:
   treat them as hostile.
 - Fields are added within version 1 only together with the schema; a field never changes its meaning.

@@ -32,6 +32,9 @@ EXPLAINED = (
     "models too."
 )
 
+#: Rows of a table; what is beyond is in the JSON.
+ROWS = 60
+
 #: Said under every report.
 LIMIT = "No finding does not show that a model has no backdoor; no test of a trained network can."
 

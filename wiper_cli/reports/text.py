@@ -17,13 +17,14 @@ _COLOURS = {
     "purified": "green", "rejected": "yellow", "measured": "green", "inspected": "green",
 }  # fmt: skip
 _SEVERITY = {"critical": "red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
+_COMMENT = "# "
 _STATE = {"fired": ("▲", "yellow"), "silent": ("○", "green"), "not run": ("◇", "magenta")}
 
 
 def render(reports: Sequence[Report], style: Style) -> str:
     console = Console(
         file=io.StringIO(),
-        width=style.width,
+        width=style.width - len(_COMMENT) * style.comment,
         force_terminal=style.colour,
         color_system="standard" if style.colour else None,
         no_color=not style.colour,
@@ -42,8 +43,8 @@ def render(reports: Sequence[Report], style: Style) -> str:
         console.rule(style="dim")
         _overview(console, reports)
     assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    return "\n".join(line.rstrip() for line in lines)
+    begin = _COMMENT if style.comment else ""
+    return "\n".join((begin + line).rstrip() for line in console.file.getvalue().splitlines())
 
 
 def _report(console: Console, report: Report) -> None:
@@ -84,7 +85,7 @@ def _rows(console: Console, title: str, rows: Sequence[story.Row]) -> None:
         return
     _heading(console, title)
     grid = _grid()
-    for name, value in rows:
+    for name, value in rows[: story.ROWS]:
         grid.add_row(Text(name), Text(value))
     console.print(Padding(grid, (0, 0, 0, 2)))
 
@@ -114,7 +115,7 @@ def _numbers(console: Console, report: Report) -> None:
 def _findings(console: Console, report: Report) -> None:
     found = story.findings(report)
     _heading(console, f"Findings ({len(found)})" if found else "Findings: none")
-    for finding in found:
+    for finding in found[: story.ROWS]:
         severity = finding["severity"]
         head = (f"{story.SEVERITIES[severity]} {severity}", _SEVERITY[severity])
         console.print(
@@ -126,6 +127,8 @@ def _findings(console: Console, report: Report) -> None:
             grid.add_row(Text(name), Text(value))
         if grid.row_count:
             console.print(Padding(grid, (0, 0, 0, 4)))
+    if (more := len(found) - story.ROWS) > 0:
+        console.print(Padding(Text(f"{more} more are in the JSON."), (0, 0, 0, 2)))
 
 
 def _detectors(console: Console, report: Report) -> None:
@@ -134,7 +137,7 @@ def _detectors(console: Console, report: Report) -> None:
         return
     calibrated = (report.get("detection") or {}).get("calibrated")
     _heading(console, "Detectors" if calibrated else "Detectors (thresholds are not calibrated)")
-    for detector in detectors:
+    for detector in detectors[: story.ROWS]:
         state = story.detector_state(detector)
         sign, colour = _STATE[state]
         head = Text.assemble((f"{sign} {state}", colour), "  ", story.title(detector))
@@ -160,7 +163,7 @@ def _undone(console: Console, report: Report) -> None:
     if not rows:
         return
     _heading(console, "Not done")
-    for what, why in rows:
+    for what, why in rows[: story.ROWS]:
         console.print(Padding(Text.assemble(("◇ ", "magenta"), what), (0, 0, 0, 2)))
         console.print(Padding(Text(why, style="dim"), (0, 0, 0, 4)))
 

@@ -1,4 +1,8 @@
+import re
 from xml.etree import ElementTree
+
+import pytest
+from sample_reports import HOSTILE, SAMPLES, hostile
 
 from wiper_cli.reports import render
 
@@ -20,5 +24,20 @@ def test_no_verdict_is_an_error(make):
     assert "one class only" in suite.find("testcase/error").get("message")
 
 
-def test_hostile_names_keep_the_xml_whole(make, sample_names):
-    assert len(suites(*[make(name, hostile=True) for name in sample_names])) == len(sample_names)
+#: XML 1.0, section 2.2.
+ODD = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_strings_keep_the_xml_whole(kind):
+    for name in ("scan_explained", "purify_accepted", "refused"):
+        (suite,) = suites(hostile(name, HOSTILE[kind]))
+        (plain,) = suites(SAMPLES[name]())
+        assert [(e.tag, sorted(e.attrib)) for e in suite.iter()] == [
+            (e.tag, sorted(e.attrib)) for e in plain.iter()
+        ]
+        strings = [
+            string for e in suite.iter() for string in (e.text or "", e.tail or "", *e.attrib.values())
+        ]
+        assert not [string for string in strings if ODD.search(string)]
+        assert all("\n" not in value for e in suite.iter() for value in e.attrib.values())

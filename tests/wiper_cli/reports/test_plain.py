@@ -3,7 +3,17 @@ import unicodedata
 
 import pytest
 
-from wiper_cli.reports.plain import finite, number, percent, plain, seconds, size, words
+from wiper_cli.reports.plain import (
+    bounded,
+    finite,
+    number,
+    percent,
+    plain,
+    seconds,
+    size,
+    uncommanded,
+    words,
+)
 
 
 def test_every_character_that_cannot_be_seen_is_replaced():
@@ -21,6 +31,71 @@ def test_every_character_that_cannot_be_seen_is_replaced():
 )
 def test_hidden_characters_leave_a_mark(hidden):
     assert plain(f"a{hidden}b") == "a\ufffdb"
+
+
+@pytest.mark.parametrize(
+    "blank", "\u034f\u115f\u1160\u17b4\u180b\u2800\u3164\ufe0f\uffa0\U0001d159\U000e0100"
+)
+def test_letters_and_marks_that_show_nothing_leave_one_too(blank):
+    assert plain(f"a{blank}b") == "a\ufffdb"
+
+
+def test_marks_do_not_pile_up():
+    assert plain("a" + "\u0301" * 9 + "b") == "a" + "\u0301" * 4 + "\ufffd" * 5 + "b"
+
+
+@pytest.mark.parametrize(
+    ("command", "inert"),
+    [
+        ("::stop-commands::a", "：stop-commands::a"),
+        (" \u2003::error::a", "：error::a"),
+        ("a ##vso[task.x]b", "a ＃vso[task.x]b"),
+        ("##[group]a", "＃[group]a"),
+        ("###[a]", "#＃[a]"),
+        ("x##teamcity[a]", "x＃teamcity[a]"),
+        ("section_start:1:a", "section_start：1:a"),
+    ],
+)
+def test_what_a_runner_obeys_is_no_command_any_more(command, inert):
+    assert plain(command) == inert
+
+
+def test_every_line_is_one_to_a_runner():
+    assert uncommanded("a\n  ::b::\n\x1b[2m  \x1b[31m::c::\nd ::e::\n\n::f") == (
+        "a\n  ：b::\n\x1b[2m  \x1b[31m：c::\nd ::e::\n\n：f"
+    )
+
+
+@pytest.mark.parametrize(
+    "honest",
+    [
+        "torch::nn::Linear",
+        "a :: b",
+        "C# ## d",
+        "layer1.0.conv1.weight",
+        "हिन्दी ภาษาไทยที่ Tiếng Việt",
+        "العربية",
+        "a #1 [b]",
+    ],
+)
+def test_honest_names_stay_as_they_are(honest):
+    assert plain(honest) == unicodedata.normalize("NFC", plain(honest)) == honest
+    assert plain(unicodedata.normalize("NFD", honest)) == unicodedata.normalize("NFD", honest)
+
+
+def test_strings_of_a_document_are_bounded_and_can_be_read_strictly():
+    value = {"a" * 20_000: ["b" * 20_000, "\ud800x\udfff", 1, None, True, 0.5, "é\x1b"]}
+    ((key, (long, lone, *rest)),) = bounded(value).items()
+    assert (len(key), len(long)) == (10_021, 10_021)
+    assert (lone, rest) == ("\ufffdx\ufffd", [1, None, True, 0.5, "é\x1b"])
+    picture = "data:image/png;base64," + "A" * 100_000
+    assert bounded(picture) == picture
+    assert bounded(picture * 30) == "data:image/png;base64,"
+    deep = value = []
+    for _ in range(100):
+        value.append([])
+        value = value[0]
+    assert str(bounded(deep)) == "[" * 40 + "'…'" + "]" * 40
 
 
 def test_white_space_is_one_space_and_letters_stay():

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from wiper_cli.commands.shared.run import deliver
 from wiper_cli.reports import Output, as_document, outputs, read, render, style_of
 from wiper_cli.reports.plain import Style
 
@@ -46,4 +47,12 @@ def test_colour_is_asked_for(terminal, environ, colour):
 
 
 def test_width_without_a_terminal_is_fixed():
-    assert style_of(Stream(False), {"COLUMNS": "50"}) == Style()
+    assert style_of(Stream(False), {"COLUMNS": "50"}) == Style(comment=True)
+
+
+def test_what_goes_to_no_terminal_is_a_comment_in_every_line(tmp_path, capsys, make):
+    assert style_of(Stream(True), {}).comment is False
+    deliver(["text", f"text={tmp_path / 'report'}"], [make("scan_finding")])
+    for text in (capsys.readouterr().out, (tmp_path / "report").read_text()):
+        assert {line[:2] for line in text.splitlines()} == {"#", "# "}
+        assert max(map(len, text.splitlines())) <= Style.width

@@ -1,9 +1,11 @@
 import json
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
+from sample_reports import HOSTILE, hostile
 
 from wiper_cli import rules
 from wiper_cli.reports import render
@@ -30,6 +32,40 @@ def test_hostile_and_several_keep_it_too(make, sample_names, official):
     assert list(official.iter_errors(json.loads(text))) == []
     assert text.isascii()
     assert not re.search(r"\\u(20[0-9a-f]{2}|00[01][0-9a-f]|d8[0-9a-f]{2})(?<!2026)", text)
+
+
+def strings(value):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_strings_are_no_links_and_no_places_elsewhere(kind, official):
+    reports = [hostile(name, HOSTILE[kind]) for name in ("scan_explained", "purify_accepted", "refused")]
+    document = json.loads(render("sarif", reports))
+    assert list(official.iter_errors(document)) == []
+    (found,) = document["runs"]
+    places = [one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in found["results"]]
+    places += [one["location"]["uri"] for one in found["artifacts"]]
+    places += [one["model"] for one in found["properties"]["verdicts"]]
+    for place in places:
+        parts = urlsplit(place)
+        assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("", "", "", "")
+        assert not place.startswith("/")
+        assert ".." not in place.split("/")
+    texts = [one["message"]["text"] for one in found["results"]]
+    texts += [one["message"]["text"] for one in found["invocations"][0]["toolExecutionNotifications"]]
+    for text in texts:
+        assert not re.search(r"\]\(|(?<!\{)\{\d+\}(?!\})", text)
+    own = {rule["help"]["markdown"] for rule in found["tool"]["driver"]["rules"]}
+    assert max(len(one) for one in strings(document) if one not in own) < 5000
 
 
 def test_results_point_at_their_rule(make):

@@ -78,7 +78,7 @@ def origin(context: click.Context, name: str) -> str:
 def shown(context: click.Context) -> str:
     """Every option of the command with its value and origin, one a line."""
     rows = [
-        f"{name} = {value!r}  ({origin(context, name)})"
+        plain(f"{name} = {value!r}") + f"  ({origin(context, name)})"
         for name, value in sorted(context.params.items())
         if name != "models"
     ]

@@ -16,7 +16,7 @@ from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.terminal import Display
-from wiper_cli.reports import outputs, render, style_of
+from wiper_cli.reports import Style, outputs, render, style_of
 from wiper_cli.scratch import write_whole
 from wiper_cli.verdict import ExitCode, Problem, combine
 from wiper_cli.worker.confinement import Bounds, Isolation
@@ -174,7 +174,7 @@ def deliver(requested: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> N
             if output.path is None:
                 _print(render(output.format, reports, style_of(sys.stdout, os.environ)))
             else:
-                write_whole(output.path, render(output.format, reports).encode())
+                write_whole(output.path, render(output.format, reports, Style(comment=True)).encode())
         except Problem as problem:
             failed.append(problem)
     if failed:

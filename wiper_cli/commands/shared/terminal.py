@@ -76,6 +76,8 @@ class Display:
     def say(self, sentence: str) -> None:
         """A line on stderr that is always shown."""
         if self._bars is not None:
-            self._bars.console.print(plain(sentence), markup=False, highlight=False)
+            self._bars.console.print(
+                plain(sentence), markup=False, highlight=False, emoji=False, soft_wrap=True
+            )
         else:
             print(plain(sentence), file=sys.stderr)
