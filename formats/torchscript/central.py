@@ -25,7 +25,12 @@ _DESCRIPTOR64 = struct.Struct("<4sL2Q")
 _FLAG_DESCRIPTOR, _FLAG_UTF8, _FOLDER = 0x0008, 0x0800, 0x10
 STORED, DEFLATED = 0, 8
 
+#: Extra fields of headers that change no reading: Zip64, torch's padding, times and owners. Others rename members.
+_ZIP64, _EXTRA = 1, frozenset({1, 0x4246, 0x5455, 0x7875})
+
 MAX_ENTRIES = 100_000
+#: Bytes of a name; torch reads no more than 511.
+_MAX_NAME = 500
 MAX_RATIO = 200
 #: Bytes that all deflated members (code) may unpack to.
 MAX_INFLATED = 256 << 20
@@ -78,7 +83,7 @@ def read_archive(data: bytes) -> Archive:
         Unreadable: the end is missing (truncated file) or this is no ZIP file at all.
         Hostile: rules WIPER-TS-001 to WIPER-TS-008, and WIPER-TS-017.
     """
-    count, directory, stop = _find_directory(data)
+    count, directory, stop = find_directory(data)
     entries = _read_directory(data, count, directory, stop)
     _check_coverage(data, entries, directory)
     _check_content(data, entries)
@@ -86,8 +91,11 @@ def read_archive(data: bytes) -> Archive:
     return Archive(data, root, dict(zip(below, entries, strict=True)))
 
 
-def _find_directory(data: bytes) -> tuple[int, int, int]:
-    """Number of entries, first byte of the central directory, one past its last byte."""
+def find_directory(data: bytes) -> tuple[int, int, int]:
+    """Number of entries, first byte of the central directory, one past its last byte.
+
+    Raises Unreadable, Hostile (WIPER-TS-001, 002, 008).
+    """
     start = len(data) - _END.size
     if start < 0 or data[start : start + 4] != b"PK\5\6":
         if start > 0 and data[:2] == b"PK" and data.rfind(b"PK\5\6", max(0, start - 0xFFFF), start + 3) >= 0:
@@ -141,7 +149,10 @@ def _read_directory(data: bytes, count: int, position: int, stop: int) -> list[E
             raise Hostile(f"Member {name!r} is encrypted or packed unusually.", "WIPER-TS-006", name)
         if marks & _FOLDER:  # torch reads nothing then, and takes what lies in its memory
             raise Hostile(f"Member {name!r} has content and is marked as a folder.", "WIPER-TS-017", name)
-        size, packed, local = _wide((size, packed, local), extra, name)
+        wide = _wide_fields(extra, name)
+        if (wide is None) != (0xFFFFFFFF not in (size, packed, local)):
+            raise _clash(name)
+        size, packed, local = _wide((size, packed, local), wide, name)
         payload = _check_local(data, local, raw, flags, method, (crc, packed, size))
         if payload + packed > len(data) or (method == STORED and size != packed):
             raise _clash(name)
@@ -169,7 +180,10 @@ def _check_local(
     _, _, own_flags, own_method, _, _, crc, packed, size, n_name, n_extra = fields
     if own_flags != flags or own_method != method or data[begin : begin + n_name] != raw:
         raise _clash(name)
-    size, packed, _ = _wide((size, packed, 0), data[begin + n_name : begin + n_name + n_extra], name)
+    extra = data[begin + n_name : begin + n_name + n_extra]
+    if len(extra) != n_extra:
+        raise _clash(name)
+    size, packed, _ = _wide((size, packed, 0), _wide_fields(extra, name), name)
     own = (crc, packed, size)
     if own != true and not (
         flags & _FLAG_DESCRIPTOR and all(a in (0, b) for a, b in zip(own, true, strict=True))
@@ -178,21 +192,31 @@ def _check_local(
     return begin + n_name + n_extra
 
 
-def _wide(values: tuple[int, int, int], extra: bytes, name: str) -> tuple[int, int, int]:
+def _wide_fields(extra: bytes, name: str) -> bytes | None:
+    """Content of the Zip64 field, ``None`` without one; what stands in fields that readers differ on is refused."""
+    found, position = None, 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
+        if kind not in _EXTRA or (kind == _ZIP64 and found is not None):
+            break
+        position += 4 + length
+        found = extra[position - length : position] if kind == _ZIP64 else found
+    if position != len(extra):
+        raise Hostile(f"Member {name!r} has unknown fields in its header.", "WIPER-TS-003", name)
+    return found
+
+
+def _wide(values: tuple[int, int, int], wide: bytes | None, name: str) -> tuple[int, int, int]:
     """Size, packed size and offset, taken from the Zip64 field where the header says 0xFFFFFFFF."""
     missing = [i for i, value in enumerate(values) if value == 0xFFFFFFFF]
     if not missing:
         return values
-    result, position = list(values), 0
-    while position + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, position)
-        if kind == 1 and length >= 8 * len(missing) and position + 4 + length <= len(extra):
-            wide = struct.unpack_from(f"<{len(missing)}Q", extra, position + 4)
-            for i, value in zip(missing, wide, strict=True):
-                result[i] = value
-            return result[0], result[1], result[2]
-        position += 4 + length
-    raise Hostile(f"Member {name!r} does not give its size.", "WIPER-TS-003", name)
+    if wide is None or len(wide) != 8 * len(missing):
+        raise Hostile(f"Member {name!r} does not give its size.", "WIPER-TS-003", name)
+    result = list(values)
+    for i, value in zip(missing, struct.unpack(f"<{len(missing)}Q", wide), strict=True):
+        result[i] = value
+    return result[0], result[1], result[2]
 
 
 def _check_coverage(data: bytes, entries: list[Entry], directory: int) -> None:
@@ -248,8 +272,8 @@ def _decode(raw: bytes) -> str:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
         name = ""
-    if not name.isprintable() or not name or len(name) > 1024:
-        raise Hostile("A member's name is not printable text.", "WIPER-TS-005")
+    if not name.isprintable() or not name or len(raw) > _MAX_NAME:
+        raise Hostile("A member's name is not printable text, or too long.", "WIPER-TS-005")
     return name
 
 

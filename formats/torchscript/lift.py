@@ -11,12 +11,13 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 
 from formats.errors import Unsupported
+from formats.torchscript.central import find_directory
 
 #: Codes of ``c10::ScalarType`` as they stand in graphs.
 _FLOAT = 6
@@ -85,8 +86,10 @@ class Lifted:
     """``function(x, device, *tensors)`` gives what ``forward`` gives.
 
     ``channels``: those of the image, where the first layer tells. ``returns``: kind of the result's type.
+    ``module``: kept alive, since torch follows pointers into its code when the function fails.
     """
 
+    module: Any
     function: Callable[..., Any]
     arguments: tuple[Argument, ...]
     channels: int | None
@@ -99,13 +102,19 @@ class Lifted:
 def load(data: bytes) -> Any:
     """``torch.jit.load`` on the CPU, in eval mode, without its deprecation warning.
 
+    The pickles that map code to its source stay unread: nobody has checked them, and torch reads them for messages.
+
     Raises Unsupported when torch cannot load the archive.
     """
+    _, directory, _ = find_directory(data)
+    data = data[:directory] + data[directory:].replace(b".py.debug_pkl", b".py.unread_pk")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.*")
         try:
             module = torch.jit.load(io.BytesIO(data), map_location="cpu")
-        except (RuntimeError, ValueError, AttributeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever torch meets in the file, each in its own words
             raise Unsupported(
                 f"torch {torch.__version__} cannot load this TorchScript file: {reason(error)}"
             ) from error
@@ -150,7 +159,9 @@ def lift(module: Any, narrow: Sequence[torch.dtype] = ()) -> Lifted:
         raise Unsupported(
             f"torch {torch.__version__} lacks a call that this file needs ({error}); use torch 2.10 to 2.15."
         ) from error
-    return Lifted(function, tuple(arguments.values()), channels, next(graph.outputs()).type().kind())
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:
+        raise Unsupported(f"The network cannot be made differentiable: {reason(error)}") from error
+    return Lifted(module, function, tuple(arguments.values()), channels, next(graph.outputs()).type().kind())
 
 
 def _nodes(block: Any) -> Iterator[Any]:
@@ -300,12 +311,18 @@ def _refuse_training(graph: Any) -> None:
         )
 
 
+@cache
+def _written_out() -> Any:
+    """Compiled once and kept: graphs point into it."""
+    return torch.jit.CompilationUnit(_WRITTEN_OUT)
+
+
 def _write_out_attention(graph: Any) -> None:
     """Replace fused attention by operators that have derivatives.
 
     In scripted code the fused form stands behind a test of the gradient mode; with a mask it is left alone.
     """
-    written = torch.jit.CompilationUnit(_WRITTEN_OUT)
+    written = _written_out()
     for node in [node for node in _nodes(graph) if node.kind() in _FUSED]:
         name, taken, mask = _FUSED[node.kind()]
         inputs = list(node.inputs())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,10 @@ from formats.errors import Hostile, Unsupported
 from formats.model import Address, Manifest, Source
 from formats.ranges import is_dense
 from formats.torchscript.central import STORED, Archive, read_archive
-from formats.torchscript.pickles import Instance, Stored, named_tensors, read_pickle
+from formats.torchscript.code import read_code
+from formats.torchscript.operators import check_operators
+from formats.torchscript.pickles import MAX_PICKLE, Instance, Stored, named_tensors, read_pickle
+from formats.torchscript.words import MAX_CODE, Class
 
 #: What no honest exporter does, one id each; ids are stable and never reused.
 RULES: Mapping[str, str] = {
@@ -39,6 +42,11 @@ RULES: Mapping[str, str] = {
     "WIPER-TS-015": "A record belongs to no tensor.",
     "WIPER-TS-016": "Tensors that share a record disagree on its type or length.",
     "WIPER-TS-017": "A member with content is marked as a folder; loaders disagree on what it holds.",
+    "WIPER-TS-018": "Two tensors are known by one dotted path, or the archive gives its version twice.",
+    "WIPER-TS-019": "The code has a default argument or a value of a class that is computed during loading.",
+    "WIPER-TS-020": "The code uses an operator that reaches files, memory or processes, or hides which it uses.",
+    "WIPER-TS-021": "The code defines a name twice; loaders take the last.",
+    "WIPER-TS-022": "The code is made to exhaust time or memory: too long, nested, repeated, or with giant sizes.",
 }
 
 _MEMBER = re.compile(
@@ -47,7 +55,6 @@ _MEMBER = re.compile(
     r"|\.data/[a-z_]+|extra/.+"
 )
 _MOBILE = ("bytecode.pkl", "mobile_debug_handles.pkl", "model.json")
-_MAX_CODE = 1 << 20
 _MAX_EXPANDED = 1 << 30
 _VERSIONS = range(1, 11)
 
@@ -90,20 +97,36 @@ def read_layout(data: bytes) -> Layout:
     """Check the bytes of an archive and find its tensors; raises what :func:`read_manifest` raises."""
     archive = read_archive(data)
     _check_members(archive)
-    defined = _scan_code(archive)
-    root = read_pickle(archive.read("data.pkl"), "data.pkl", defined)
-    constants = read_pickle(archive.read("constants.pkl"), "constants.pkl", defined)
+    code = read_code(code_files(archive))
+    check_operators(code.used)
+    root = read_pickle(_pickle(archive, "data"), "data.pkl", code.classes)
+    constants = read_pickle(_pickle(archive, "constants"), "constants.pkl", code.classes)
     if not isinstance(root, Instance) or not isinstance(constants, tuple):
         raise Hostile("data.pkl holds no module.", "WIPER-TS-010", "data.pkl")
-    named = dict(named_tensors(root))
-    lifted = {f"constants.c{name}": tensor for name, tensor in named_tensors(constants)}
+    named = _named(named_tensors(root))
+    lifted = _named((f"constants.c{name}", tensor) for name, tensor in named_tensors(constants))
     if not named.keys().isdisjoint(lifted):
         raise Unsupported("An attribute of the network is called like a constant; rename it and save again.")
-    addresses = {name: _address(archive, "data", name, tensor) for name, tensor in named.items()}
-    addresses |= {name: _address(archive, "constants", name, tensor) for name, tensor in lifted.items()}
-    _check_records(archive, [*named.values()], [*lifted.values()])
+    addresses = _addresses(archive, "data", named) | _addresses(archive, "constants", lifted)
     tensors, notes = _tie(addresses)
-    return Layout(archive, tensors, root.name, _example(archive, defined), notes)
+    return Layout(archive, tensors, root.name, _example(archive, code.classes), notes)
+
+
+def _pickle(archive: Archive, name: str) -> bytes:
+    member = f"{name}.pkl"
+    if archive.entries[member].size > MAX_PICKLE:
+        raise Hostile(f"{member} is larger than {MAX_PICKLE} bytes.", "WIPER-TS-010", member)
+    return archive.read(member)
+
+
+def _named(found: Iterable[tuple[str, Stored]]) -> dict[str, Stored]:
+    """By dotted path. Under "a.b" there may be an attribute b of a, and one of the root that is called so."""
+    named: dict[str, Stored] = {}
+    for name, tensor in found:
+        if name in named:
+            raise Hostile(f"Two tensors are called {name!r}.", "WIPER-TS-018", name)
+        named[name] = tensor
+    return named
 
 
 def _check_members(archive: Archive) -> None:
@@ -122,32 +145,20 @@ def _check_members(archive: Archive) -> None:
             )
     if "byteorder" in names and archive.read("byteorder") != b"little":
         raise Unsupported("The archive was saved on a big-endian machine.")
-    version = next((archive.read(name) for name in ("version", ".data/version") if name in names), b"")
-    if not version.strip().isdigit() or int(version) not in _VERSIONS:
-        raise Unsupported(
-            f"The archive has format version {version[:20]!r}; 1 to {_VERSIONS[-1]} can be read."
-        )
+    versions = [name for name in ("version", ".data/version") if name in names]
+    if len(versions) > 1:
+        raise Hostile("The archive gives its version twice.", "WIPER-TS-018", "version")
+    version = archive.read(versions[0])[:20] if versions else b""
+    if not re.fullmatch(rb"\d{1,2}\n?", version) or int(version) not in _VERSIONS:
+        raise Unsupported(f"The archive has format version {version!r}; 1 to {_VERSIONS[-1]} can be read.")
 
 
-def _scan_code(archive: Archive) -> Callable[[str], bool]:
-    """Refuse code that runs on loading; returns whether the code defines a class (``__torch__.m.Net``)."""
-    classes = set()
-    for name, entry in archive.entries.items():
-        if not name.startswith("code/") or not name.endswith(".py"):
-            continue
-        if entry.size > _MAX_CODE:
-            raise Hostile(f"{name} is larger than {_MAX_CODE} bytes.", "WIPER-TS-008", name)
-        text = archive.read(name)
-        if re.search(rb"__[sg]etstate__", text):
-            raise Hostile(
-                f"{name} defines code that runs while the file is being loaded (__setstate__).",
-                "WIPER-TS-014", name,
-            )  # fmt: skip
-        module = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
-        classes |= {
-            f"{module}.{found.decode()}" for found in re.findall(rb"^class (\w+)\(", text, re.MULTILINE)
-        }
-    return classes.__contains__
+def code_files(archive: Archive) -> dict[str, bytes]:
+    """The code of an archive by member."""
+    names = [name for name in archive.entries if name.startswith("code/") and name.endswith(".py")]
+    if sum(archive.entries[name].size for name in names) > MAX_CODE:
+        raise Hostile(f"The code is longer than {MAX_CODE} bytes.", "WIPER-TS-022", "code")
+    return {name: archive.read(name) for name in names}
 
 
 def _address(archive: Archive, folder: str, name: str, tensor: Stored) -> Address:
@@ -167,20 +178,19 @@ def _address(archive: Archive, folder: str, name: str, tensor: Stored) -> Addres
     return Address(name, member, tensor.offset * width, length, tensor.dtype, tensor.size, stride)
 
 
-def _check_records(archive: Archive, *groups: list[Stored]) -> None:
-    """Tensors of one record agree on it, and no record lies there unused."""
-    for folder, tensors in zip(("data", "constants"), groups, strict=True):
-        facts: dict[str, set[tuple[str, int]]] = defaultdict(set)
-        for tensor in tensors:
-            facts[tensor.key].add((tensor.dtype, tensor.count))
-        for key, seen in facts.items():
-            if len(seen) > 1:
-                raise Hostile(
-                    f"Tensors disagree on record {folder}/{key}.", "WIPER-TS-016", f"{folder}/{key}"
-                )
-        for name in archive.entries:
-            if name.startswith(f"{folder}/") and name.removeprefix(f"{folder}/") not in facts:
-                raise Hostile(f"Record {name} belongs to no tensor.", "WIPER-TS-015", name)
+def _addresses(archive: Archive, folder: str, tensors: Mapping[str, Stored]) -> dict[str, Address]:
+    """Where each tensor lies; tensors of one record agree on it, and no record lies there unused."""
+    facts: dict[str, tuple[str, int]] = {}
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = _address(archive, folder, name, tensor)
+        member = found[name].member
+        if facts.setdefault(member, (tensor.dtype, tensor.count)) != (tensor.dtype, tensor.count):
+            raise Hostile(f"Tensors disagree on record {member}.", "WIPER-TS-016", member)
+    for name in archive.entries:
+        if name.startswith(f"{folder}/") and name not in facts:
+            raise Hostile(f"Record {name} belongs to no tensor.", "WIPER-TS-015", name)
+    return found
 
 
 def covers(tensors: Mapping[str, Address]) -> dict[str, str]:
@@ -243,9 +253,9 @@ def _tie(addresses: Mapping[str, Address]) -> tuple[dict[str, Address], tuple[st
     return tensors, tuple(notes)
 
 
-def _example(archive: Archive, defined: Callable[[str], bool]) -> tuple[int, ...] | None:
-    """Shape of the first tensor that the network was traced with."""
+def _example(archive: Archive, classes: Mapping[str, Class]) -> tuple[int, ...] | None:
+    """Shape of the first tensor that the network was traced with; torch writes empty records of these."""
     if "traced_inputs.pkl" not in archive.entries:
         return None
-    recorded = read_pickle(archive.read("traced_inputs.pkl"), "traced_inputs.pkl", defined)
+    recorded = read_pickle(_pickle(archive, "traced_inputs"), "traced_inputs.pkl", classes)
     return next((tensor.size for _, tensor in named_tensors(recorded)), None)

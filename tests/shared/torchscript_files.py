@@ -155,3 +155,25 @@ def headers(data, name):
     while data[central + 46 : central + 46 + len(raw)] != raw:
         central = data.rindex(b"PK\1\2", 0, central)
     return info.header_offset, info.header_offset + 30 + n_name + n_extra, central
+
+
+def text(value):
+    """Instructions of a pickle that make a string."""
+    raw = value.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def tensor(
+    key="0", count=6, offset=0, size=b"K\x02K\x03", stride=b"K\x03K\x01", kind="FloatStorage", device="cpu"
+):
+    """Instructions that make a float tensor of 2 x 3."""
+    storage = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text(device)
+    storage += b"J" + struct.pack("<i", count) + b"tQ"
+    rest = b"K" + bytes([offset]) + b"(" + size + b"t(" + stride + b"t\x88ccollections\nOrderedDict\n)RtR"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest
+
+
+def module(body, name="__torch__.Inner"):
+    """Instructions that make an object of a class; ``body`` makes names and values of its attributes."""
+    path, _, cls = name.rpartition(".")
+    return f"c{path}\n{cls}\n".encode() + b")\x81}(" + body + b"ub"

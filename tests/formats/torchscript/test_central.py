@@ -9,6 +9,7 @@ from torchscript_files import headers, rezip
 
 from formats import FormatError, Hostile, Unreadable
 from formats.torchscript.central import read_archive
+from formats.torchscript.magic import recognises
 
 
 def refuses(data, rule):
@@ -90,6 +91,40 @@ def test_names_out_of_place(plain, name):
 def test_names_alike_but_for_capitals_and_bombs(plain):
     refuses(rezip(plain, {"DATA.pkl": b"x"}), "WIPER-TS-004")
     refuses(rezip(plain, {"code/x.py": b"\0" * (1 << 20)}, deflate=("code/x.py",)), "WIPER-TS-008")
+
+
+def with_extra(plain, central, local=b""):
+    """A copy in which Python wrote fields of its own into the headers of data.pkl."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(plain)) as old, zipfile.ZipFile(stream, "w") as new:
+        for info in old.infolist():
+            own = zipfile.ZipInfo(info.filename)
+            own.extra = local if info.filename.endswith("data.pkl") else b""
+            new.writestr(own, old.read(info))
+            own.extra = central if info.filename.endswith("data.pkl") else b""
+    return stream.getvalue()
+
+
+def test_fields_that_some_readers_obey(plain):
+    """Python 3.13 takes the name of a member from field 0x7075; torch pads with 0x4246."""
+    times, padding = struct.pack("<2H5s", 0x5455, 5, b"\1abcd"), struct.pack("<2H3s", 0x4246, 3, b"ZZZ")
+    assert read_archive(with_extra(plain, times, times + padding)).read("data.pkl")
+    name = struct.pack("<2HBL4s", 0x7075, 9, 1, 0, b"evil")
+    wide = struct.pack("<2HQ", 1, 8, 7)
+    for central, local in ((name, b""), (b"", name), (times + b"abc", b""), (b"", times[:-1]), (wide, b"")):
+        refuses(with_extra(plain, central, local), "WIPER-TS-003")
+
+
+def test_names_that_torch_cuts_off(plain):
+    refuses(rezip(plain, {"code/" + "x" * 510 + ".py": b"x"}), "WIPER-TS-005")
+
+
+def test_many_members_are_refused_before_python_lists_them(plain, monkeypatch):
+    monkeypatch.setattr("formats.torchscript.magic.MAX_ENTRIES", 3)
+    monkeypatch.setattr("formats.torchscript.central.MAX_ENTRIES", 3)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    assert recognises(plain)
+    refuses(plain, "WIPER-TS-008")
 
 
 def test_overlap(plain):

@@ -1,5 +1,6 @@
 """The private torch calls: each is exercised here, so that a new torch version shows what it lacks."""
 
+import gc
 import io
 import zipfile
 
@@ -152,6 +153,53 @@ def test_a_missing_call_is_named(monkeypatch):
     monkeypatch.delattr(torch._C, "_create_function_from_graph")
     with pytest.raises(Unsupported, match="_create_function_from_graph"):
         lift.lift(module)
+
+
+class Small(nn.Module):
+    """Takes images of 16 x 16 and no other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 5))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_a_function_that_fails_can_say_so_when_its_module_is_gone():
+    """torch follows pointers from the failed operator into the code of the module; this crashed."""
+    found = lifted(as_bytes(torch.jit.script(Small().eval())))
+    attention = lifted(archive(network("attention"), "traced_fused"))
+    gc.collect()
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            run(found, images(size=20))
+        with pytest.raises(RuntimeError):
+            run(attention, images().double())
+    assert run(found, images()).shape == (3, 5)
+
+
+def test_what_torch_throws_on_loading_is_one_sentence(plain):
+    """An attribute that the class declares and the object lacks, which the gate refuses: an IndexError."""
+    name = next(n for n in code_names(plain) if b"class Cnn(" in member(plain, n))
+    data = rezip(plain, {name: member(plain, name).replace(b"  mean : Tensor", b"  meen : Tensor")})
+    with pytest.raises(Unsupported, match="cannot load"):
+        lift.load(data)
+
+
+def test_pickles_of_sources_stay_unread(plain):
+    """torch reads them only for messages, whatever they hold."""
+    names = [f"{name}.debug_pkl" for name in code_names(plain)]
+    data = rezip(plain, dict.fromkeys(names, b"\x80\x02Nr\xff\xff\xff\xff."))
+    for same in (plain, data):
+        with pytest.raises(RuntimeError) as caught:
+            lift.load(same)(torch.zeros(1))
+        assert "original code" not in str(caught.value)
+
+
+def code_names(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as old:
+        return [n.partition("/")[2] for n in old.namelist() if n.endswith(".py")]
 
 
 def test_unknown_operators_and_what_is_optimised_for_inference_are_refused(plain):

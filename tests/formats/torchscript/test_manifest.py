@@ -1,6 +1,9 @@
+import io
+import zipfile
+
 import pytest
 import torch
-from torchscript_files import archive, as_bytes, member, network, rezip
+from torchscript_files import archive, as_bytes, member, module, network, rezip, tensor, text
 
 from formats import Hostile, Source, Unsupported
 from formats.torchscript.manifest import RULES, read_manifest
@@ -64,10 +67,77 @@ def test_unknown_members(plain, name):
     assert caught.value.rule in ("WIPER-TS-005", "WIPER-TS-009")
 
 
-@pytest.mark.parametrize("name", [b"__setstate__", b"__getstate__"])
-def test_code_that_runs_on_loading(plain, name):
-    code = b"class A(Module):\n  def " + name + b"(self, state: Tensor) -> NoneType:\n    pass\n"
-    refuses(rezip(plain, {"code/__torch__/a.py": code}, deflate=("code/__torch__/a.py",)), "WIPER-TS-014")
+def code_member(data):
+    """The member that defines the network, and its text."""
+    with zipfile.ZipFile(io.BytesIO(data)) as old:
+        names = [n.partition("/")[2] for n in old.namelist() if n.endswith(".py")]
+    return next((name, member(data, name)) for name in names if b"class Cnn(" in member(data, name))
+
+
+#: Rule, and what is put for what in the code: it ran, was compiled, or hid what runs.
+CODE = {
+    "state": (
+        "014",
+        b"  def forward(",
+        b"  def __setstate__(self, state: Tensor) -> NoneType:\n    pass\n  def forward(",
+    ),
+    "default argument": (
+        "019",
+        b"x: Tensor)",
+        b'x: Tensor, y: Tensor=torch.from_file("a", True, 9)) -> Tensor:',
+    ),
+    "value of a class": (
+        "019",
+        b"  training : bool\n",
+        b"  training : bool\n  k : Final[Tensor] = torch.rand([1])\n",
+    ),
+    "file": ("020", b"torch.relu(", b"torch.save("),
+    "memory": ("020", b"torch.relu(", b"ops.inductor._reinterpret_tensor("),
+    "alias": ("020", b"    conv = self.conv\n", b"    conv = self.conv\n    f = torch.save\n"),
+    "twice": ("021", b"  training : bool\n", b"  training : bool\n  training : int\n"),
+    "memory of any size": ("022", b"torch.relu(", b"torch.expand(torch.ones([1]), [10000000000]"),
+}
+
+
+@pytest.mark.parametrize(("rule", "old", "new"), CODE.values(), ids=CODE)
+def test_code_that_is_no_network(plain, rule, old, new):
+    name, text = code_member(plain)
+    assert old in text
+    refuses(rezip(plain, {name: text.replace(old, new, 1)}), f"WIPER-TS-{rule}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"torch.relu(", b"torch.manual_seed(", "torch.manual_seed .*not among the operators"),
+        (
+            b"    conv = self.conv\n",
+            b"    conv = self.conv\n    while True:\n      pass\n",
+            "not bounded|does not write",
+        ),
+        (b"    conv = self.conv\n", b"    conv = self.conv # comment\n", "does not write"),
+    ],
+)
+def test_code_that_is_not_known(plain, old, new, words):
+    name, text = code_member(plain)
+    with pytest.raises(Unsupported, match=words):
+        manifest(rezip(plain, {name: text.replace(old, new, 1)}))
+
+
+def test_two_tensors_of_one_path(plain):
+    """ "fc.bias" of the network itself and the bias of fc: torch reads both, the second past the end of its record."""
+    code = b'class Fc(Module):\n  bias : Tensor\nclass E(Module):\n  __annotations__["%s"] = Tensor\n'
+    code += b"  fc : __torch__.e.Fc\n"
+    inner = module(text("bias") + tensor(), "__torch__.e.Fc")
+    files = {f"data/{i}": bytes(24) if i == 0 else None for i in range(20)}
+    for name in ("other", "fc.bias"):
+        body = text(name) + tensor(count=6 if name == "other" else 1 << 20) + text("fc") + inner
+        made = b"\x80\x02" + module(body, "__torch__.e.E") + b"."
+        data = rezip(plain, files | {"data.pkl": made, "code/__torch__/e.py": code % name.encode()})
+        if name == "other":
+            assert manifest(data).tensors.keys() >= {"other", "fc.bias"}
+        else:
+            refuses(data, "WIPER-TS-018")
 
 
 #: Rule, and what is put for what in the pickle.
@@ -91,6 +161,7 @@ def test_records_that_do_not_fit(plain):
     for content in (member(plain, "data/0")[:-4], member(plain, "data/0") + b"\0\0\0\0", None):
         refuses(rezip(plain, {"data/0": content}), "WIPER-TS-012")
     refuses(rezip(plain, {"data/99": b"\0" * 64}), "WIPER-TS-015")
+    refuses(rezip(plain, {"version": b"3", ".data/version": b"3"}), "WIPER-TS-018")
     refuses(rezip(plain, {"constants.pkl": b"\x80\x02)\x94."}), "WIPER-TS-010")
 
 
@@ -100,6 +171,8 @@ def test_records_that_do_not_fit(plain):
         ({"bytecode.pkl": b"x"}, "mobile"),
         ({"byteorder": b"big"}, "big-endian"),
         ({"version": b"11\n", ".data/version": None}, "format version"),
+        ({"version": b"3" * 5000, ".data/version": None}, "format version"),
+        ({"version": b" 3", ".data/version": None}, "format version"),
         ({"constants.pkl": None}, "no TorchScript"),
     ],
 )

@@ -1,0 +1,450 @@
+"""What the functions of an archive do: which operators they run, how often, and whose methods they call.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from formats.errors import Hostile, Unsupported
+from formats.torchscript.words import (
+    LITERALS,
+    MAX_CALLS,
+    MAX_DEPTH,
+    Code,
+    Cursor,
+    Function,
+    Line,
+    blocks,
+    bomb,
+    check_types,
+    undefined,
+)
+
+#: Operators with every call written out, as torch does when it loads a network, and with every loop too.
+MAX_SIZE, MAX_STEPS = 1_000_000, 10_000_000
+#: Rounds of a loop over something whose length the code does not tell.
+_ROUNDS = 16
+#: Elements of a tensor whose sizes stand in the code, and the largest number there but for the "all" of slices.
+MAX_ELEMENTS = 1 << 28
+_ALL = (1 << 63) - 1
+
+#: Operators that are given the sizes of their result; elsewhere numbers in a list are strides, parts, axes.
+_SIZED = re.compile(
+    r"torch\.(zeros|ones|full|empty|rand|new_|expand|repeat|tile|broadcast_to|_?upsample|adaptive_|col2im|\w*pad)"
+)
+_ROOTS = frozenset({"torch", "ops", "__torch__", "CONSTANTS"})
+#: Built-in functions whose first argument, or second for ``isinstance``, is a type.
+_TYPED = frozenset({"annotate", "unchecked_cast", "uninitialized", "isinstance"})
+
+
+class _Value(NamedTuple):
+    """What is known of an expression.
+
+    ``kind``: name (of a variable), attribute (``name`` of variable ``of``), function (``name``), object (of class
+    ``name``), number, or "" for all else, tensors among them.
+    """
+
+    kind: str = ""
+    name: str = ""
+    of: str = ""
+
+
+class Body:
+    """What one function does.
+
+    ``size``: operators that stand in it; ``steps``: that it runs. ``calls``: functions by full name and how often.
+    A method is called on a variable only whose class follows from the declarations: on anything else its name could
+    be one of torch's operators.
+    """
+
+    def __init__(self, code: Code, function: Function) -> None:
+        self.code, self.function = code, function
+        self.size = self.steps = 0
+        self.calls: list[tuple[int, str]] = []
+        self.variables: dict[str, list[_Value]] = defaultdict(list)
+        for name, cls in function.parameters.items():
+            self.variables[name].append(_Value("object", cls) if cls else _Value())
+        self._classes: dict[str, str] = {}
+        self._types: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        self._number, self._names = 1, set[str]()
+        self._sized = False
+        self._read: list[tuple[Cursor, str, str]] = []
+        self._called: list[tuple[Cursor, int, str, str]] = []
+        self.block(function.body, 1, 0)
+        self.resolve()
+
+    def block(self, lines: Sequence[Line], rounds: int, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise bomb(
+                f"{self.function.place} has more than {MAX_DEPTH} blocks in each other.", self.function.place
+            )
+        after_if = False
+        for cursor, below in blocks(self.code, self.function.place, lines, lines[0].indent):
+            self.rounds, self._number, self._names = rounds, 1, set()
+            inner, was_if, after_if = rounds, after_if, False
+            if cursor.accept("if"):
+                self.expression(cursor)
+                after_if = True
+            elif was_if and cursor.accept("else"):
+                pass
+            elif cursor.accept("for"):
+                self.assign(cursor, cursor.name(), _Value())
+                cursor.expect("in", "range", "(")
+                inner = min(rounds * self.range(cursor), 1 << 62)
+                cursor.expect(")")
+            elif cursor.accept("while"):
+                inner = min(rounds * self.counted(cursor, below), 1 << 62)
+            elif below:
+                cursor.strange()
+            else:
+                self.statement(cursor)
+                cursor.end()
+                continue
+            cursor.expect(":")
+            cursor.end()
+            if not below:
+                cursor.strange()
+            self.block(below, inner, depth + 1)
+
+    def range(self, cursor: Cursor) -> int:
+        """Rounds of a loop: the number itself, or what it is computed from, as far as that can be seen."""
+        self._names = set()
+        value = self.expression(cursor)
+        if value.kind == "number":
+            return int(value.name)
+        for name in self._names:
+            self._number *= self._numbers.get(name, 1)
+        return _ROUNDS * self._number
+
+    def counted(self, cursor: Cursor, body: Sequence[Line]) -> int:
+        """Rounds of a ``while``; only a loop over a range that may be left early is one, and ends like this::
+
+        K = torch.add(I, 1)
+        C = torch.__and__(torch.lt(K, N), ...)
+        CONDITION, ..., I = C, ..., K
+        """
+        condition = cursor.name()
+        self._read.append((cursor, condition, ""))
+        if len(body) < 3 or len({line.indent for line in (body[0], *body[-3:])}) > 1:
+            cursor.unbounded()
+        step, test, last = (line.words for line in body[-3:])
+        at = last.index("=") if "=" in last else 0
+        following = dict(zip(last[:at:2], last[at + 1 :: 2], strict=False))
+        k, c = step[0], test[0]
+        i = next((name for name, value in following.items() if value == k), "")
+        limit = test[12] if len(test) > 14 else ""
+        fixed = {condition, i, k, c, limit}
+        if (
+            step != [k, "=", "torch", ".", "add", "(", i, ",", "1", ")"]
+            or test[:15]
+            != [c, "=", *["torch", ".", "__and__", "(", "torch", ".", "lt", "("], k, ",", limit, ")", ","]
+            or following.get(condition) != c
+            or len(fixed) < 5
+            or any(fixed & _assigned(line.words) for line in body[:-3])
+            or {limit, k, c} & set(last[:at])
+            or any(value.kind != "number" for value in self.variables[i])
+        ):
+            cursor.unbounded()
+        if limit.isdigit():
+            return min(int(limit), 1 << 62)
+        return _ROUNDS * self._numbers.get(limit, 1)
+
+    def statement(self, cursor: Cursor) -> None:
+        if cursor.accept("pass"):
+            return
+        if cursor.accept("return"):
+            self.expressions(cursor)
+            return
+        left = self.expressions(cursor)
+        if cursor.accept(":"):
+            cursor.type(self._types)
+        if not cursor.accept("="):
+            if len(left) != 1 or cursor.words[-1] != ")":
+                cursor.strange()
+            return
+        self._names, unpacked = set(), cursor.words[cursor.at - 2] == ","
+        right = self.expressions(cursor)
+        known = len(left) == len(right) and not unpacked
+        for i, target in enumerate(left):
+            if target.kind == "attribute":  # of an object of the network's own, or it could not be read
+                continue
+            if target.kind != "name":
+                cursor.strange()
+            self.assign(cursor, target.name, right[i] if known else _Value())
+            self._numbers[target.name] = self._numbers.get(target.name, 1) * min(self._number, 1 << 62)
+
+    def assign(self, cursor: Cursor, name: str, value: _Value) -> None:
+        if name in _ROOTS | LITERALS | _TYPED or name == "self":
+            cursor.strange()
+        self.variables[name].append(value)
+
+    def expressions(self, cursor: Cursor) -> list[_Value]:
+        """Expressions with commas between them, and maybe one at the end."""
+        found = [self.expression(cursor)]
+        while cursor.accept(","):
+            if cursor.next in ("", "="):
+                break
+            found.append(self.expression(cursor))
+        return found
+
+    def expression(self, cursor: Cursor) -> _Value:
+        word = cursor.next
+        if word in ("[", "(", "{"):
+            value = self.bracket(cursor)
+        elif word[:1] == '"':
+            cursor.at += 1
+            value = _Value()
+        elif word == "-" or word[:1].isdigit():
+            value = self.number(cursor)
+        else:
+            value = self.named(cursor, cursor.name())
+        while cursor.next in (".", "["):
+            if cursor.accept("."):
+                value = self.attribute(cursor, value)
+            else:
+                self.subscript(cursor)
+                value = _Value()
+        return value
+
+    def number(self, cursor: Cursor) -> _Value:
+        negative = cursor.accept("-")
+        word = cursor.next
+        cursor.at += 1
+        if not word.isdigit():
+            return _Value() if word[:1].isdigit() or word in ("inf", "nan") else cursor.strange()
+        number = int(word)
+        if number > MAX_ELEMENTS and number not in (_ALL, _ALL + negative):
+            raise bomb(f"The code asks for {word} of something ({cursor.place}).", cursor.place)
+        self._number *= number if 1 < number <= MAX_ELEMENTS else 1
+        return _Value() if negative else _Value("number", word)
+
+    def bracket(self, cursor: Cursor) -> _Value:
+        """A list, a tuple, a dictionary, or one value in parentheses."""
+        closing = {"[": "]", "(": ")", "{": "}"}[cursor.next]
+        cursor.at += 1
+        elements, value, count = 1, _Value(), 0
+        while not cursor.accept(closing):
+            value, count = self.expression(cursor), count + 1
+            if closing == "}":
+                cursor.expect(":")
+                self.expression(cursor)
+            elif value.kind == "number":
+                elements *= max(1, int(value.name))
+            single = cursor.next == closing and count == 1
+            if cursor.next != closing:
+                cursor.expect(",")
+        if self._sized and elements > MAX_ELEMENTS:
+            raise bomb(f"The code asks for a tensor of {elements} elements ({cursor.place}).", cursor.place)
+        return value if closing == ")" and count == 1 and single else _Value()
+
+    def subscript(self, cursor: Cursor) -> None:
+        cursor.expect("[")
+        self.expression(cursor)
+        if cursor.accept(":"):
+            self.expression(cursor)
+        cursor.expect("]")
+
+    def arguments(self, cursor: Cursor) -> None:
+        cursor.expect("(")
+        while not cursor.accept(")"):
+            if cursor.words[cursor.at + 1 : cursor.at + 2] == ["="]:
+                cursor.name()
+                cursor.expect("=")
+            self.expression(cursor)
+            if cursor.next != ")":
+                cursor.expect(",")
+
+    def named(self, cursor: Cursor, name: str) -> _Value:
+        if name in ("torch", "ops"):
+            return self.operator(cursor, cursor.dotted(name))
+        if name == "CONSTANTS":
+            cursor.expect(".")
+            cursor.name()
+            return _Value()
+        if name == "__torch__":
+            return self.defined(cursor, cursor.dotted(name))
+        if name in LITERALS:
+            return _Value()
+        self._names.add(name)
+        if cursor.next != "(":
+            self._read.append((cursor, name, ""))
+            return _Value("name", name)
+        if name in self.variables:
+            self.arguments(cursor)
+            self._called.append((cursor, self.rounds, name, ""))
+            return _Value()
+        return self.builtin(cursor, name)
+
+    def operator(self, cursor: Cursor, name: str) -> _Value:
+        """``torch.relu(x)`` or ``ops.prim.device(x)``; operators are called, and never given away."""
+        if cursor.next != "(":
+            raise Hostile(
+                f"The code names {name[:200]} without calling it ({cursor.place}).",
+                "WIPER-TS-020",
+                cursor.place,
+            )
+        cursor.use(name)
+        self.size += 1
+        self.steps += self.rounds
+        outer, self._sized = self._sized, _SIZED.match(name) is not None
+        self.arguments(cursor)
+        self._sized = outer
+        return _Value()
+
+    def builtin(self, cursor: Cursor, name: str) -> _Value:
+        cursor.use(name)
+        self.size += 1
+        self.steps += self.rounds
+        if name not in _TYPED and name != "getattr":
+            self.arguments(cursor)
+            return _Value()
+        cursor.expect("(")
+        if name == "getattr":
+            variable = cursor.name()
+            cursor.expect(",")
+            value = _Value("attribute", cursor.text(), variable)
+            self._read.append((cursor, variable, value.name))
+        elif name == "isinstance":
+            value = self.expression(cursor)
+            cursor.expect(",")
+            several = cursor.accept("(")
+            cursor.type(self._types)
+            while several and not cursor.accept(")"):
+                cursor.expect(",")
+                cursor.type(self._types)
+        else:
+            kind = cursor.type(self._types)
+            value = _Value()
+            if name != "uninitialized":
+                cursor.expect(",")
+                value = self.expression(cursor)
+            value = _Value("object", kind.object) if kind.object else _Value()
+        cursor.expect(")")
+        return value
+
+    def defined(self, cursor: Cursor, name: str) -> _Value:
+        """A function or class of the archive: called, made an object of, or kept in a variable to be called."""
+        cls = self.code.classes.get(name.removesuffix(".__new__"))
+        function = self.code.functions.get(name)
+        if name.endswith(".__new__") and cls is not None and cls.base == "":
+            cursor.expect("(")
+            cursor.type(self._types)
+            cursor.expect(")")
+            return _Value("object", name.removesuffix(".__new__"))
+        member = self.code.classes.get(name.rpartition(".")[0])
+        if member is not None and member.base == "Enum" and name.rpartition(".")[2] in member.constants:
+            return _Value("object", name.rpartition(".")[0])
+        if cls is not None and cls.base == "NamedTuple" and cursor.next == "(":
+            self.arguments(cursor)
+            return _Value("object", name)
+        if function is None:
+            raise undefined(cursor.place, name)
+        if cursor.next != "(":
+            return _Value("function", name)
+        self.arguments(cursor)
+        self.calls.append((self.rounds, name))
+        return _Value("object", function.returns) if function.returns else _Value()
+
+    def attribute(self, cursor: Cursor, value: _Value) -> _Value:
+        name = cursor.name()
+        if name == "tolist" and cursor.next == "(":  # of a tensor: its elements
+            cursor.expect("(", ")")
+            return _Value()
+        if value.kind != "name":
+            cursor.strange()
+        if cursor.next != "(":
+            self._read.append((cursor, value.name, name))
+            return _Value("attribute", name, value.name)
+        self.arguments(cursor)
+        self._called.append((cursor, self.rounds, value.name, name))
+        return _Value("result", name, value.name)
+
+    def resolve(self) -> None:
+        """What is read and called on variables, now that everything is known that they may be."""
+        for cursor, variable, name in self._read:
+            if variable not in self.variables:
+                cursor.strange()
+            cls = self.code.classes.get(self.class_of(variable)) if name else None
+            known = cls and (
+                name in cls.attributes
+                or name in cls.constants
+                or (cls.base == "Enum" and name in ("name", "value"))
+            )
+            if name and not known:
+                raise Unsupported(
+                    f"{cursor.place}: {variable}.{name[:100]} is no attribute of the network's own classes."
+                )
+        for cursor, rounds, variable, name in self._called:
+            functions = [value.name for value in self.variables[variable] if value.kind == "function"]
+            if name:
+                cls = self.code.classes.get(self.class_of(variable))
+                functions = [cls.methods[name].name] if cls and name in cls.methods else []
+            elif len(functions) < len(self.variables[variable]):
+                functions = []
+            if not functions:
+                raise Unsupported(
+                    f"{cursor.place}: the code calls {variable}.{name[:100]}, which it does not define."
+                )
+            self.calls += [(rounds, function) for function in functions]
+        check_types(self.code, self._types)
+
+    def class_of(self, variable: str, depth: int = 0) -> str:
+        """The class that every value of a variable has; "" if that is unknown or they differ."""
+        if variable not in self._classes:
+            self._classes[variable] = ""
+            found = {self.object(value, depth + 1) for value in self.variables.get(variable, ())}
+            if len(found) == 1 and depth <= MAX_CALLS:
+                self._classes[variable] = found.pop()
+        return self._classes[variable]
+
+    def object(self, value: _Value, depth: int) -> str:
+        if value.kind == "object":
+            return value.name
+        if value.kind == "name" and depth <= MAX_CALLS:
+            return self.class_of(value.name, depth)
+        if value.kind not in ("attribute", "result") or depth > MAX_CALLS:
+            return ""
+        cls = self.code.classes.get(self.class_of(value.of, depth))
+        if cls is None:
+            return ""
+        if value.kind == "result":
+            return cls.methods[value.name].returns if value.name in cls.methods else ""
+        kind = cls.attributes.get(value.name)
+        return kind.object if kind else ""
+
+
+def _assigned(words: Sequence[str]) -> set[str]:
+    """The variables that a line may give a value to, and maybe more words."""
+    if words[0] == "for":
+        return {words[1]}
+    return set(words[: words.index("=")]) if "=" in words else set()
+
+
+def count(
+    bodies: Mapping[str, Body], known: dict[str, tuple[int, int, int]], name: str, depth: int = 0
+) -> tuple[int, int, int]:
+    """Operators of a function with all that it calls, operators that it runs, and calls in each other."""
+    if name in known:
+        return known[name]
+    body = bodies[name]
+    if depth > MAX_CALLS:
+        raise bomb(
+            f"Functions call each other more than {MAX_CALLS} deep ({name[:200]}).", body.function.place
+        )
+    known[name] = (0, 0, MAX_CALLS)  # one that calls itself is as deep as can be
+    size, steps, height = body.size, body.steps, 0
+    for rounds, callee in body.calls:
+        inner = count(bodies, known, callee, depth + 1)
+        size, steps, height = size + inner[0], steps + rounds * inner[1], max(height, inner[2] + 1)
+    if size > MAX_SIZE or steps > MAX_STEPS or height > MAX_CALLS:
+        raise bomb(
+            f"{name[:200]} runs {steps} operators, or calls functions {height} deep.", body.function.place
+        )
+    known[name] = (size, steps, height)
+    return known[name]

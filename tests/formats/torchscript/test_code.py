@@ -1,0 +1,319 @@
+"""The reader of code, on code as torch writes it and as it never does; no torch but where the lists are made."""
+
+import json
+import random
+
+import pytest
+
+from formats import FormatError, Hostile, Unsupported
+from formats.torchscript import code as limits
+from formats.torchscript.code import read_code, read_type
+from formats.torchscript.operators import PATH, REVIEWED, allowed, check_operators
+from formats.torchscript.words import Type
+
+HEAD = """\
+class Inner(Module):
+  __parameters__ = ["weight", ]
+  __buffers__ = []
+  weight : Tensor
+  bias : Optional[Tensor]
+  sizes : List[int]
+  scale : Final[float] = -1.0000000000000001e-05
+  eps : Final[Tuple[int, int]] = (1, 1)
+  def forward(self: __torch__.m.Inner,
+    x: Tensor,
+    p: float=0.5,
+    dims: List[int]=[2, 3],
+    mode: str="a \\'b\\'",
+    out: Optional[Tensor]=None) -> Tensor:
+    return torch.relu(x)
+class Pair(NamedTuple):
+  left : Tensor
+  right : Tensor
+class Way(Enum):
+  UP = "up"
+def helper(x: Tensor) -> Tensor:
+  return torch.mul(x, 2)
+"""
+NET = """\
+class Net(Module):
+  __parameters__ = []
+  __buffers__ = []
+  __annotations__ = []
+  __annotations__["0"] = __torch__.m.Inner
+  inner : __torch__.m.Inner
+  way : __torch__.m.Way
+  def forward(self: __torch__.m.Net,
+    x: Tensor) -> Tensor:
+"""
+
+
+def files(body, head=HEAD, net=NET):
+    lines = "".join(f"    {line}\n" for line in body.split("\n"))
+    return {"code/__torch__/m.py": (head + net + lines).encode()}
+
+
+def read(body="return x", **more):
+    return read_code(files(body, **more))
+
+
+ACCEPTED = {
+    "submodules": """
+inner = self.inner
+first = getattr(self, "0")
+return (inner).forward((first).forward(x, 0.5, [1], "m", None, ), 0.1, )""",
+    "functions": "_0 = __torch__.m.helper\ny = __torch__.m.helper(x, )\nreturn _0(y, )",
+    "conditions": """
+bias = self.inner
+b = bias.bias
+if torch.__is__(b, None):
+  y = x
+else:
+  b0 = unchecked_cast(Tensor, b)
+  y = torch.add(x, b0, alpha=1)
+return y""",
+    "loops": """
+y = x
+size = torch.size(x)
+for i in range(torch.sub(torch.len(size), 2)):
+  for j in range(3):
+    y0 = torch.mul(y, size[torch.add(i, 2)])
+    y = y0
+return y""",
+    "loop that may be left": """
+n = torch.len(torch.size(x))
+found = False
+i = 0
+more = torch.gt(n, 0)
+while more:
+  if torch.eq(i, 2):
+    go, found0 = False, True
+  else:
+    go, found0 = True, False
+  i0 = torch.add(i, 1)
+  more0 = torch.__and__(torch.lt(i0, n), go)
+  more, found, i = more0, found0, i0
+return x""",
+    "values": """
+_0 = annotate(List[Tensor], [])
+_1 = {"a": x, "b": torch.neg(x)}
+_2, _3, = torch.size(x)
+_4 = (torch.size(x))[0:-1]
+_5 = torch.masked_fill(x, CONSTANTS.c0, -inf)
+_6 = __torch__.m.Pair(x, x)
+_7 = int(torch.slice(x, 0, 0, 9223372036854775807))
+_8 = uninitialized(bool)
+_10 = torch.split_with_sizes(x, [600, 600, 600, 600], 1)
+_9 = annotate(List[int], (x).tolist())
+ops.prim.RaiseException(torch.format("{} is \\n not", _7), "builtins.ValueError")
+return _5""",
+    "enumerations": "way = self.way\n_0 = (way).value\n_1 = __torch__.m.Way.UP\nreturn x",
+    "state": "inner = self.inner\ninner.weight = x\nreturn x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED)
+def test_what_torch_writes(body):
+    code = read(body.strip())
+    assert code.classes["__torch__.m.Net"].attributes["0"] == Type("__torch__.m.Inner")
+    assert code.classes["__torch__.m.Inner"].attributes["bias"] == Type("Optional", (Type("Tensor"),))
+    check_operators(code.used)
+
+
+def test_what_is_used_is_told_with_its_place():
+    used = read("return torch.relu(ops.prim.NumToTensor(int(x)))").used
+    assert {"torch.relu", "ops.prim.NumToTensor", "int", "Tensor", "torch.mul"} <= used.keys()
+    assert used["torch.relu"] == "code/__torch__/m.py"
+
+
+def twice(what):
+    return HEAD + what
+
+
+#: Rule → (body, what else is different).
+HOSTILE = {
+    "014 state": ("return x", {"head": HEAD.replace("def forward(self", "def __setstate__(self", 1)}),
+    "019 default argument": ("return x", {"head": HEAD.replace("p: float=0.5", "p: float=torch.rand([1])")}),
+    "019 hidden in a list": ("return x", {"head": HEAD.replace("=[2, 3]", "=[2, float(torch.save(x))]")}),
+    "019 value of a class": ("return x", {"head": HEAD.replace("= (1, 1)", "= (1, torch.len([1]))")}),
+    "019 value of an enumeration": ("return x", {"head": HEAD.replace('UP = "up"', "UP = helper(1)")}),
+    "019 a name": ("return x", {"head": HEAD.replace("=0.5", "=weight")}),
+    "020 alias": ("f = torch.save\nreturn x", {}),
+    "020 alias of a package": ("f = ops.aten\nreturn x", {}),
+    "020 in a list": ("f = [torch.relu, ]\nreturn x", {}),
+    "020 as a variable": ("torch = x\nreturn x", {}),
+    "020 as an argument": ("y = torch.relu(torch.save)\nreturn x", {}),
+    "021 class": ("return x", {"head": twice("class Inner(Module):\n  __parameters__ = []\n")}),
+    "021 function": ("return x", {"head": twice("def helper(x: Tensor) -> Tensor:\n  return x\n")}),
+    "021 attribute": ("return x", {"head": HEAD.replace("  sizes : List[int]\n", "  weight : List[int]\n")}),
+    "022 tensor": ("return torch.zeros([100000, 100000])", {}),
+    "022 number": ("return torch.arange(10000000000)", {}),
+    "022 loops": ("for i in range(10000):\n  for j in range(10000):\n    y = torch.relu(x)\nreturn x", {}),
+    "022 loops of a computed length": (
+        "n = torch.mul(torch.len(torch.size(x)), 100000000)\nfor i in range(n):\n  y = torch.relu(x)\nreturn x", {}
+    ),
+    "022 brackets": ("return " + "(" * 60 + "x" + ")" * 60, {}),
+    "022 blocks": ("\n".join(" " * i + "if x:" for i in range(60)) + "\n" + " " * 60 + "pass", {}),
+    "022 empty lines": ("\n" * 50 + "return x", {}),
+    "022 length": ("\n".join(["y = torch.relu(x)"] * 60_000), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "case"), HOSTILE.items(), ids=HOSTILE)
+def test_what_only_an_attacker_writes(name, case):
+    with pytest.raises(Hostile) as caught:
+        read(case[0], **case[1])
+    assert caught.value.rule == f"WIPER-TS-{name[:3]}"
+
+
+@pytest.mark.parametrize("depth", [21, 200])
+def test_functions_that_multiply_or_nest(depth):
+    calls = 2 if depth == 21 else 1
+    head = "def f0(x: Tensor) -> Tensor:\n  return torch.relu(x)\n"
+    for i in range(1, depth):
+        inner = f"__torch__.m.f{i - 1}(" * calls + "x, " + "), " * calls
+        head += f"def f{i}(x: Tensor) -> Tensor:\n  return {inner[:-2]}\n"
+    with pytest.raises(Hostile) as caught:
+        read(head=HEAD + head)
+    assert caught.value.rule == "WIPER-TS-022"
+
+
+def test_a_function_that_calls_itself():
+    with pytest.raises(Hostile, match="calls functions"):
+        read(head=HEAD + "def again(x: Tensor) -> Tensor:\n  return __torch__.m.again(x, )\n")
+
+
+def test_code_without_end_is_not_read(monkeypatch):
+    monkeypatch.setattr(limits, "MAX_CODE", 100)
+    with pytest.raises(Hostile, match="longer than 100"):
+        read()
+
+
+#: What torch's lexer and parser take otherwise than Python's, what torch never writes, and what it writes for
+#: networks that are no classifiers.
+UNSUPPORTED = [
+    "while True:\n  y = x\nreturn x", "y = True\nwhile y:\n  z = torch.relu(x)\nreturn x",
+    "# type: (int) -> int\nreturn x", "return x # end", "return \\\nx", "return\tx", "return x\r",
+    "return 'x'", "return f\"x\"", "return \"\\xff\"", "return \"\\u0041\"", "return 0x10", "return 1_000",
+    "return 1j", "return \"é\"", "y = x; return y", "return x + x", "return not x", "return x if x else x",
+    "return lambda: x", "return [y for y in x]", "p = print\nreturn x", "import os", "del x", "raise x",
+    "assert x", "global x", "y = z = x\nreturn y", "def f(y: int) -> int:\n  return y\nreturn x",
+    "with x:\n  pass\nreturn x", "for y in x:\n  pass\nreturn x", "return unknown", "return unknown(x, )",
+    "return fork(x)", "x.set_(x)\nreturn x", "y = (x).set_(x)\nreturn x", "y = x.data\nreturn y",
+    "y = getattr(x, \"data\")\nreturn y", "y = getattr(torch, \"save\")\nreturn y",
+    "y = self.nothing\nreturn y", "y = (self).nothing(x)\nreturn y",
+    "inner = self.inner\ninner = x\nreturn (inner).forward(x, )", "y = __torch__.m.nothing(x, )\nreturn y",
+    "y = __torch__.m.Inner(x, )\nreturn y", "y = annotate(__torch__.m.Nothing, x)\nreturn y",
+    "y = annotate(__torch__.torch.classes.rnn.Cell, x)\nreturn y", "self = x\nreturn x", "return x.",
+    "return (x", "return x)", "if x:\nreturn x", "else:\n  return x", "return torch.relu(x) torch.relu(x)",
+    "y = __torch__.m.Way.DOWN\nreturn x", "y = - x\nreturn y", "return x[", "x\nreturn x",
+    "return \"a\" \"b\"", "import __torch__.m",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", UNSUPPORTED)
+def test_what_torch_does_not_write(body):
+    with pytest.raises(Unsupported):
+        check_operators(read(body).used)
+
+
+def end(n="n", k="i0", first="i = 0", last="more, i = more0, i0", inside="pass"):
+    return (
+        f"n = torch.len(torch.size(x))\n{first}\nmore = True\nwhile more:\n  {inside}\n  i0 = torch.add(i, 1)\n  "
+        + (f"more0 = torch.__and__(torch.lt({k}, {n}), True)\n  {last}\nreturn x")
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"k": "i"}, {"last": "i, more = more0, i0"}, {"last": "more, i, n = more0, i0, i0"},
+        {"inside": "n = torch.add(n, 1)"}, {"inside": "for n in range(3):\n    pass"}, {"inside": "i = 0"},
+        {"first": "i = -100000"}, {"first": "i = torch.neg(n)"},
+    ],
+)  # fmt: skip
+def test_loops_that_only_look_bounded(changed):
+    read(end())
+    with pytest.raises(Unsupported, match="not bounded"):
+        read(end(**changed))
+
+
+def test_files_of_torch_1_begin_otherwise():
+    old = {
+        "code/__torch__/m.py": b"op_version_set = 1\nimport __torch__.other\n"
+        + files("return x")["code/__torch__/m.py"]
+    }
+    assert "__torch__.m.Net" in read_code(old).classes
+
+
+def test_damage_is_refused_in_a_sentence():
+    body = "\n".join(
+        ACCEPTED[name].strip().replace("return", "_z =") for name in ("submodules", "conditions", "loops")
+    )
+    whole = files(body)["code/__torch__/m.py"]
+    read(body)
+    dice, refused = random.Random(0), 0
+    for _ in range(1500):
+        changed = bytearray(whole)
+        for _ in range(dice.randint(1, 3)):
+            changed[dice.randrange(len(changed))] = dice.choice(b"()[]{}.,:=- \n\"\\x0_'#\t\xff")
+        try:
+            read_code({"code/__torch__/m.py": bytes(changed)})
+        except FormatError:
+            refused += 1
+    assert 500 < refused < 1500
+
+
+def test_types_of_pickles():
+    assert read_type("Dict[str, List[int]]") == Type("Dict", (Type("str"), Type("List", (Type("int"),))))
+    for wrong in ("", "List[", "a b", "x" * 2000, 7, "List[" * 100, "é"):
+        with pytest.raises(ValueError, match="no type"):
+            read_type(wrong)
+
+
+def test_operators_that_reach_beyond_the_network():
+    for name in (
+        "torch.save",
+        "torch.from_file",
+        "ops.inductor._alloc_from_pool",
+        "ops.c10d.send",
+        "ops.mkldnn.data_ptr",
+    ):
+        with pytest.raises(Hostile, match=name) as caught:
+            check_operators({"torch.relu": "a", name: "b", "torch.unheard": "c"})
+        assert (caught.value.rule, caught.value.place) == ("WIPER-TS-020", "b")
+    for name in (
+        "torch.unheard",
+        "torch.manual_seed",
+        "torch.autograd.save",
+        "print",
+        "Future",
+        "ops.aten.relu",
+    ):
+        with pytest.raises(Unsupported, match=name):
+            check_operators({name: "a"})
+
+
+def test_the_lists_hold_operators_of_torch_and_none_that_reaches_beyond():
+    import torch
+
+    known = {f"torch.{schema.name.removeprefix('aten::')}" for schema in torch._C._jit_get_all_schemas()}
+    reference = json.loads(PATH.read_bytes())["used"]
+    assert {f"torch.{name}" for name in REVIEWED} <= known
+    assert {name for name in reference if name.startswith("torch.")} <= known
+    assert not {
+        name for name in allowed() if any(word in name for word in ("save", "load", "file", "seed", "print"))
+    }
+
+
+@pytest.mark.slow
+def test_the_list_holds_what_reference_models_use():
+    """As the list was made, on two models of it."""
+    from formats.torchscript.make_operators import TIMM, TORCHVISION, used
+
+    assert "squeezenet1_0" in TORCHVISION
+    assert "test_vit" in TIMM
+    found = used(["squeezenet1_0"], ["test_vit"])
+    assert "torch.scaled_dot_product_attention" in found
+    assert "torch._convolution" in found
+    assert found <= set(json.loads(PATH.read_bytes())["used"])
