@@ -197,9 +197,9 @@ def _read_all(descriptor: int, name: str, limit: int) -> bytes:
 
 
 def _read_model(path: Path, limit: int) -> bytes:
-    if path.is_dir():
-        raise Unreadable(f"{path} is a directory; name one model file in it.")
     try:
+        if path.is_dir():
+            raise Unreadable(f"{path} is a directory; name one model file in it.")
         return _read_all(_open(path), str(path), limit)
     except FileNotFoundError as error:
         raise Unreadable(f"{path} does not exist.") from error

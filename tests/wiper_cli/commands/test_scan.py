@@ -9,6 +9,7 @@ from wiper_cli.audit.requests import PlanRequest
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
+from wiper_cli.worker import gate
 
 DIGITS = example_folder()
 QUICK = ("--detectors", "none", "--input-size", "32", "--mean", "0", "--std", "1", "-q")
@@ -80,7 +81,9 @@ def test_what_was_found_before_the_end_is_reported(
     findings = (finding,) if code == 1 else ()
     asked = []
 
-    def ask(request, progress, log, timeout, mode, isolated, interim):
+    def ask(request, progress, log, timeout, mode, isolated, bounds, interim):
+        if isinstance(request, gate.JOBS):
+            return gate.run(request)
         asked.append(request)
         interim(scanned(complete=False, plan="Effort normal.", verdict=Verdict.INCOMPLETE))
         interim(scanned(complete=False, verdict=verdict, findings=findings, sentence="So far."))
@@ -104,7 +107,9 @@ def test_what_was_found_before_the_end_is_reported(
 def test_an_answer_that_is_refused_stays_refused(wiper, monkeypatch, scanned, few_digits, before):
     """A wrong call is no scan that ended early; without anything heard an interrupt is one still."""
 
-    def ask(request, progress, log, timeout, mode, isolated, interim):
+    def ask(request, progress, log, timeout, mode, isolated, bounds, interim):
+        if isinstance(request, gate.JOBS):
+            return gate.run(request)
         if before:
             interim(scanned(complete=False, plan="Effort normal."))
             raise Problem("The folder is gone.", ExitCode.USAGE)
@@ -113,7 +118,7 @@ def test_an_answer_that_is_refused_stays_refused(wiper, monkeypatch, scanned, fe
     monkeypatch.setattr("wiper_cli.commands.shared.run.ask", ask)
     code, out, err = wiper("scan", DIGITS / "model.onnx", "--clean", few_digits, "-q", "-f", "json")
     assert code == (2 if before else 3)
-    assert ("The folder is gone." if before else "Interrupted; nothing was written.") in out + err
+    assert ("The folder is gone." if before else "Interrupted; no file was left half-written.") in out + err
     assert "Effort" not in err
 
 

@@ -23,7 +23,7 @@ pipeline = sys.modules["wiper_cli.audit.pipeline"] = types.ModuleType("pipeline"
 from wiper_cli.worker import child, confinement
 from wiper_cli.worker.protocol import send
 {before}
-def run(request, report):
+def run(request, report, interim):
 {attack}
 pipeline.run = run
 sys.exit(child.main())

@@ -61,7 +61,7 @@ def said(channel):
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_whatever_is_raised_is_a_sentence_and_a_code(error, code, sentence, serve, monkeypatch, capsys):
-    def failing(request, report):
+    def failing(request, report, interim):
         raise error
 
     monkeypatch.setattr(pipeline, "run", failing)

@@ -83,7 +83,7 @@ def test_a_hostile_file_is_one_here_too(child):
         ("frame(b'J', b'{\"CheckAnswer\": {\"agrees\": true}}')", "largest_logit_difference is not there"),
         ("send(out, Refusal('a', 7))", "exit_code is not one of"),
         ("send(out, Refusal('', ExitCode.OK))", "it refuses without a reason"),
-        ("send(out, Refusal('', ExitCode.USAGE, (), Verdict.NO_FINDING))", "it refuses without a reason"),
+        ("send(out, Refusal('', ExitCode.USAGE, verdict=Verdict.NO_FINDING))", "it refuses without a reason"),
         ("frame(b'T', b'\\1a')\nsend(out, CheckAnswer(largest_logit_difference=None, agrees=True))", "not expected"),
     ],
 )  # fmt: skip

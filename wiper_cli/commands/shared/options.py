@@ -19,6 +19,7 @@ from wiper_cli.commands.shared.settings_file import load, tell, use_plugins
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.effort import EFFORTS
 from wiper_cli.reports import FORMATS
+from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Severity
 from wiper_cli.worker.confinement import Mode
 
