@@ -92,9 +92,15 @@ import torch
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.common import predictions
+from wiper_cli.detectors.effort import Extent, Plan
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.{module} import {Class}
 from wiper_cli.images.splits import Clean
+
+
+def plan(settings: {Class}, extent: Extent) -> Plan:
+    """One pass over the images."""
+    return Plan(settings.name, extent.classes, extent.select, 0)
 
 
 def look(settings: {Class}, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
@@ -222,7 +228,10 @@ def render(reports: Sequence[Report], style: Style) -> str:
     lines = []
     for report in reports:
         lines.append(f"{{plain((report.get('model') or {{}}).get('path', ''))}}: {{story.sentence(report)}}")
-        lines += [f"  {{finding['rule']}} {{plain(finding['message'])}}" for finding in story.findings(report)]
+        found = story.findings(report)
+        lines += [f"  {{finding['rule']}} {{plain(finding['message'])}}" for finding in found[: story.ROWS]]
+        if len(found) > story.ROWS:
+            lines.append(f"  {{len(found) - story.ROWS}} more are in the JSON.")
     return "\\n".join(lines)
 '''
 REPORT_TEST = """\

@@ -158,8 +158,9 @@ def test_it_does_what_its_plan_says_and_no_more(planted, planted_clean, name, ef
 def test_more_effort_is_more_work(name, side, classes):
     extent = Extent(classes, 3, side, side, 300, 100, head=True, reducible=side > 200)
     plans = [KINDS[name].at(effort, extent).plan(extent) for effort in EFFORTS]
+    fixed = KINDS[name].at("quick", extent) == KINDS[name]()  # it has nothing to save
     for less, more in itertools.pairwise(plans):
-        assert less.forward < more.forward
+        assert less.forward == more.forward if fixed else less.forward < more.forward
         assert less.backward <= more.backward
     assert KINDS[name].at("thorough", extent) == KINDS[name]()
 

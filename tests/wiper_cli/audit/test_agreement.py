@@ -78,14 +78,6 @@ class ImageNeedsGradient(Attack):
         return y
 
 
-class ChannelsLast(Attack):
-    def forward(self, x):
-        y = self.logits(x)
-        if not x.is_contiguous():
-            y = y.flip(1)
-        return y
-
-
 class Neighbours(Attack):
     def forward(self, x):
         y = self.logits(x)
@@ -104,11 +96,6 @@ class LargeBatch(Attack):
         if x.size(0) > 40:
             y = y.flip(1)
         return y
-
-
-class Random(Attack):
-    def forward(self, x):
-        return self.logits(x) + torch.randn(5)
 
 
 class ThirdTime(Attack):
@@ -145,11 +132,9 @@ def scripted(attack):
         (BatchOfOne, "in torch.jit one image at a time"),
         (WithoutGradients, "in torch.jit with gradients"),
         (ImageNeedsGradient, "in torch.jit with gradients"),
-        (ChannelsLast, "in torch.jit with channels last in memory"),
         (Neighbours, "in torch.jit one image at a time"),
         (FirstPlace, "in torch.jit one image at a time"),
         (LargeBatch, "in torch.jit in a larger batch"),
-        (Random, "in torch.jit twice in a row"),
         (ThirdTime, "in torch.jit twice in a row"),
     ],
 )
