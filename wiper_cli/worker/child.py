@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from formats import FormatError, Hostile, Unreadable
 from wiper_cli.verdict import ExitCode, Problem
@@ -23,7 +23,7 @@ _PROGRESS_EVERY = 0.1
 UNCONFINED = Terms("off")
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Answers one request. Whatever libraries print goes to stderr; the answer has the channel to itself.
 
     Nothing of a model is touched before this process is locked down and the parent was told how far.
@@ -38,7 +38,9 @@ def main() -> int:
         send(channel, Refusal(sentence, ExitCode.NO_VERDICT))
     else:
         serve(sys.stdin.buffer, channel, terms)
-    return 0
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)  # an orderly end would wait a second for the thread that waits on stdin
 
 
 def lock_down(terms: Terms) -> Isolation:
@@ -160,4 +162,4 @@ def _die_with_parent(stdin: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -26,7 +26,7 @@ from wiper_cli.worker.protocol import send
 def run(request, report, interim):
 {attack}
 pipeline.run = run
-sys.exit(child.main())
+child.main()
 """
 
 

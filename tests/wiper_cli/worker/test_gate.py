@@ -28,7 +28,7 @@ from wiper_cli.worker import child, gate
 def judge(job):
 {attack}
 gate._STORIES[gate.GateJob] = judge
-sys.exit(child.main())
+child.main()
 """
 
 
@@ -123,6 +123,13 @@ def test_what_takes_too_much_is_no_verdict(judging, attack, sentence, mode):
 def test_time_covers_the_gate(judging):
     with refused("The time of 1 s is spent", ExitCode.NO_VERDICT):
         judging("import time; time.sleep(60)", timeout=1)
+
+
+def test_nobody_waits_for_an_interpreter_to_end(judging):
+    began = time.monotonic()
+    answer = "return gate.GateAnswer(kind='onnx', locations=())"
+    assert judging(f"import atexit, time\natexit.register(time.sleep, 25)\n{answer}").kind == "onnx"
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.usefixtures("lockable")
