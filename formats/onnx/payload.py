@@ -33,8 +33,12 @@ _PAYLOADS = ("raw_data", *_TYPED)
 _KEYS = ("location", "offset", "length", "checksum")
 _EXTERNAL = 1
 _MAX_RANK, _MAX_SIZE = 64, 1 << 40
-#: Elements of tensors whose values are asked for: shapes, bounds, scales.
-_FEW = 64
+#: Elements of tensors whose values are asked for: shapes, bounds, scales; and how :mod:`struct` reads them.
+_FEW = 128
+_CODES: Mapping[str, str] = {
+    "F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U64": "Q", "U32": "I",
+    "U16": "H", "U8": "B", "BOOL": "?",
+}  # fmt: skip
 
 
 def external(tensor: Message) -> str | None:
@@ -103,11 +107,15 @@ def shape_of(tensor: Message) -> tuple[int, ...]:
 
 
 def few_numbers(tensor: Message, data: bytes) -> tuple[float, ...] | None:
-    """The values of a small tensor, checked before, that lies in the file ``data`` as numbers of 4 or 8 bytes."""
-    dtype = _TYPES.get(tensor.get("data_type", 0), ("", 0))[0]
-    code = {"F32": "f", "F64": "d", "I32": "i", "I64": "q", "U32": "I", "U64": "Q", "BOOL": "?"}.get(dtype)
+    """The values of a small tensor, checked before, that lies in the file ``data``; ``None`` for odd types."""
+    code = _CODES.get(_TYPES.get(tensor.get("data_type", 0), ("", 0))[0])
     count = math.prod(tensor.get("dims", ()))
-    if code is None or count > _FEW or external(tensor) is not None:
+    if (
+        code is None
+        or count > _FEW
+        or external(tensor) is not None
+        or (code == "e" and "int32_data" in tensor)
+    ):
         return None
     for field in ("int32_data", "int64_data", "uint64_data"):
         if field in tensor:

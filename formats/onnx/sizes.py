@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 Shape = tuple[int, ...]
 
-#: More numbers than a shape has are not followed, nor numbers that no shape holds.
-_FEW, _LARGEST = 64, 1 << 62
+#: More numbers or dimensions than a size has are not followed, nor numbers that no size holds.
+_FEW, _RANK, _LARGEST = 128, 64, 1 << 62
 
 
 class Value(NamedTuple):
@@ -235,6 +235,16 @@ def _shape(inputs: Inputs, attributes: Attributes) -> Value:
     return Value((len(sizes),), sizes if data.constant else None)
 
 
+def _too_many(value: Value) -> bool:
+    """Whether more numbers are stored than a size has: who asks for such a thing wants to be lost sight of."""
+    return value.constant and value.shape is not None and math.prod(value.shape) > _FEW
+
+
+#: Operator → inputs that say a size.
+_SIZES_AT: Mapping[str, tuple[int, ...]] = {
+    "ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "Resize": (2, 3), "Upsample": (1,),
+}  # fmt: skip
+
 _SAME_SHAPE = """
 Abs BatchNormalization Cast CastLike Ceil Clip CumSum DequantizeLinear Dropout Elu Erf Exp Floor Gelu GroupNormalization
 HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not
@@ -282,6 +292,8 @@ def at_least(operator: str, inputs: Inputs, attributes: Attributes) -> Value:
     rule = _RULES.get(operator)
     if rule is None:
         return Value()
+    if any(_too_many(_at(inputs, position)) for position in _SIZES_AT.get(operator, ())):
+        return Value((_LARGEST,))
     try:
         shape, numbers, _ = rule(inputs, attributes)
     except (
@@ -296,5 +308,5 @@ def at_least(operator: str, inputs: Inputs, attributes: Attributes) -> Value:
     ):
         numbers = None
     if shape is not None:
-        shape = tuple(min(size, _LARGEST) for size in shape) if len(shape) <= _FEW else None
+        shape = tuple(min(size, _LARGEST) for size in shape) if len(shape) <= _RANK else None
     return Value(shape, numbers, all(one.constant for one in inputs))

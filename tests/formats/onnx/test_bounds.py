@@ -218,6 +218,10 @@ BOMBS = {
         "Mul a b > c; Unsqueeze c o > d; Concat d d > s | axis=0; ConstantOfShape s > z",
         {"a": np.array(1000), "b": np.array(1000), "o": np.array([0])},
     ),
+    "a shape of 200 sizes": ("ConstantOfShape s > z", {"s": np.array([1] * 198 + [10**5] * 2)}),
+    "a shape in half": (
+        "Cast h > a | to=7; Mul a a > s; ConstantOfShape s > z", {"h": np.array([1000, 1000], np.float16)},
+    ),
     "a shape in float": ("Cast w > s | to=7; ConstantOfShape s > z", {"w": MANY.astype(np.float32)}),
     "Expand": ("Expand o s > z", {"o": np.float32([1]), "s": MANY}),
     "Range": ("Range a b d > z", {"a": np.float32(0), "b": np.float32(1e11), "d": np.float32(1)}),
