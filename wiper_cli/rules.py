@@ -149,8 +149,7 @@ _HOSTILE = (
         id="WIPER-FILE",
         title="The model reaches outside its own files",
         means="The model names external data that is not one plain file beside it: a path to elsewhere, a link, "
-        "something that is no regular file, or a name by which a program would look for it (`conftest.py`, "
-        "`.bashrc`). Loading it would read, and writing it would plant, what the author of the model chose. "
+        "or something that is no regular file. Loading it would read what the author of the model chose. "
         "Nothing was read.",
         do="If you made the links yourself, put plain copies beside the model. Otherwise do not load the file.",
         severity=Severity.CRITICAL,
