@@ -113,8 +113,35 @@ def test_folders_of_another_user_are_left_alone(tmp_path, monkeypatch):
     assert names(tmp_path) == [".wiper-dead"]
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_that_was_swept_before_it_was_ours_is_made_again(replaced, tmp_path, monkeypatch):
+    real, swept = scratch._flock, []
+
+    def sweep(descriptor):
+        if not swept:
+            swept.append(True)
+            (tmp_path / ".wiper-out" / "lock").unlink()
+            if replaced:
+                (tmp_path / ".wiper-out" / "lock").touch()
+        return real(descriptor)
+
+    monkeypatch.setattr(scratch, "_flock", sweep)
+    with (
+        held(tmp_path, HIDDEN, "out") as folder,
+        (folder.parent / "lock").open("rb") as lock,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @pytest.mark.parametrize(
-    "make", [Path.touch, lambda path: path.symlink_to("/"), lambda path: path.mkdir(0o755)]
+    "make",
+    [
+        Path.touch,
+        lambda path: path.touch(0o600),
+        lambda path: path.symlink_to("/"),
+        lambda path: path.mkdir(0o755),
+    ],
 )
 def test_what_stands_in_the_way_is_said_and_kept(tmp_path, make):
     make(tmp_path / ".wiper-out.json")

@@ -79,6 +79,13 @@ def test_our_check_agrees_with_a_full_validator(make, validator, wrong):
     assert refused > 20
 
 
+@pytest.mark.parametrize(("field", "ending"), [("sha256", "\n"), ("sha256", "0"), ("sha256", "\n\n")])
+def test_the_end_of_a_form_is_the_end(make, validator, field, ending):
+    report = make("scan_clean")
+    report["model"][field] += ending
+    assert ours.problem(report).endswith("has the wrong form")
+
+
 def test_missing_fields_are_named(make):
     for name in ("tool", "verdict", "sentence", "exit_code", "findings", "not_done", "arguments"):
         document = make("inspect")

@@ -8,7 +8,9 @@ from inert import active
 
 from wiper_cli.commands.shared.terminal import Display
 
-HOSTILE = "evil\x1b[31m\u202e\nname :warning: ##[error]x " + "y " * 200 + "::error::z"
+HOSTILE = "evil\x1b[31m\u202e\nname :warning: ##[error]x " + " ".join(
+    "::error::" + "y" * n for n in range(40)
+)
 
 
 def tell(display):

@@ -47,6 +47,29 @@ def test_a_committed_file_stands_with_all_it_names(tmp_path):
     assert {path.stat().st_nlink for path in tmp_path.iterdir()} == {1}
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_has_a_name_is_on_the_disk(force, tmp_path, monkeypatch):
+    """Each file and the promise before anything is renamed, the data's names before the model has its own, and that."""
+    model, data = sorted(pair("b"))
+    done = []
+    for name in ("fsync", "link", "replace"):
+        real = getattr(os, name)
+
+        def watched(one, *more, _name=name, _real=real):
+            done.append(
+                (_name, Path(f"/proc/self/fd/{one}").readlink().name if _name == "fsync" else one.name)
+            )
+            return _real(one, *more)
+
+        monkeypatch.setattr(os, name, watched)
+    purify(tmp_path / "out.onnx", pair("b"), force)
+    after = [(name, what) for name, what in done if what not in ("files", ".wiper-out.onnx")]
+    assert after == [
+        ("fsync", data), ("fsync", model), ("fsync", "journal"), ("replace", data), ("fsync", tmp_path.name),
+        ("replace" if force else "link", model), ("fsync", tmp_path.name),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["no commit", "a failure"])
 def test_without_commit_nothing_remains(tmp_path, fails):
     try:
