@@ -386,6 +386,10 @@ _PLAIN: Mapping[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
+#: What :func:`named_tensors` looks at; the last two are no values of their own.
+_WALKED = (Stored, Instance, dict, list, tuple, _Global, _New)
+
+
 def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Stored]]:
     """Every tensor below a value with its dotted path (``layer1.0.conv1.weight``), in stored order.
 
@@ -415,9 +419,5 @@ def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Stored]]:
         else:
             continue
         dot = f"{path}." if path else ""
-        below = [
-            (child, f"{dot}{name}", depth + 1)
-            for name, child in children
-            if isinstance(child, Stored | Instance | dict | list | tuple | _Global | _New)
-        ]
+        below = [(child, f"{dot}{name}", depth + 1) for name, child in children if isinstance(child, _WALKED)]
         pending.extend(reversed(below))
