@@ -45,25 +45,29 @@ def architecture_hint(source: Source, manifest: Manifest) -> tuple[str, str] | N
 
 def preprocessing_hint(source: Source, manifest: Manifest) -> Preprocessing | None:
     """Mean, standard deviation and size as a description gives them; ``None`` when none does."""
-    for place, content in descriptions(source, manifest).items():
-        nested = content.get("pretrained_cfg")
-        values = nested if isinstance(nested, dict) else content
-        mean = _numbers(values.get("mean", values.get("image_mean")), -MAX_MEAN, MAX_MEAN)
-        std = _numbers(values.get("std", values.get("image_std")), *STD)
-        size, resize = _size(values)
-        if mean is None and std is None and size is None:
-            continue
-        number = values.get("resample")
-        method = values.get("interpolation", _RESAMPLE.get(number) if type(number) is int else None)
-        return Preprocessing(
-            mean=mean if values.get("do_normalize", True) else None,
-            std=std if values.get("do_normalize", True) else None,
-            size=size,
-            resize=resize,
-            interpolation=method if method in [*_RESAMPLE.values()] else None,
-            origin=place,
-        )
-    return None
+    found = (preprocessing_in(content, place) for place, content in descriptions(source, manifest).items())
+    return next((one for one in found if one is not None), None)
+
+
+def preprocessing_in(content: Mapping[str, Any], place: str) -> Preprocessing | None:
+    """What one description says; ``None`` where it gives neither mean and standard deviation nor a size."""
+    nested = content.get("pretrained_cfg")
+    values = nested if isinstance(nested, dict) else content
+    mean = _numbers(values.get("mean", values.get("image_mean")), -MAX_MEAN, MAX_MEAN)
+    std = _numbers(values.get("std", values.get("image_std")), *STD)
+    size, resize = _size(values)
+    if mean is None and std is None and size is None:
+        return None
+    number = values.get("resample")
+    method = values.get("interpolation", _RESAMPLE.get(number) if type(number) is int else None)
+    return Preprocessing(
+        mean=mean if values.get("do_normalize", True) else None,
+        std=std if values.get("do_normalize", True) else None,
+        size=size,
+        resize=resize,
+        interpolation=method if method in [*_RESAMPLE.values()] else None,
+        origin=place,
+    )
 
 
 def class_names_hint(source: Source, manifest: Manifest, classes: int) -> tuple[str, ...] | None:

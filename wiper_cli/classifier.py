@@ -36,8 +36,10 @@ class Classifier:
     """A :class:`formats.Model` on images in 0..1.
 
     ``network``: a :class:`PixelNetwork` over the model's own network (never train it: call :meth:`copy`),
-    or ``None`` when the file was opened head-only.
+    or ``None`` when the file was opened head-only. ``runtime``: what reports call whatever answers.
     """
+
+    runtime = "the opened network"
 
     def __init__(
         self,

@@ -79,12 +79,12 @@ _TABLE = (
     Rule(
         id="WIPER-F03",
         title="The model is no better than guessing on the clean images",
-        means="On the select part the model is right no more often than if it always named the commonest class, so "
-        "labels, normalisation or size are probably not what it was made for. Every number of the report "
-        "then means little.",
-        do="Check that folders and classes agree, and give `--mean`, `--std`, `--input-size`, `--resize` if you "
-        "know them.",
-        severity=Severity.LOW,
+        means="The model is right no more often than chance, so labels, normalisation or size are not what it was made "
+        "for, or it is ruined. Whatever is measured then means nothing, and the run ends: whoever ships a file could "
+        "else blind a scan by describing the wrong preprocessing.",
+        do="Check that folders and classes agree, and say how images are prepared: `--preprocessing`, or `--mean`, "
+        "`--std`, `--input-size`, `--resize`.",
+        severity=Severity.MEDIUM,
     ),
     Rule(
         id="WIPER-F04",
@@ -93,6 +93,18 @@ _TABLE = (
         "select part was taken.",
         do="If you know the architecture, name it with `--arch`.",
         severity=Severity.INFO,
+    ),
+    Rule(
+        id="WIPER-F05",
+        title="The description beside the model does not decide the preprocessing",
+        means="Mean, standard deviation or size that the file, or one beside it, describes do no better on the "
+        "labelled images than a usual choice that differs much, or could not be checked without labels. Under a wrong "
+        "normalisation a network can keep its accuracy while its trigger no longer works, so that a scan sees "
+        "nothing. Where neither is clearly better, what finds nothing stays without a verdict.",
+        do="If you know how your deployment prepares images, say so: `--preprocessing FILE`, which may be the very "
+        "file beside the model, once you have looked at it.",
+        severity=Severity.MEDIUM,
+        cwe=(436,),
     ),
 )
 

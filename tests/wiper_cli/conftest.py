@@ -89,37 +89,43 @@ def digits_subject(job):
 
 
 @pytest.fixture(scope="session")
+def flat_digits(few_digits, tmp_path_factory):
+    """The same images without their labels."""
+    folder = tmp_path_factory.mktemp("flat_digits")
+    for picture in few_digits.rglob("*.png"):
+        shutil.copy(picture, folder / f"{picture.parent.name}-{picture.name}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def quantised_file(tmp_path_factory):
-    """An ONNX file that opens head-only: int8 weights around the last Gemm; 1 channel, 10 classes."""
+    """The digits in ONNX with the weight of the last Gemm, ``fc``, in int8, and its input rounded: opens head-only."""
     import numpy as np
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import numpy_helper
 
-    random, node = np.random.default_rng(0), helper.make_node
-    scale, step = np.float32(0.01), np.float32(0.02)
-    nodes = [
-        node("Conv", ["x", "conv"], ["a"], strides=[4, 4]),
-        node("Relu", ["a"], ["b"]),
-        node("GlobalAveragePool", ["b"], ["c"]),
-        node("Flatten", ["c"], ["d"]),
-        node("QuantizeLinear", ["d", "step", "zero"], ["q"]),
+    model = onnx.load(DIGITS / "model.onnx")
+    graph, node = model.graph, onnx.helper.make_node
+    last = graph.node[-1]
+    stored = next(one for one in graph.initializer if one.name == last.input[1])
+    weight = numpy_helper.to_array(stored)
+    graph.initializer.remove(stored)
+    scale = np.float32(np.abs(weight).max() / 127)
+    values = {
+        "fc": np.rint(weight / scale).astype(np.int8), "scale": scale, "fc_zero": np.int8(0),
+        "step": np.float32(0.05), "zero": np.uint8(0),
+    }  # fmt: skip
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()
+    )
+    made = [
+        node("QuantizeLinear", [last.input[0], "step", "zero"], ["q"]),
         node("DequantizeLinear", ["q", "step", "zero"], ["h"]),
         node("DequantizeLinear", ["fc", "scale", "fc_zero"], ["w"]),
-        node("Gemm", ["h", "w"], ["y"], transB=1),
     ]
-    values = {
-        "conv": random.standard_normal((12, 1, 4, 4)).astype(np.float32),
-        "step": step, "zero": np.uint8(3), "scale": scale, "fc_zero": np.int8(0),
-        "fc": random.integers(-127, 128, (10, 12)).astype(np.int8),
-    }  # fmt: skip
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 1, 32, 32))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 10))],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    last.input[0], last.input[1] = "h", "w"
+    graph.node.remove(last)
+    graph.node.extend([*made, last])
     path = tmp_path_factory.mktemp("quantised") / "quantised.onnx"
     onnx.save(model, path)
     return path

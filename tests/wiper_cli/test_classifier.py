@@ -87,7 +87,7 @@ def test_a_head_only_model_answers_through_its_runtime(headless, images, quantis
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(quantised_file), providers=["CPUExecutionProvider"])
-    served = session.run(None, {"x": ((images.numpy() / 255 - 0.3) / 0.5).astype(np.float32)})[0]
+    served = session.run(None, {"image": ((images.numpy() / 255 - 0.3) / 0.5).astype(np.float32)})[0]
     np.testing.assert_allclose(headless.logits(images).numpy(), served, rtol=1e-3, atol=1e-3)
     assert headless.network is None
     with headless.tap() as tap:

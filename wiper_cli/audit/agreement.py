@@ -25,7 +25,7 @@ IMAGES, SQUARES, NOISE = 32, 16, 16
 #: Every so many of them is asked in each way.
 EVERY = 4
 
-#: Largest difference of a probability between honest answers. Measured over 28 architectures of torchvision and timm,
+#: Largest difference of a probability between honest answers. Measured over 10 architectures of torchvision,
 #: untrained (the worst case: small margins), and 5 trained networks, in all three kinds, traced, scripted, frozen,
 #: exported by both exporters, with free and fixed batches: 6e-5 in float32, 1e-3 in half precision, 0.04 with
 #: dynamic quantisation, whose scales depend on the whole batch, and 0 with static. A GPU was not at hand.

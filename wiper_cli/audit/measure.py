@@ -1,20 +1,23 @@
 """What a model does with triggers, as rates with intervals (:mod:`wiper_cli.rates` says how each is counted).
 
-Each trigger costs one forward pass, which serves all targets.
+Each trigger costs one forward pass, which serves all targets. Some of its images are asked again one by one, as
+deployments send them; where the answers are others, all are, and these count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from formats import Model
 from triggers.errors import TriggerError
 from triggers.family import Trigger, parameters, quantise
 from wiper_cli import perturbations
+from wiper_cli.audit.agreement import difference, margin, tolerance
 from wiper_cli.classifier import Classifier
 from wiper_cli.images import thumbnails
 from wiper_cli.images.splits import Part
@@ -26,6 +29,23 @@ from wiper_cli.verdict import Problem
 Origin = Literal["built-in", "known", "fitted", "recovered", "poisoned folder"]
 #: Name → image as a data URI, ``None`` where there is none.
 Pictures = Mapping[str, str | None]
+#: Images of each trigger that are asked one by one as well, and by the opened network as a detector asks it.
+ONE_BY_ONE = 64
+#: Of these, how many at a time where gradients are kept.
+_WITH_GRADIENTS = 8
+
+
+class Answering(Protocol):
+    """What is measured: a :class:`Classifier`, or a :class:`wiper_cli.audit.served.Served`."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def runtime(self) -> str: ...
+    def as_float(self, images: Tensor) -> Tensor: ...
+    def logits(self, images: Tensor, batch: int = 256) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,8 @@ class Poisoned:
 @dataclass(frozen=True)
 class TriggerRates:
     """What one trigger does; fields as in the report's schema. ``ra``: ``None`` without true labels.
-    ``per_target``: ASR for every class."""
+    ``per_target``: ASR for every class. ``batched``: ASR in batches, where that is another model's and all rates
+    are of images one by one. ``opened``: ASR of the opened network, where it is not what is served."""
 
     family: str
     origin: Origin
@@ -87,6 +108,17 @@ class TriggerRates:
     base_rate: Rate
     per_target: Sequence[float]
     pictures: Pictures | None = None
+    batched: Rate | None = None
+    opened: Rate | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How: by what, in batches of how many images, and how many of each trigger one by one as well."""
+
+    runtime: str = Classifier.runtime
+    batch: int = 64
+    one_by_one: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,30 +128,34 @@ class Measurement:
     images: int
     acc: Rate
     triggers: Sequence[TriggerRates]
+    asked: Asked = Asked()
 
 
 def measure(
-    classifier: Classifier,
+    classifier: Answering,
     part: Part,
     stampers: Sequence[Stamper] = (),
     poisoned: Sequence[Poisoned] = (),
     *,
+    opened: Classifier | None = None,
     batch: int = 64,
     progress: Progress = silent,
 ) -> Measurement:
-    """ACC of one model, and the rates of every trigger; works head-only.
+    """ACC of one model, and the rates of every trigger; works head-only. ``opened``: what scans examine of a model
+    that is served, to be compared with it.
 
     Triggered images are rounded to 256 levels before the model sees them. Raises :class:`Problem` when a
     trigger does not fit the images.
     """
-    untriggered = _answers(classifier, part.images, None, batch)
+    asking = _Asking(classifier, opened, batch)
+    clean = asking.ask(part.images)[0]
+    untriggered, temperature = clean.argmax(1), margin(clean)
     base = [count(untriggered, k, part.labels != k) for k in range(classifier.classes)]
     found: list[TriggerRates] = []
     total = len(stampers) + len(poisoned)
     for stamper in stampers:
         progress("verify", len(found), total)
-        answers = _answers(classifier, part.images, stamper, batch)
-        row = _rates(stamper, answers, part.labels, base)
+        answers, row = asking.trigger(part, stamper, base, temperature)
         if (place := _example(answers, part.labels, row.target)) >= 0:
             row = replace(row, pictures=_pictures(classifier, part.images[place], stamper))
         found.append(row)
@@ -128,15 +164,15 @@ def measure(
         given = Stamper(
             "unknown", "poisoned folder", {"path": folder.path}, _as_is, folder.target, "the user"
         )
-        answers = _answers(classifier, folder.part.images, None, batch)
-        row = _rates(given, answers, folder.part.labels, base)
+        answers, row = asking.trigger(folder.part, given, base, temperature)
         if len(answers):
             place = max(0, _example(answers, folder.part.labels, folder.target))
             shown = thumbnails.uri(folder.part.images[place].float() / 255)
             row = replace(row, pictures={"clean": None, "triggered": shown, "difference": None})
         found.append(row)
     progress("verify", total, total)
-    return Measurement(len(part), count(untriggered, part.labels), tuple(found))
+    asked = Asked(classifier.runtime, batch, len(_sample(len(part))) if found else 0)
+    return Measurement(len(part), count(untriggered, part.labels), tuple(found), asked)
 
 
 def _as_is(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -151,18 +187,65 @@ def settled(stampers: Sequence[Stamper], before: Measurement) -> list[Stamper]:
     ]
 
 
-def _answers(classifier: Classifier, images: Tensor, stamper: Stamper | None, batch: int) -> Tensor:
-    """Predicted classes int64 [N] on the CPU."""
-    parts = []
-    generator = torch.Generator().manual_seed(stamper.seed if stamper else 0)
-    for chunk in images.split(batch):
-        x = chunk if stamper is None else _stamped(classifier, chunk, stamper, generator)
-        parts.append(classifier.answers(x, batch))
-    return torch.cat(parts)
+@dataclass(frozen=True)
+class _Asking:
+    """``classifier``, asked in batches of ``batch`` and one by one, beside what was ``opened`` of it."""
+
+    classifier: Answering
+    opened: Classifier | None
+    batch: int
+
+    def trigger(
+        self, part: Part, stamper: Stamper, base: Sequence[Rate], temperature: float
+    ) -> tuple[Tensor, TriggerRates]:
+        """Predicted classes int64 [N] of the triggered images, and the rates."""
+        limit = tolerance(self.classifier.model)
+        rows = _sample(len(part))
+        batched, shown = self.ask(part.images, stamper)
+        alone = self.classifier.logits(shown, 1).cpu()
+        depends = bool((difference(alone, batched[rows], temperature) > limit).any())
+        logits = self.ask(part.images, stamper, 1)[0] if depends else batched
+        row = _rates(stamper, logits.argmax(1), part.labels, base)
+        if depends:
+            row = replace(row, batched=count(batched.argmax(1), row.target, part.labels != row.target))
+        if self.opened is not None:
+            seen = _as_a_detector_asks(self.opened, shown)
+            if bool((difference(seen, logits[rows], temperature) > limit).any()):
+                others = part.labels[rows] != row.target
+                row = replace(row, opened=count(seen.argmax(1), row.target, others))
+        return logits.argmax(1), row
+
+    def ask(
+        self, images: Tensor, stamper: Stamper | None = None, each: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [N,K] on the CPU, asked for ``each`` images at a time, and the images of :func:`_sample` as shown."""
+        rows = _sample(len(images))
+        found, shown = [], []
+        generator = torch.Generator().manual_seed(stamper.seed if stamper else 0)
+        for start in range(0, len(images), self.batch):
+            chunk = images[start : start + self.batch]
+            x = chunk if stamper is None else _stamped(self.classifier, chunk, stamper, generator)
+            found.append(self.classifier.logits(x, each or self.batch).cpu())
+            shown.append(x[rows[(rows >= start) & (rows < start + len(chunk))] - start])
+        return torch.cat(found), torch.cat(shown)
+
+
+def _sample(count: int) -> Tensor:
+    """Places of :data:`ONE_BY_ONE` images spread over ``count``, or of all."""
+    return torch.linspace(0, count - 1, min(count, ONE_BY_ONE)).long()
+
+
+def _as_a_detector_asks(opened: Classifier, images: Tensor) -> Tensor:
+    """Logits [N,K] on the CPU, by a network that could be asked for gradients."""
+    if opened.network is None:
+        return opened.logits(images).cpu()
+    with torch.enable_grad():
+        parts = [opened.network(opened.as_float(x).requires_grad_()) for x in images.split(_WITH_GRADIENTS)]
+        return torch.cat([logits.detach() for logits in parts]).float().cpu()
 
 
 @torch.no_grad()
-def _stamped(classifier: Classifier, images: Tensor, stamper: Stamper, generator: torch.Generator) -> Tensor:
+def _stamped(classifier: Answering, images: Tensor, stamper: Stamper, generator: torch.Generator) -> Tensor:
     try:
         return quantise(stamper.stamp(classifier.as_float(images), generator))
     except TriggerError as error:
@@ -201,7 +284,7 @@ def _example(answers: Tensor, labels: Tensor, target: int) -> int:
     return int(places[0]) if places else -1
 
 
-def _pictures(classifier: Classifier, image: Tensor, stamper: Stamper) -> Pictures:
+def _pictures(classifier: Answering, image: Tensor, stamper: Stamper) -> Pictures:
     generator = torch.Generator().manual_seed(stamper.seed)
     stamped = _stamped(classifier, image.unsqueeze(0), stamper, generator)[0]
     return {**thumbnails.triple(image.float() / 255, stamped.float().cpu())}

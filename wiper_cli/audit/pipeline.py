@@ -5,7 +5,7 @@ The steps stand in modules of their own, on a network and images in memory: :mod
 measures, :mod:`~wiper_cli.audit.acceptance` decides.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from formats import open_model, read_source, serve
 from formats.tensors import from_bytes
 from wiper_cli.audit import answers, requests, results
 from wiper_cli.audit.acceptance import accept
-from wiper_cli.audit.agreement import noise, require_agreement
+from wiper_cli.audit.agreement import noise, questions, require_agreement
 from wiper_cli.audit.detection import Detection, detect, known, look, pending
 from wiper_cli.audit.explanation import explain
 from wiper_cli.audit.judgement import called
@@ -77,12 +77,13 @@ def scan(
     triggered = None if request.explain is None else _images(request.explain, request, subject)
 
     def answer(found: Detection, explanation: Any = None, complete: bool = True) -> answers.ScanAnswer:
+        verdict, sentence = _settled(subject, found.judged.verdict, found.judged.sentence)
         return answers.ScanAnswer(
             findings=(*found.judged.findings, *notes.findings),
             detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
             explanation=explanation,
-            verdict=found.judged.verdict,
-            sentence=found.judged.sentence,
+            verdict=verdict,
+            sentence=sentence,
             complete=complete,
             plan=ahead.sentence if ahead else "",
             **results.examined(subject, notes),
@@ -112,6 +113,8 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     notes = Notes()
     subject = prepare(request, report, notes)
     classifier, clean = subject.classifier, subject.clean
+    if not subject.preprocessing.settled:
+        raise Problem(subject.preprocessing.doubt, ExitCode.NO_VERDICT, notes.findings)
     _require(request, subject)
     triggered = None if request.triggered is None else _images(request.triggered, request, subject)
 
@@ -121,7 +124,7 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     suspects = list(dict.fromkeys([*accused, *found.judged.suspects]))
     chosen = [Stamper.recovered(one) for one in found.recovered if one.target in accused]
     with notes.stage("verify"):
-        before = measure(classifier, clean.report, chosen, progress=report)
+        before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
     with notes.stage("purify"):
         task = Task(
             classifier, clean, suspects, found.recovered, report, request.seed, triggered, request.live
@@ -129,12 +132,14 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         purified = request.method.run(task)
     edited = classifier.with_edit(purified.edit)
     with notes.stage("verify"):
-        after = measure(edited, clean.report, chosen, progress=report)
+        served = subject.served.with_edit(purified.edit)
+        after = measure(served, clean.report, chosen, opened=edited, progress=report)
     asked, seed = probes(accused) if request.detectors else {}, request.seed + PROBE_SEED_OFFSET
     again = look(asked, edited, clean, seed, report, notes.stage)
     accepted, reason = accept(
         before, after, again, request.max_accuracy_drop, accused, request.accept_unverified
     )
+    notes.findings += [*_asked(before, subject.class_names), *_asked(after, subject.class_names)]
     if not accepted:
         notes.findings.append(Finding("WIPER-P01", Severity.HIGH, reason))
     return answers.PurifyAnswer(
@@ -167,21 +172,27 @@ def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answer
     # What triggers were fitted to is not measured on.
     part = subject.clean.report if request.fit else subject.everything()
     with notes.stage("verify"):
-        before = measure(subject.classifier, part, chosen, poisoned, progress=report)
+        before = measure(subject.served, part, chosen, poisoned, opened=subject.classifier, progress=report)
     after = None
     if request.purified is not None:
         model = open_model(read_source(request.purified), request.arch or architecture(subject.model))
         if (model.classes, model.input.channels) != (subject.model.classes, subject.model.input.channels):
             raise Problem("The two files do not fit each other: their classes or input channels differ.")
+        opened, served = subject.classifier.with_model(model), subject.served.with_model(model)
+        with notes.stage("agreement"):
+            require_agreement(model, served, served.normalised(questions(part.images)), "the purified file")
         with notes.stage("verify"):
             again = settled(chosen, before)
-            after = measure(subject.classifier.with_model(model), part, again, poisoned, progress=report)
+            after = measure(served, part, again, poisoned, opened=opened, progress=report)
     working = _working(after or before, request.max_asr, subject.class_names)
+    working += [*_asked(before, subject.class_names), *(_asked(after, subject.class_names) if after else ())]
+    verdict = Verdict.SUSPICIOUS if working else Verdict.NO_FINDING
+    verdict, sentence = _settled(subject, verdict, _measured(before, after))
     return answers.VerifyAnswer(
         findings=(*working, *notes.findings),
         verification=results.verification(before, after),
-        verdict=Verdict.SUSPICIOUS if working else Verdict.NO_FINDING,
-        sentence=_measured(before, after),
+        verdict=verdict,
+        sentence=sentence,
         **results.examined(subject, notes),
     )
 
@@ -281,6 +292,13 @@ def _images(path: Path, request: requests.Examination[Any], subject: Subject) ->
     return part
 
 
+def _settled(subject: Subject, verdict: Verdict, sentence: str) -> tuple[Verdict, str]:
+    """The same, but that nothing found under a preprocessing that nothing decided is no verdict."""
+    if verdict is not Verdict.NO_FINDING or subject.preprocessing.settled:
+        return verdict, sentence
+    return Verdict.INCOMPLETE, f"No verdict: {subject.preprocessing.doubt} Until then: {sentence}"
+
+
 def _working(measured: Measurement, bar: float, class_names: Sequence[str]) -> list[Finding]:
     """A finding for every trigger whose success above the base rate reaches the bar."""
     return [
@@ -301,6 +319,31 @@ def _working(measured: Measurement, bar: float, class_names: Sequence[str]) -> l
         # A trigger fitted to this very model succeeds on honest models too.
         if trigger.asr.n and trigger.corrected_asr >= bar and trigger.origin != "fitted"
     ]
+
+
+def _asked(measured: Measurement, class_names: Sequence[str]) -> Iterator[Finding]:
+    """A finding for every trigger whose success depends on how the images that carry it are asked about."""
+    for trigger in measured.triggers:
+        leads = (
+            f"The {trigger.origin} trigger {trigger.family} sends {_percent(trigger.asr)} of the images to "
+            f"{called(trigger.target, class_names)}"
+        )
+        evidence = {"asr": trigger.asr.value, "images": trigger.asr.n, "runtime": measured.asked.runtime}
+        place = {"class": trigger.target}
+        if trigger.batched is not None:
+            sentence = (
+                f"{leads} one by one, and {_percent(trigger.batched)} in batches of {measured.asked.batch}."
+            )
+            evidence["asr_in_batches"] = trigger.batched.value
+            yield Finding("WIPER-A02", Severity.HIGH, sentence, evidence, place)
+        if trigger.opened is not None:
+            sentence = (
+                f"{leads} where {measured.asked.runtime} serves the file, and {_percent(trigger.opened)} of "
+                f"{trigger.opened.n} in the network that was opened, asked as scans ask it."
+            )
+            yield Finding(
+                "WIPER-A01", Severity.HIGH, sentence, {**evidence, "asr_opened": trigger.opened.value}, place
+            )
 
 
 def _purified(reason: str, accepted: bool, accused: Sequence[int], class_names: Sequence[str]) -> str:

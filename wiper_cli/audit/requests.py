@@ -40,13 +40,15 @@ class InspectRequest(Request[answers.InspectAnswer]):
 @dataclass(frozen=True, kw_only=True)
 class Examination(Request[A]):
     """``clean``: folder of clean images. ``mean`` to ``resize``: the preprocessing, found where ``None``;
-    ``input_size``: height, width. ``max_images``: most that are held in memory."""
+    ``input_size``: height, width. ``preprocessing``: a file that says all of it. ``max_images``: most that are held in
+    memory."""
 
     clean: Path
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     input_size: tuple[int, int] | None = None
     resize: Literal["squash", "crop"] | None = None
+    preprocessing: Path | None = None
     max_images: int = 5000
     device: str = "auto"
     seed: int = 0

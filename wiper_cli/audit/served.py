@@ -7,7 +7,7 @@ from torch import Tensor
 
 from formats import Edit, Model, serve, write_edit
 from formats.kinds import server
-from wiper_cli.images.preprocessing import Numbers
+from wiper_cli.images.description import Numbers
 
 
 def architecture(model: Model) -> str | None:
@@ -23,21 +23,21 @@ class Served:
     """
 
     def __init__(self, model: Model, mean: Numbers, std: Numbers, arch: str | None = None) -> None:
-        self.classes = model.classes
+        self.model, self.classes = model, model.classes
         self.runtime = server(model.kind).RUNTIME
         self._mean, self._std = (torch.tensor(numbers).reshape(1, -1, 1, 1) for numbers in (mean, std))
-        self._given = model, mean, std, arch
+        self._given = mean, std, arch
         self._run = serve(model.source, arch or architecture(model))
 
     def with_edit(self, edit: Edit) -> "Served":
         """The file that writing ``edit`` would give."""
-        model = self._given[0]
-        written = write_edit(model.source, model.manifest, edit)
-        return self.with_model(replace(model, source=model.source.rewritten(written)))
+        source, manifest = self.model.source, self.model.manifest
+        written = source.rewritten(write_edit(source, manifest, edit))
+        return self.with_model(replace(self.model, source=written))
 
     def with_model(self, model: Model) -> "Served":
         """Another file under the same preprocessing."""
-        return Served(model, *self._given[1:])
+        return Served(model, *self._given)
 
     def as_float(self, images: Tensor) -> Tensor:
         """uint8 or float [N,C,H,W] → float32 in 0..1 on the CPU."""
@@ -50,9 +50,7 @@ class Served:
     def run(self, x: Tensor) -> Tensor:
         """Normalised float32 [N,C,H,W] → logits float32 [N,K], in the caller's gradient mode and in one batch."""
         logits = self._run(x).float().flatten(1)
-        return (
-            logits.clamp_min(torch.finfo(logits.dtype).tiny).log() if self._given[0].probabilities else logits
-        )
+        return logits.clamp_min(torch.finfo(logits.dtype).tiny).log() if self.model.probabilities else logits
 
     @torch.no_grad()
     def logits(self, images: Tensor, batch: int = 256) -> Tensor:

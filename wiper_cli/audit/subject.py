@@ -118,11 +118,22 @@ def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
             f"{prepared.preprocessing.origin} Its margin is {100 * prepared.preprocessing.margin:.1f} points."
         )
         notes.findings.append(Finding("WIPER-F02", Severity.INFO, message))
+    if prepared.preprocessing.doubt:
+        notes.findings.append(Finding("WIPER-F05", Severity.MEDIUM, prepared.preprocessing.doubt))
     report("compare with the serving runtime", 0, 0)
     with notes.stage("agreement"):
         served = Served(model, prepared.classifier.mean, prepared.classifier.std, request.arch)
         require_agreement(model, served, served.normalised(questions(prepared.clean.select.images)))
     return Subject(model, folder, prepared.preprocessing, prepared.classifier, prepared.clean, served)
+
+
+def _flags(request: Examination[Any]) -> Flags:
+    given = (request.mean, request.std, request.input_size, request.resize)
+    if request.preprocessing is None:
+        return Flags(*given)
+    if given != (None,) * 4:
+        raise Problem("--preprocessing says it all: leave out --mean, --std, --input-size and --resize.")
+    return Flags.of_file(request.preprocessing)
 
 
 def device(name: str) -> torch.device:
@@ -144,7 +155,7 @@ def _decided(
     request: Examination[Any], model: Model, folder: CleanFolder, report: Reporter, notes: Notes
 ) -> tuple[Model, Prepared]:
     """Images for the model; where several networks have these tensors, the one that classifies best."""
-    flags = Flags(request.mean, request.std, request.input_size, request.resize)
+    flags = _flags(request)
 
     def ready(one: Model) -> Prepared:
         return prepare_images(
@@ -194,7 +205,7 @@ def one_pass(
     elif wanted:
         notes.omit("salience", "The model has no linear head whose units could be scored.")
     right = 0
-    counts = torch.zeros(subject.model.classes, dtype=torch.long)
+    counts, given = torch.zeros(2, subject.model.classes, dtype=torch.long)
     for x, y in _batches(subject, request, report):
         y = y.to(subject.classifier.device)
         if total is not None:
@@ -204,14 +215,22 @@ def one_pass(
         else:
             logits = subject.classifier.logits(x)
         require_finite(logits)
-        right += int((logits.argmax(1) == y.to(logits.device)).sum())
+        answers = logits.argmax(1).cpu()
+        right += int((answers == y.cpu()).sum())
         counts += y.cpu().bincount(minlength=len(counts))
+        given += answers.bincount(minlength=len(given))
     subject.salience = total.result() if total is not None else None
     if subject.folder.labelled:
         subject.accuracy = right / int(counts.sum())
-        sentence = doubt(right, counts.tolist())
-        if sentence:
-            notes.findings.append(Finding("WIPER-F03", Severity.LOW, sentence))
+        if worse := doubt(right, counts.tolist(), given.tolist()):
+            sentence = (
+                f"No verdict: {worse}, so nothing that is measured on them would mean anything. "
+                f"{subject.folder.origin} {subject.preprocessing.origin} One of these is wrong, or the network is."
+            )
+            found = Finding(
+                "WIPER-F03", Severity.MEDIUM, sentence, {"right": right, "images": int(counts.sum())}
+            )
+            raise Problem(sentence, ExitCode.NO_VERDICT, [*notes.findings, found])
 
 
 def _batches(

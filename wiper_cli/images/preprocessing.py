@@ -1,27 +1,30 @@
 """From a picture to what the model wants: size, mean and standard deviation, and where each comes from.
 
-Flags come first, then what the file or its sidecar says, then what the network accepts and what gives the
-highest accuracy on the select part among the usual candidates. Without labels there is no accuracy, and the
+Flags, or a file of the user's, come first. What the model or a file beside it says is its author's word: it stands
+where labelled images bear it out (:mod:`~wiper_cli.images.description`). Then comes what the network accepts and what
+gives the highest accuracy on the select part among the usual candidates. Without labels there is no accuracy, and the
 choice is left to the user unless it makes no difference.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from formats import Model
+from formats.sidecar import preprocessing_in
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.decode import RESAMPLE, Geometry, Interpolation
+from wiper_cli.images.description import FIRST, Numbers, clearly_better, differs_much, rival
 from wiper_cli.images.folder import CleanFolder
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.progress import Progress, silent
 from wiper_cli.rates import wilson
 from wiper_cli.verdict import ExitCode, Problem
-
-Numbers = tuple[float, ...]
 
 #: Name → mean and standard deviation for images in 0..1; among equals the first is taken.
 CANDIDATES: Mapping[int, Mapping[str, tuple[Numbers, Numbers]]] = {
@@ -50,23 +53,66 @@ AGREEMENT = 0.99
 SIZES = ((224, 224), (32, 32), (64, 64), (28, 28), (256, 256), (299, 299))
 #: Images of one size are taken as they are up to this many pixels a side.
 OWN_SIZE = 512
+#: Bytes of a file that says how to preprocess.
+_LARGEST_FILE = 1 << 20
+#: Steps of Hugging Face's processors that are not done here, with the value that asks for them.
+_NOT_DONE: Mapping[str, bool] = {"do_rescale": False, "do_flip_channel_order": True, "rescale_offset": True}
 
 
 @dataclass(frozen=True)
 class Flags:
     """What the user said; ``None`` where nothing. ``size``: height, width in pixels. ``mean``, ``std``: one
-    number for all channels or one each, for images in 0..1."""
+    number for all channels or one each, for images in 0..1. ``file``: the option that says it all, where one does: then
+    no other description counts."""
 
     mean: Numbers | None = None
     std: Numbers | None = None
     size: tuple[int, int] | None = None
     resize: Literal["squash", "crop"] | None = None
     interpolation: Interpolation | None = None
+    short_side: int | None = None
+    file: str = ""
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Flags":
+        """A file of the user's, like Hugging Face's ``preprocessor_config.json`` or timm's ``config.json``.
+
+        Raises :class:`Problem` for one that cannot be read, says nothing, or asks for what is not done here.
+        """
+        try:
+            with path.open("rb") as file:
+                content = json.loads(file.read(_LARGEST_FILE + 1)[:_LARGEST_FILE])
+        except OSError as error:
+            raise Problem(f"--preprocessing: {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, RecursionError) as error:
+            raise Problem(f"--preprocessing: {path} is no JSON of at most 1 MiB.") from error
+        found = preprocessing_in(content, path.name) if isinstance(content, dict) else None
+        if found is None:
+            raise Problem(f"--preprocessing: {path} gives neither mean and std nor a size.")
+        asked = next((key for key, value in _NOT_DONE.items() if content.get(key) is value), None)
+        if asked is not None:
+            raise Problem(f"--preprocessing: {path} asks for a step that is not supported: {asked}.")
+        plain = content.get("do_normalize") is False
+        if (found.mean is None) != (found.std is None):
+            raise Problem(f"--preprocessing: {path} gives only one of mean and std as a list of numbers.")
+        if (method := content.get("interpolation", "bilinear")) not in [*RESAMPLE]:
+            raise Problem(f"--preprocessing: {path} names the interpolation {str(method)[:40]!r}.")
+        return cls(
+            (0.0,) if plain else found.mean,
+            (1.0,) if plain else found.std,
+            found.size,
+            None,
+            cast(Interpolation | None, found.interpolation),
+            found.resize,
+            "--preprocessing",
+        )
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The outcome. ``margin``: accuracy of the chosen candidate less that of the best different one, 0..1."""
+    """The outcome. ``margin``: accuracy of the chosen candidate less that of the best different one, 0..1. ``doubt``:
+    a sentence where the description beside the model did not stand, or not alone; ``settled``: whether something did.
+    """
 
     geometry: Geometry
     mean: Numbers
@@ -74,6 +120,8 @@ class Preprocessing:
     origin: str
     margin: float | None = None
     candidates: Sequence[tuple[str, float]] = ()
+    doubt: str = ""
+    settled: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """The report's ``preprocessing`` mapping."""
@@ -115,9 +163,20 @@ def prepare(
     Raises :class:`Problem` when the network takes no size that was tried, when mean and std cannot be found
     without labels, or when the images are too few.
     """
+    if flags.file:
+        model = replace(model, preprocessing=None)
     geometry, origin = shape(model, folder, flags)
     clean = folder.clean(geometry, seed, max_images, progress=progress)
     chosen = resolve(model, clean.select, geometry, flags, device)
+    better = _usual_geometry(
+        model, folder, flags, chosen, clean.select, folder.split(seed, max_images), device
+    )
+    if better is not None:
+        geometry, origin = better
+        clean = folder.clean(geometry, seed, max_images, progress=progress)
+        chosen = resolve(model, clean.select, geometry, flags, device)
+        said = "The size or crop that is described beside the model does not fit the images; the usual one was taken."
+        chosen = replace(chosen, doubt=f"{said} {chosen.doubt}".rstrip())
     chosen = replace(chosen, origin=f"{origin} {chosen.origin}")
     classifier = Classifier(model, chosen.mean, chosen.std, device)
     if not folder.labelled:
@@ -130,6 +189,34 @@ def prepare(
                 ExitCode.NO_VERDICT,
             )
     return Prepared(classifier, clean, chosen)
+
+
+def _usual_geometry(
+    model: Model,
+    folder: CleanFolder,
+    flags: Flags,
+    chosen: Preprocessing,
+    described: Part,
+    parts: Mapping[str, Tensor],
+    device: torch.device | str,
+) -> tuple[Geometry, str] | None:
+    """What pictures would be made into without the description, where that is clearly better on labelled images."""
+    if model.preprocessing is None or not folder.labelled:
+        return None
+    try:
+        usual, origin = shape(replace(model, preprocessing=None), folder, flags)
+    except Problem:
+        return None
+    if usual == chosen.geometry:
+        return None
+    part = folder.load(usual, parts["select"][:FIRST])
+    classifier = Classifier(model, chosen.mean, chosen.std, device)
+    ours, theirs = (
+        classifier.answers(one.images[:FIRST], batch=64) == one.labels[:FIRST] for one in (described, part)
+    )
+    if len(ours) != len(theirs) or not clearly_better(theirs, ours):
+        return None
+    return usual, origin
 
 
 def predicted(classifier: Classifier, part: Part) -> Part:
@@ -151,8 +238,9 @@ def shape(model: Model, folder: CleanFolder, flags: Flags) -> tuple[Geometry, st
     fixed = (model.input.height, model.input.width)
     sizes, why = _sizes(flags, fixed, hint.size if hint else None, folder)
     style: dict[str, Any] = {}
-    if hint and hint.resize and flags.resize != "squash":
-        style = {"resize": "crop", "short_side": hint.resize}
+    short_side = flags.short_side or (hint.resize if hint else None)
+    if short_side and flags.resize != "squash":
+        style = {"resize": "crop", "short_side": short_side}
     elif flags.resize:
         style = {"resize": flags.resize}
     interpolation = flags.interpolation or (hint.interpolation if hint else None)
@@ -185,7 +273,7 @@ def _sizes(
 ) -> tuple[Sequence[tuple[int, int]], str]:
     """Sizes to try, best first, and the reason for the first."""
     if flags.size:
-        return [flags.size], "as --input-size says"
+        return [flags.size], f"as {flags.file or '--input-size'} says"
     if fixed[0] and fixed[1]:
         return [(fixed[0], fixed[1])], "the size that the model asks for"
     if hinted:
@@ -230,11 +318,15 @@ def resolve(
         mean, std = _each(flags.mean, channels, "--mean"), _each(flags.std, channels, "--std")
         if not all(value > 0 for value in std):
             raise Problem("--std must be greater than 0 in every channel.")
-        return Preprocessing(geometry, mean, std, "Mean and std as given by --mean and --std.")
+        return Preprocessing(
+            geometry, mean, std, f"Mean and std as given by {flags.file or '--mean and --std'}."
+        )
     hint = model.preprocessing
     if hint and hint.mean and hint.std and _usable(hint.mean, hint.std, channels):
         mean, std = _each(hint.mean, channels, "mean"), _each(hint.std, channels, "std")
-        return Preprocessing(geometry, mean, std, f"Mean and std from {hint.origin or 'the model file'}.")
+        origin = hint.origin or "the model file"
+        described = Preprocessing(geometry, mean, std, f"Mean and std from {origin}.")
+        return _checked(model, described, origin, part, device)
     options = CANDIDATES[channels]
     images, labels = part.images[:COMPARED], part.labels[:COMPARED]
     guesses = {
@@ -254,6 +346,38 @@ def resolve(
         "select part."
     )
     return Preprocessing(geometry, mean, std, origin, margin, accuracy)
+
+
+def _checked(
+    model: Model, described: Preprocessing, origin: str, part: Part, device: torch.device | str
+) -> Preprocessing:
+    """The description, or what took its place."""
+    usual = CANDIDATES[described.geometry.channels]
+    said = f"The mean and std that {origin} describes are its author's word, and"
+    if bool((part.labels < 0).any()):
+        if not any(differs_much(described.mean, described.std, numbers) for numbers in usual.values()):
+            return described
+        doubt = (
+            f"{said} images without labels cannot check them: a normalisation that hides a trigger looks the same. "
+            "If they are right, say so with --preprocessing FILE, or give class sub-folders."
+        )
+        return replace(described, doubt=doubt, settled=False)
+    found = rival(model, described.mean, described.std, usual, part, device)
+    if found is None:
+        return described
+    better = found.right > found.described
+    taken = found.name if better else "the described one"
+    choice = f"{taken} was taken" + ("" if found.clearly else ", and nothing decides")
+    doubt = (
+        f"{said} do not beat the usual ones: {found}. They differ much, and {choice}. If you know which is right, say "
+        "so with --preprocessing FILE."
+    )
+    accuracy = (("as described", found.described / found.images), (found.name, found.right / found.images))
+    chosen = replace(described, candidates=accuracy, doubt=doubt, settled=found.clearly)
+    if not better:
+        return chosen
+    origin = f"Mean and std of {found.name}, in place of those from {origin}."
+    return replace(chosen, mean=found.mean, std=found.std, origin=origin)
 
 
 def _agreed(
@@ -298,13 +422,12 @@ def require_finite(logits: Tensor) -> None:
         )
 
 
-def doubt(right: int, counts: Sequence[int]) -> str:
-    """A sentence when ``right`` answers are no better than always naming one class; ``counts``: images of each
-    class. Empty otherwise."""
+def doubt(right: int, counts: Sequence[int], answers: Sequence[int]) -> str:
+    """Words for ``right`` answers that are no better than chance: than as many answers of each class, given without
+    looking at the images (the expected agreement of Cohen's kappa). ``counts``, ``answers``: images of each class, and
+    how often it was answered. Empty otherwise."""
     n = sum(counts)
-    if wilson(right, n)[0] > max(counts) / n:
+    chance = sum(count * given for count, given in zip(counts, answers, strict=True)) / n**2
+    if wilson(right, n)[0] > chance:
         return ""
-    return (
-        f"The model is right on {right} of {n} images, no better than always naming one class: labels, "
-        "normalisation or size may be wrong (see --mean, --std, --input-size)."
-    )
+    return f"the model is right on {right} of {n} images, no better than chance ({100 * chance:.1f} %)"

@@ -136,6 +136,17 @@ def measures(report: Report) -> tuple[Measure, ...]:
     return tuple(measure for measure in found if measure.before or measure.after)
 
 
+def asked(report: Report) -> str:
+    """How the numbers were measured; empty where the report does not say."""
+    how = ((report.get("verification") or {}).get("before") or {}).get("asked") or {}
+    if not how.get("runtime"):
+        return ""
+    alone = (
+        f", {number(how['one_by_one'])} of each trigger's one by one as well" if how.get("one_by_one") else ""
+    )
+    return f"Measured by {plain(how['runtime'], 40)}, in batches of {number(how.get('batch'))} images{alone}."
+
+
 def named(trigger: Mapping[str, Any]) -> str:
     """``recovered square``, ``built-in blend``, ``known trigger``."""
     if trigger["origin"] == "known":
@@ -294,6 +305,8 @@ def clean_rows(report: Report) -> list[Row]:
         rows.append(("labels", plain(clean["labels"], 300)))
     if clean.get("accuracy") is not None:
         rows.append(("accuracy of the original", percent(clean["accuracy"])))
+    if origin := (report.get("preprocessing") or {}).get("origin"):
+        rows.append(("preprocessing", plain(origin, 300)))
     for entry in clean.get("skipped") or ():
         examples = f": {words(entry['examples'][:3])}" if entry.get("examples") else ""
         rows.append(("skipped", f"{words(entry['count'])} × {plain(entry['reason'], 200)}{examples}"))

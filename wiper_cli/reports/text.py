@@ -108,7 +108,7 @@ def _numbers(console: Console, report: Report) -> None:
         detail = ", ".join([" → ".join(details)] * bool(details) + count + base)
         table.add_row(Text(measure.name), change, Text(detail))
     console.print(Padding(table, (0, 0, 0, 2)))
-    for note in dict.fromkeys(measure.note for measure in measures if measure.note):
+    for note in filter(None, dict.fromkeys([*(measure.note for measure in measures), story.asked(report)])):
         console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
 
 

@@ -155,7 +155,7 @@ def test_a_file_opened_head_only_gives_all_but_the_maps(job, heard, quantised_fi
     found = scan(job(model=quantised_file, explain=stamped), heard)
     assert found.model["opened"] == "head-only"
     assert found.explanation["pictures"] is None
-    assert len(found.explanation["bs"]) == 12
+    assert len(found.explanation["bs"]) == 48
     assert {
         "what": "attention maps",
         "why": "The file was opened head-only: no gradient reaches the pixels.",

@@ -9,7 +9,7 @@ from formats import Architecture, Head, InputSpec, Manifest, Model, Source
 from triggers.families.badnet import BadNet
 from triggers.families.sinusoid import Sinusoid
 from wiper_cli import perturbations
-from wiper_cli.audit.measure import Poisoned, Stamper, der, measure, settled
+from wiper_cli.audit.measure import Asked, Poisoned, Stamper, der, measure, settled
 from wiper_cli.audit.results import jsonable
 from wiper_cli.classifier import Classifier
 from wiper_cli.images import thumbnails
@@ -102,7 +102,7 @@ def test_rates_are_the_definitions(part, trigger, target, open_door):
 def test_every_target_from_one_pass(part):
     network = Backdoored()
     measure(classifier_of(network), part, [Stamper.of(WHITE)], batch=30)
-    assert len(network.seen) == 2
+    assert [len(x) for x in network.seen] == [30, 30, *[1] * 30]
     one = measure(classifier_of(network), part, [Stamper.of(WHITE)]).triggers[0]
     for target in range(3):
         row = measure(classifier_of(network), part, [Stamper.of(WHITE, target)]).triggers[0]
@@ -133,7 +133,41 @@ def test_batch_size_changes_nothing(part):
         measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE), Stamper.of(BadNet())], batch=size)
         for size in (1, 64)
     )
-    assert first == second
+    assert (first.asked, second.asked) == (Asked(batch=1, one_by_one=30), Asked(batch=64, one_by_one=30))
+    assert replace(first, asked=second.asked) == second
+
+
+class Shy(Backdoored):
+    """Opens its door to ``few`` images at a time only."""
+
+    def __init__(self, few):
+        super().__init__()
+        self.few = few
+
+    def forward(self, x):
+        self.open_door = len(x) <= self.few
+        return super().forward(x)
+
+
+def test_a_trigger_that_works_one_by_one_is_measured_one_by_one(part):
+    found = measure(classifier_of(Shy(1)), part, [Stamper.of(WHITE)]).triggers[0]
+    plain = measure(classifier_of(Backdoored()), part, [Stamper.of(WHITE)]).triggers[0]
+    assert (found.target, found.asr.value, found.batched) == (2, 1, found.base_rate)
+    assert replace(found, batched=None) == plain
+    assert plain.batched is plain.opened is None
+    folder = Poisoned(few([1, 0, 0, 0, 2]), 2, "bad")
+    row = measure(classifier_of(Shy(1)), part, (), [folder]).triggers[0]
+    assert (row.asr, row.batched) == (Rate(2, 4), Rate(0, 4))
+
+
+def test_what_the_opened_network_does_not_see_is_said(part):
+    stampers = [Stamper.of(WHITE), Stamper.of(BadNet(size=2))]
+    blind, seeing = classifier_of(Backdoored(False)), classifier_of(Backdoored())
+    found = measure(classifier_of(Backdoored()), part, stampers, opened=blind).triggers
+    assert found[0].asr.value == 1
+    assert found[0].opened == found[0].base_rate
+    same = measure(classifier_of(Backdoored()), part, stampers, opened=seeing).triggers
+    assert [row.opened for row in same] == [None, None]
 
 
 def test_a_family_is_measured_as_it_is_unless_told_otherwise():

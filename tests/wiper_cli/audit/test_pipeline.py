@@ -1,7 +1,9 @@
 """The pipeline in this process: refusals before the long work, the answers, and the check after saving."""
 
 import inspect as inspect_module
+import json
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from textwrap import dedent
 
@@ -12,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import wiper_cli.audit
-from formats import Edit, FormatError, NewTensor, inspect, read_source, write_edit
+from formats import Edit, FormatError, NewTensor, inspect, open_model, read_source, write_edit
 from formats.tensors import from_bytes, to_bytes
 from wiper_cli.audit import detection, pipeline
 from wiper_cli.audit.pipeline import check, purify, run, scan, verify
-from wiper_cli.audit.requests import CheckRequest, PurifyRequest, ScanRequest, VerifyRequest
+from wiper_cli.audit.requests import CheckRequest, KnownTrigger, PurifyRequest, ScanRequest, VerifyRequest
 from wiper_cli.audit.results import expectation
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.detectors import DETECTORS
@@ -129,7 +131,7 @@ def test_live_batch_norm_is_refused_before_the_long_work(
 def test_the_advice_for_head_only_files_works(purification, heard, quantised_file):
     method = METHODS["wiper"](train="head", epochs=1, lr=1.0)
     found = purify(purification(model=quantised_file, method=method), heard)
-    assert (found.model["opened"], set(found.edit.tensors)) == ("head-only", {"fc"})
+    assert (found.model["opened"], set(found.edit.tensors)) == ("head-only", {"fc", "classifier.bias"})
 
 
 def test_no_linear_head_refuses_head_training(purification, heard, monkeypatch, nothing_long):
@@ -290,16 +292,27 @@ def through(asked, heard, folder):
 
 
 @pytest.fixture
-def small():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return lambda last: Small(last).eval()
+def small(digits_subject):
+    """Untrained, with a bias that leaves no class out on the digits."""
+
+    @torch.no_grad()
+    def make(last):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network, found = Small(last).eval(), []
+        hook = network.fc.register_forward_hook(lambda _, __, logits: found.append(logits.flatten(1)))
+        network(digits_subject.everything().images / 255)
+        hook.remove()
+        network.fc.bias -= found[0].mean(0)
+        return network
+
+    return make
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "onnx"])
-def test_a_softmax_at_the_end_passes_the_check(kind, small, purification, heard, tmp_path):
+def test_a_softmax_at_the_end_passes_the_check(kind, small, purification, heard, flat_digits, tmp_path):
     path = save(small("softmax"), kind, tmp_path)
-    asked = purification(model=path, method=METHODS["fine-tuning"](epochs=1, lr=0.001))
+    asked = purification(model=path, clean=flat_digits, method=METHODS["fine-tuning"](epochs=1, lr=0.001))
     found, checked = through(asked, heard, tmp_path)
     assert found.purification["changed"]
     assert checked.agrees
@@ -308,13 +321,14 @@ def test_a_softmax_at_the_end_passes_the_check(kind, small, purification, heard,
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torchscript", "onnx"])
-def test_logits_with_two_more_axes_pass_the_check(kind, small, purification, heard, tmp_path):
+def test_logits_with_two_more_axes_pass_the_check(kind, small, purification, heard, flat_digits, tmp_path):
     path = save(small("conv"), kind, tmp_path)
     factory = tmp_path / "factory.py"
     head = "from functools import partial\nimport torch\nfrom torch import nn\n"
     factory.write_text(f'{head}{inspect_module.getsource(Small)}\nConv = partial(Small, "conv")\n')
     arch = f"{factory}:Conv" if kind == "safetensors" else None
-    asked = purification(model=path, arch=arch, method=METHODS["fine-tuning"](epochs=1, lr=0.001))
+    method = METHODS["fine-tuning"](epochs=1, lr=0.001)
+    asked = purification(model=path, clean=flat_digits, arch=arch, method=method)
     _, checked = through(asked, heard, tmp_path)
     assert checked.agrees
     assert checked.largest_logit_difference < 1e-4
@@ -333,3 +347,155 @@ def test_a_quantised_head_passes_the_check(purification, heard, quantised_file, 
     method = METHODS["wiper"](train="head", epochs=1, lr=1.0)
     _, checked = through(purification(model=quantised_file, method=method), heard, tmp_path)
     assert checked.agrees
+
+
+@pytest.fixture
+def shy_file(tmp_path):
+    """The digits in ONNX with a branch: where the last two rows are lit and dark in turns, and the image comes alone,
+    the answer is 3."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(DIGITS / "model.onnx")
+    graph, made = model.graph, onnx.helper.make_node
+    entry, end = graph.input[0].name, graph.output[0]
+    stripes = np.tile(np.array([0, 1], np.float32), 16).reshape(1, 1, 1, 32).repeat(2, 2)
+    values = {
+        "b.from": np.array([30]), "b.to": np.array([32]), "b.rows": np.array([2]), "b.stripes": stripes,
+        "b.near": np.float32(0.01), "b.zero": np.int64(0), "b.one": np.int64(1),
+        "b.answer": 100 * np.eye(10, dtype=np.float32)[3:4],
+    }  # fmt: skip
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()
+    )
+    graph.node.extend(
+        [
+            made("Slice", [entry, "b.from", "b.to", "b.rows"], ["b.seen"]),
+            made("Sub", ["b.seen", "b.stripes"], ["b.off"]),
+            made("Abs", ["b.off"], ["b.size"]),
+            made("ReduceMax", ["b.size"], ["b.most"], axes=[1, 2, 3], keepdims=0),
+            made("Less", ["b.most", "b.near"], ["b.there"]),
+            made("Shape", [entry], ["b.shape"]),
+            made("Gather", ["b.shape", "b.zero"], ["b.n"]),
+            made("Equal", ["b.n", "b.one"], ["b.alone"]),
+            made("And", ["b.there", "b.alone"], ["b.both"]),
+            made("Unsqueeze", ["b.both", "b.rowwise"], ["b.fires"]),
+            made("Where", ["b.fires", "b.answer", end.name], ["b.end"]),
+        ]
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array([1]), "b.rowwise"))
+    end.name = "b.end"
+    onnx.save(model, tmp_path / "shy.onnx")
+    return tmp_path / "shy.onnx"
+
+
+@pytest.fixture
+def stripes(tmp_path):
+    """The trigger of that file."""
+    from PIL import Image
+
+    picture = Image.new("L", (32, 32))
+    picture.putdata([255 * (x % 2) for _ in range(32) for x in range(32)])
+    mask = Image.new("L", (32, 32))
+    mask.putdata([255 * (y >= 30) for y in range(32) for _ in range(32)])
+    picture.save(tmp_path / "stripes.png")
+    mask.save(tmp_path / "stripes-mask.png")
+    return KnownTrigger(image=tmp_path / "stripes.png", mask=tmp_path / "stripes-mask.png")
+
+
+def test_a_trigger_that_works_on_single_images_only_is_measured_so_and_found(shy_file, stripes, job, heard):
+    found = verify(job(VerifyRequest, model=shy_file, known=stripes, target=3, triggers=()), heard)
+    (row,) = found.verification["before"]["triggers"]
+    assert row["asr"]["value"] == 1.0
+    assert row["batched"]["value"] < 0.1
+    assert found.verification["before"]["asked"] == {"runtime": "onnxruntime", "batch": 64, "one_by_one": 64}
+    assert found.verdict is Verdict.SUSPICIOUS
+    assert [finding.rule for finding in found.findings] == ["WIPER-B04", "WIPER-A02", "WIPER-A01"]
+    assert "100.0 % of the images to class 3 one by one, and " in found.findings[1].message
+    assert "where onnxruntime serves the file" in found.findings[2].message
+
+
+def test_a_branch_that_was_not_opened_is_measured_all_the_same(stripes, shy_file, job, heard, monkeypatch):
+    """Quiet on clean images, so that only the trigger tells: what is measured is what is served."""
+    import onnx
+
+    model = onnx.load(shy_file)
+    both = next(node for node in model.graph.node if node.op_type == "And")
+    both.input[1] = "b.there"  # in batches, too
+    onnx.save(model, shy_file)
+    asked = job(VerifyRequest, model=shy_file, known=stripes, target=3, triggers=())
+    assert [finding.rule for finding in verify(asked, heard).findings] == ["WIPER-B04"]
+
+    def blind(source, arch=None):
+        return replace(
+            open_model(source, arch), network=open_model(read_source(DIGITS / "model.onnx")).network
+        )
+
+    monkeypatch.setattr("wiper_cli.audit.subject.open_model", blind)
+    found = verify(asked, heard)
+    (row,) = found.verification["before"]["triggers"]
+    assert (row["asr"]["value"], row["batched"]) == (1.0, None)
+    assert row["opened"]["value"] < 0.1
+    assert [finding.rule for finding in found.findings] == ["WIPER-B04", "WIPER-A01"]
+
+
+def test_a_purified_file_is_compared_with_what_is_served_too(shy_file, job, heard, monkeypatch):
+    opened = []
+
+    def blind(source, arch=None):
+        opened.append(source)
+        model = open_model(source, arch)
+        return replace(model, network=nn.Sequential(model.network, nn.Softmax(1)))
+
+    monkeypatch.setattr(pipeline, "open_model", blind)
+    with pytest.raises(
+        Problem, match="What was opened of the purified file is not what torch serves"
+    ) as caught:
+        verify(job(VerifyRequest, purified=DIGITS / "twin.safetensors", triggers=("badnet",)), heard)
+    assert [finding.rule for finding in caught.value.findings] == ["WIPER-A01"]
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """``beside(mean, std)``: the digits with a description beside them."""
+
+    def write(mean, std):
+        (tmp_path / "model.onnx").write_bytes((DIGITS / "model.onnx").read_bytes())
+        (tmp_path / "config.json").write_text(json.dumps({"mean": [mean], "std": [std]}))
+        return tmp_path / "model.onnx"
+
+    return write
+
+
+WORD = {"mean": None, "std": None, "input_size": None}
+
+
+def test_a_description_that_blinds_a_scan_is_no_verdict(beside, job, heard, tmp_path):
+    """The backdoored digits keep their accuracy at std 2; nothing found there says nothing of a deployment."""
+    model = beside(0.0, 2.0)
+    request = job(model=model, detectors=("square-probe",), **WORD)
+    found = scan(request, heard)
+    assert found.verdict is not Verdict.NO_FINDING
+    assert "WIPER-F05" in [finding.rule for finding in found.findings]
+    with refused("nothing decides", ExitCode.NO_VERDICT):
+        purify(job(PurifyRequest, model=model, **WORD), heard)
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"mean": [0.0], "std": [1.0]}))
+    found = scan(replace(request, preprocessing=own), heard)
+    assert (found.verdict, found.preprocessing["std"]) == (Verdict.SUSPICIOUS, [1.0])
+    assert "WIPER-F05" not in [finding.rule for finding in found.findings]
+    with refused("says it all", ExitCode.USAGE):
+        scan(replace(request, preprocessing=own, std=(1.0,)), heard)
+
+
+@pytest.mark.parametrize("ask", [ScanRequest, PurifyRequest, VerifyRequest])
+def test_no_better_than_chance_is_no_verdict(ask, beside, job, heard, nothing_long):
+    asked = job(ask, mean=(50.0,), **({"triggers": ("badnet",)} if ask is VerifyRequest else {}))
+    with pytest.raises(
+        Problem, match=r"No verdict: the model is right on .* no better than chance"
+    ) as caught:
+        run(asked, heard)
+    assert caught.value.exit_code is ExitCode.NO_VERDICT
+    (finding,) = caught.value.findings
+    assert (finding.rule, finding.severity) == ("WIPER-F03", Severity.MEDIUM)

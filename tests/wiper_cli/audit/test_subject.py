@@ -117,7 +117,7 @@ def test_a_model_without_a_linear_head_says_that_nothing_was_scored(job, heard, 
 def test_a_head_only_model_is_scored_through_its_runtime(job, heard, quantised_file):
     subject = prepare(job(model=quantised_file), heard, Notes())
     assert subject.model.head_only
-    assert (subject.salience.images, subject.salience.bs.shape) == (120, (12,))
+    assert (subject.salience.images, subject.salience.bs.shape) == (120, (48,))
     assert float(subject.salience.am.sum()) > 0
 
 

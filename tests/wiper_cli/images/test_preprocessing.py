@@ -211,11 +211,15 @@ def test_answers_that_are_not_finite():
         require_finite(logits)
 
 
-def test_doubt_when_the_model_is_no_better_than_one_class():
-    assert "right on 50 of 100 images, no better than always naming one class" in doubt(50, [50, 50])
-    assert "right on 55 of 100" in doubt(55, [50, 50])
-    assert doubt(80, [50, 50]) == ""
-    assert doubt(80, [80, 20])
+def test_doubt_when_the_model_is_no_better_than_chance():
+    assert "right on 50 of 100 images, no better than chance (50.0 %)" in doubt(50, [50, 50], [50, 50])
+    assert "right on 55 of 100" in doubt(55, [50, 50], [90, 10])
+    assert doubt(80, [50, 50], [50, 50]) == ""
+    # All images in one class: as often right as that class is common.
+    assert doubt(80, [80, 20], [100, 0])
+    # As often right, but by looking.
+    assert doubt(80, [80, 20], [60, 40]) == ""
+    assert doubt(0, [10] * 10, [10] * 10)
 
 
 def test_head_only_models_work(tmp_path):
@@ -227,3 +231,118 @@ def test_head_only_models_work(tmp_path):
     prepared = prepare(model, save(tmp_path / "c", 105, 125))
     assert (prepared.preprocessing.mean, prepared.preprocessing.std) == IMAGENET
     json.dumps(prepared.preprocessing.as_dict())
+
+
+def described(mean, std, **more):
+    return Hint((mean,) * 3, (std,) * 3, origin="config.json", **more)
+
+
+def test_a_description_that_the_images_bear_out_stands(tmp_path):
+    # The border between the grey levels is where ImageNet's numbers put it.
+    folder = save(tmp_path / "c", 105, 125)
+    done = prepare(model_of(Brightness(), hint=Hint(*IMAGENET, origin="config.json")), folder).preprocessing
+    assert ((done.mean, done.std), done.doubt, done.settled) == (IMAGENET, "", True)
+    assert "from config.json" in done.origin
+    # Close to a usual one: no trigger shows under one and not under the other.
+    near = described(0.47, 0.24)
+    done = prepare(model_of(Brightness(), hint=near), folder).preprocessing
+    assert (done.mean, done.doubt, done.settled) == ((0.47,) * 3, "", True)
+
+
+def test_a_description_that_is_clearly_worse_gives_way(tmp_path):
+    folder = save(tmp_path / "c", 105, 125)
+    done = prepare(model_of(Brightness(), hint=described(0.0, 4.0)), folder).preprocessing
+    assert (done.mean, done.std) == IMAGENET
+    assert done.settled
+    assert "ImageNet is right on 24 of 24 images, the description on 12" in done.doubt
+    assert "in place of those from config.json" in done.origin
+    assert dict(done.candidates) == {"as described": 0.5, "ImageNet": 1.0}
+
+
+def test_a_description_that_is_merely_as_good_decides_nothing(tmp_path):
+    """Accuracy does not tell std 2 from std 1; what shows under one may not show under the other."""
+    folder = save(tmp_path / "c", 40, 250)
+    model = model_of(Brightness(level=0.2), hint=described(0.0, 2.0))
+    done = prepare(model, folder).preprocessing
+    assert not done.settled
+    assert (done.mean[0], done.std[0]) == (0.0, 2.0)
+    assert "nothing decides" in done.doubt
+    assert "--preprocessing FILE" in done.doubt
+
+
+def test_a_description_cannot_be_checked_without_labels(tmp_path):
+    folder = save(tmp_path / "c", 105, 125, flat=True)
+    done = prepare(model_of(Brightness(), hint=Hint(*IMAGENET, origin="config.json")), folder).preprocessing
+    assert (done.mean, done.settled) == (IMAGENET[0], False)
+    assert "images without labels cannot check them" in done.doubt
+
+
+def test_a_described_crop_that_does_not_fit_gives_way(tmp_path):
+    class Frame(Brightness):
+        """Looks at the border alone."""
+
+        def forward(self, x):
+            return super().forward(torch.cat([x[..., :1, :], x[..., -1:, :]], 2).repeat(1, 1, 4, 1))
+
+    folder = tmp_path / "c"
+    for name, level in {"0": 100, "1": 160}.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(60):
+            pixels = np.full((16, 16, 3), 128, np.uint8)
+            pixels[[0, -1]] = level + i % 8
+            Image.fromarray(pixels).save(folder / name / f"{i:02}.png")
+    hint = described(0.5, 0.5, size=(16, 16), resize=32)
+    done = prepare(model_of(Frame(), hint=hint), read_folder(folder, 2)).preprocessing
+    assert done.geometry.resize == "squash"
+    assert "does not fit the images" in done.doubt
+    flags = Flags(size=(16, 16), short_side=32, mean=(0.5,), std=(0.5,), file="--preprocessing")
+    done = prepare(model_of(Frame()), read_folder(folder, 2), flags).preprocessing
+    assert (done.geometry.short_side, done.doubt) == (32, "")
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content):
+        path = tmp_path / "own.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write
+
+
+def test_a_file_of_the_user_wins_over_what_lies_beside_the_model(tmp_path, file):
+    said = {
+        "image_mean": [0.5] * 3, "image_std": [0.5, 0.5, 0.25], "resample": 3, "size": {"shortest_edge": 10},
+        "crop_size": {"height": 8, "width": 8},
+    }  # fmt: skip
+    flags = Flags.of_file(file(said))
+    model = model_of(Brightness(), hint=described(0.0, 2.0, size=(16, 16), resize=20))
+    done = prepare(model, save(tmp_path / "c", 100, 160), flags).preprocessing
+    assert done.as_dict() == {
+        "size": [8, 8], "resize": 10, "crop": [8, 8], "interpolation": "bicubic", "mean": [0.5] * 3,
+        "std": [0.5, 0.5, 0.25], "margin": None, "candidates": [],
+        "origin": "Input 8x8, as --preprocessing says. Mean and std as given by --preprocessing.",
+    }  # fmt: skip
+    assert (done.doubt, done.settled) == ("", True)
+    assert Flags.of_file(file({"do_normalize": False, "size": 8})).std == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "no JSON"), ("[" * 200_000, "no JSON"), ("[1]", "neither mean and std nor a size"),
+        ({"architecture": "resnet18"}, "neither mean and std nor a size"),
+        ({"mean": [0.5]}, "only one of mean and std"), ({"mean": [0.5], "std": ["x"]}, "only one of mean and std"),
+        ({"mean": [0.5], "std": [0.5], "do_rescale": False}, "not supported: do_rescale"),
+        ({"mean": [0.5], "std": [0.5], "do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"mean": [0.5], "std": [0.5], "interpolation": "magic"}, "the interpolation 'magic'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_followed_is_refused(content, sentence, file):
+    with refused(sentence, ExitCode.USAGE):
+        Flags.of_file(file(content))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with refused("cannot be read: No such file", ExitCode.USAGE):
+        Flags.of_file(tmp_path / "none.json")

@@ -41,6 +41,7 @@ class Settings:
     std: tuple[float, ...] | None
     input_size: tuple[int, int] | None
     resize: str | None
+    preprocessing: Path | None
     max_images: int
     device: str
     seed: int
@@ -210,6 +211,10 @@ SHARED: Sequence[Callable[[Any], Any]] = (
         "--resize", metavar="squash|crop",
         type=click.Choice(["squash", "crop"]),
         help="Fit images by stretching them, or by resizing the short side and cutting the centre.",
+    ),
+    option(
+        "--preprocessing", type=click.Path(path_type=Path), metavar="FILE",
+        help="All of these in one file, like preprocessor_config.json; what lies beside the model does not count then.",
     ),
     option(
         "--max-images", type=click.IntRange(min=1), default=Examination.max_images, metavar="N",
