@@ -284,7 +284,7 @@ def test_every_truncation_is_refused(case):
 def test_damage_is_refused_or_read_as_the_library_reads_it(case):
     kind, source, _ = case
     dice, outcomes = random.Random(0), Counter()
-    for _ in range(400):
+    for _ in range(800):
         data = bytearray(source.data)
         for _ in range(dice.randint(1, 3)):
             data[dice.randrange(len(data))] = dice.randrange(256)
