@@ -10,7 +10,7 @@ from refusals import refused
 from safetensors.torch import save_file
 
 from formats import Source, open_model
-from wiper_cli.audit.subject import Notes, device, prepare
+from wiper_cli.audit.subject import Notes, device, prepare, ready
 from wiper_cli.verdict import ExitCode, Problem, Severity
 
 
@@ -190,11 +190,11 @@ def test_accuracy_decides_where_shapes_cannot(ambiguous, job, heard):
 def test_a_named_architecture_is_not_questioned(ambiguous, job, heard):
     name, path, clean = ambiguous
     other = next(one for one in NAMES if one != name)
-    notes = Notes()
-    subject = prepare(job(model=path, clean=clean, input_size=(16, 16), arch=other), heard, notes)
-    assert subject.model.architecture.name == other
-    assert subject.accuracy < 1
+    notes, asked = Notes(), job(model=path, clean=clean, input_size=(16, 16), arch=other)
+    assert ready(asked, heard, notes).model.architecture.name == other
     assert "WIPER-F04" not in [finding.rule for finding in notes.findings]
+    with refused("no better than chance", ExitCode.NO_VERDICT):
+        prepare(asked, heard, notes)
 
 
 @pytest.mark.parametrize("ambiguous", NAMES[:1], indirect=True)
@@ -212,16 +212,16 @@ def test_a_candidate_that_fails_is_passed_over(ambiguous, job, heard, monkeypatc
     other = next(one for one in NAMES if one != name)
     from wiper_cli.audit import subject as module
 
-    ready = module.prepare_images
+    prepare_images = module.prepare_images
 
     def picky(model, *rest):
         if model.architecture.name == name:
             raise Problem("It does not run here.")
-        return ready(model, *rest)
+        return prepare_images(model, *rest)
 
     monkeypatch.setattr(module, "prepare_images", picky)
     asked = job(model=path, clean=clean, input_size=(16, 16))
-    assert prepare(asked, heard, Notes()).model.architecture.name == other
+    assert ready(asked, heard, Notes()).model.architecture.name == other
     assert f"{name}: It does not run here." in heard.logged
 
     def never(*_):

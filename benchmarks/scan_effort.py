@@ -1,0 +1,136 @@
+"""What the shorter searches of a scan lose: every specimen of a zoo examined at several efforts.
+
+    python -m benchmarks.scan_effort ZOO --images DIR [--efforts quick,normal] [--record FILE] [--results DIR]
+
+ZOO is a folder that ``wiper zoo build detect`` filled, DIR the one that holds its data sets (``DIR/NAME/test``). Each
+specimen's folded ONNX file is opened and prepared as ``wiper scan`` does it. What is found goes line by line to
+FILE, so that the work can be broken off and goes on from there; the summary of all that stands there becomes
+``results/scan_effort.json``. A backdoor counts as named where some detector fired for its target; with several targets
+or none of its own (all-to-all), it counts as flagged only.
+
+``screening``: with more classes than a search takes one by one, the rank of the target, from 1, in the order by the
+head (:func:`wiper_cli.detectors.common.screened_by_head`).
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import RESULTS, write_result
+from wiper_cli.audit.detection import look
+from wiper_cli.audit.planning import planned
+from wiper_cli.audit.requests import ScanRequest
+from wiper_cli.audit.subject import SILENT, Notes, prepare
+from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors.common import sample, screened_by_head
+from wiper_cli.detectors.effort import SCREENED_ON, Effort
+from wiper_cli.rates import wilson
+
+FILE = "model-folded.pt"
+
+
+def examine(
+    place: Path, images: Path, efforts: Iterable[Effort], file: str = FILE
+) -> Iterable[dict[str, Any]]:
+    """One line for every effort: plan, seconds, and each detector's statistic and target."""
+    manifest = json.loads((place / "manifest.json").read_text())
+    data, attack = manifest["recipe"]["data"], manifest["recipe"]["attack"]
+    request = ScanRequest(model=place / file, clean=images / data / "test", device="cpu")
+    subject = prepare(request, SILENT, Notes())
+    classifier, clean = subject.classifier, subject.clean
+    generator = torch.Generator().manual_seed(0)
+    ranked = screened_by_head(
+        classifier, sample(clean.fit.images, SCREENED_ON, generator), generator
+    ).tolist()
+    target = manifest["recipe"].get("target") if attack != "clean" else None
+    for effort in efforts:
+        ahead = planned(classifier, clean, tuple(DETECTORS), effort)
+        began = time.perf_counter()
+        evidence = look(ahead.detectors, classifier, clean, 0)
+        yield {
+            "specimen": place.name,
+            "file": file,
+            "data": data,
+            "attack": attack,
+            "target": target,
+            "classes": classifier.classes,
+            "effort": effort,
+            "passes": sum(plan.forward + plan.backward for plan in ahead.plans),
+            "seconds": round(time.perf_counter() - began, 1),
+            "rank": None if target is None else ranked.index(target) + 1,
+            "detectors": {
+                one.name: {"statistic": one.statistic, "fired": one.fired, "target": one.target}
+                for one in evidence
+            },
+        }
+
+
+def summary(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Counts by data set and effort."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        groups[line["data"], line["effort"]].append(line)
+    found = []
+    for (data, effort), rows in sorted(groups.items()):
+        honest = [row for row in rows if row["attack"] == "clean"]
+        planted = [row for row in rows if row["attack"] != "clean"]
+        alarms = [row for row in honest if any(one["fired"] for one in row["detectors"].values())]
+        flagged = [row for row in planted if any(one["fired"] for one in row["detectors"].values())]
+        named = [
+            row
+            for row in planted
+            if any(one["fired"] and one["target"] == row["target"] for one in row["detectors"].values())
+        ]
+        ranks = sorted(row["rank"] for row in planted if row["rank"] is not None)
+        found.append(
+            {
+                "data": data,
+                "effort": effort,
+                "honest": len(honest),
+                "false_alarms": len(alarms),
+                "false_alarm_interval": wilson(len(alarms), len(honest)) if honest else None,
+                "planted": len(planted),
+                "flagged": len(flagged),
+                "named": len(named),
+                "missed": sorted(row["specimen"] for row in planted if row not in named),
+                "accused_honest": sorted(row["specimen"] for row in alarms),
+                "passes": sorted({row["passes"] for row in rows}),
+                "median_seconds": sorted(row["seconds"] for row in rows)[len(rows) // 2],
+                "screening_ranks": ranks,
+            }
+        )
+    return {"groups": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("zoo", type=Path)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--efforts", default="quick,normal")
+    parser.add_argument("--record", type=Path, default=Path("scan_effort.jsonl"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    lines = [json.loads(line) for line in options.record.open()] if options.record.exists() else []
+    known = {(line["specimen"], line["effort"]) for line in lines}
+    for manifest in sorted(options.zoo.glob("*/manifest.json")):
+        place = manifest.parent
+        left = [one for one in options.efforts.split(",") if (place.name, one) not in known]
+        for line in examine(place, options.images, left) if left else ():
+            lines.append(line)
+            with options.record.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            fired = {name: round(one["statistic"] or 0, 2) for name, one in line["detectors"].items()}
+            print(line["specimen"], line["effort"], line["target"], fired, f"{line['seconds']} s", flush=True)
+    write_result("scan_effort", summary(lines), options.results)
+
+
+if __name__ == "__main__":
+    main()
