@@ -70,8 +70,8 @@ def models(torchvision: Iterable[str], timm: Iterable[str]) -> Iterator[tuple[to
     import timm as library
 
     for name in timm:
-        net = library.create_model(name, num_classes=10).eval()
-        yield net, torch.rand(1, *net.default_cfg.get("input_size", (3, 224, 224)))
+        net: Any = library.create_model(name, num_classes=10)
+        yield net.eval(), torch.rand(1, *net.default_cfg.get("input_size", (3, 224, 224)))
 
 
 def used(torchvision: Iterable[str] = (), timm: Iterable[str] = ()) -> set[str]:
