@@ -1,0 +1,143 @@
+"""What the detectors of a scan cost, by classes, pixels and effort, and whether the plan tells the truth.
+
+    python -m benchmarks.scan_cost [--measure NETWORK:SIDE:CLASSES:EFFORT,…] [--results DIR]
+
+Without ``--measure`` nothing is timed: the passes of one image through the network follow from the plan alone
+(``wiper scan --dry-run``) and are the same on every machine. A measured case is a network of torchvision with random
+weights on images of noise: its detectors run to their end, side by side with bare forward passes over the same images,
+so that the ratio holds elsewhere. Cases measured before stay in ``results/scan_cost.json``; the page made of it is
+``docs/results/scan-cost.md``.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import RESULTS, opened, write_result
+from formats.safetensors.torchvision_stub import import_torchvision
+from wiper_cli.audit.detection import look
+from wiper_cli.audit.planning import planned
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Effort, Extent
+from wiper_cli.images.splits import Clean, Part
+
+CLASSES, SIDES = (10, 43, 100, 1000), (32, 64, 224)
+#: Images of each part: what a scan takes of a folder with 1,500 images.
+IMAGES = 500
+PAGE = Path(__file__).resolve().parent.parent / "docs/results/scan-cost.md"
+
+
+def passes(effort: Effort, classes: int, side: int) -> int:
+    """Of one image, forward and backward, at full size; images of 192 pixels and more are taken for reducible."""
+    extent = Extent(
+        classes=classes, channels=3, height=side, width=side, fit=IMAGES, select=IMAGES, head=True,
+        reducible=side * REDUCED >= LEAST_SIDE,
+    )  # fmt: skip
+    plans = (kind.at(effort, extent).plan(extent) for kind in DETECTORS.values())
+    return sum(plan.forward + plan.backward for plan in plans if plan is not None)
+
+
+def measured(name: str, side: int, classes: int, effort: Effort) -> dict[str, Any]:
+    """One case, timed: the whole search and the better of two bare passes over the same images."""
+    torch.manual_seed(0)
+    network = getattr(import_torchvision().models, name)(weights=None, num_classes=classes).eval()
+    images = torch.randint(0, 256, (3 * 100, 3, side, side), dtype=torch.uint8)
+    labels = torch.arange(len(images)) % classes
+    parts = [Part(images[i::3].contiguous(), labels[i::3]) for i in range(3)]
+    classifier, clean = Classifier(opened(network), (0.5,) * 3, (0.5,) * 3), Clean(*parts)
+    bare = []
+    for _ in range(2):
+        began = time.perf_counter()
+        classifier.logits(clean.select.images, batch=32)
+        bare.append((time.perf_counter() - began) / len(clean.select))
+    ahead = planned(classifier, clean, tuple(DETECTORS), effort)
+    began = time.perf_counter()
+    evidence = look(ahead.detectors, classifier, clean, 0)
+    seconds = time.perf_counter() - began
+    return {
+        "network": name,
+        "side": side,
+        "classes": classes,
+        "effort": effort,
+        "threads": torch.get_num_threads(),
+        "passes": sum(plan.forward + plan.backward for plan in ahead.plans),
+        "seconds": round(seconds, 1),
+        "seconds_expected": round(ahead.cost.seconds(ahead.plans), 1),
+        "forward_seconds": round(min(bare), 5),
+        "in_forward_passes": round(seconds / min(bare)),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "by_detector": {one.name: round(one.seconds, 1) for one in evidence},
+    }
+
+
+def page(result: dict[str, Any]) -> str:
+    """Two tables."""
+    lines = [
+        "# What a scan costs",
+        "",
+        "Made by `python -m benchmarks.scan_cost` from `benchmarks/results/scan_cost.json`.",
+        "",
+        "Passes of one image through the network, forward and backward, as the plan of a scan has them "
+        f"(`wiper scan --dry-run`), with {IMAGES} images in each part of the clean set. They are the same on every "
+        "machine. At 224 pixels most are made on images of half the side and count a quarter.",
+        "",
+        "| classes | pixels | " + " | ".join(EFFORTS) + " |",
+        "|---:|---:|" + "---:|" * len(EFFORTS),
+    ]
+    for row in result["passes"]:
+        cells = " | ".join(f"{row[effort]:,}" for effort in EFFORTS)
+        lines.append(f"| {row['classes']:,} | {row['side']} | {cells} |")
+    lines += [
+        "",
+        "Searches that were run to their end, networks with random weights on images of noise. Seconds are of one "
+        "machine; the ratio to a bare forward pass of one image over the same images, measured in the same run, is "
+        "what carries over. *Expected* is what the plan said before.",
+        "",
+        "| network | pixels | classes | effort | threads | seconds | expected | in forward passes | peak GiB |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {one['network']} | {one['side']} | {one['classes']:,} | {one['effort']} | {one['threads']} "
+        f"| {one['seconds']:.0f} | {one['seconds_expected']:.0f} | {one['in_forward_passes']:,} "
+        f"| {one['peak_gib']:.1f} |"
+        for one in result["measured"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--measure", default="")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    before = options.results / "scan_cost.json"
+    known = json.loads(before.read_text())["measured"] if before.exists() else []
+    for case in filter(None, options.measure.split(",")):
+        name, side, classes, effort = case.split(":")
+        key = {"network": name, "side": int(side), "classes": int(classes), "effort": effort}
+        known = [one for one in known if any(one[field] != value for field, value in key.items())]
+        known.append(measured(name, int(side), int(classes), next(e for e in EFFORTS if e == effort)))
+        print(json.dumps(known[-1]), flush=True)
+    result = {
+        "passes": [
+            {"classes": k, "side": side, **{effort: passes(effort, k, side) for effort in EFFORTS}}
+            for k in CLASSES
+            for side in SIDES
+        ],
+        "measured": known,
+    }
+    write_result("scan_cost", result, options.results)
+    if options.results == RESULTS:
+        PAGE.write_text(page(result))
+
+
+if __name__ == "__main__":
+    main()
