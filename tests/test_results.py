@@ -82,9 +82,18 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert copy.path.read_bytes() == STORE.path.read_bytes()
     wanted = {cell for table in TABLES.values() for cell in cells_of(table, "tiny")}
     assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
-    others = {"cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json"}
+    others = {"cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "scan-cost.md"}
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
     assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
+
+
+def test_the_costs_of_a_scan_are_those_of_todays_plans():
+    scan_cost = importlib.import_module("benchmarks.scan_cost")
+    committed = json.loads((ROOT / "benchmarks/results/scan_cost.json").read_text(encoding="utf-8"))
+    assert scan_cost.PAGE.read_text(encoding="utf-8") == scan_cost.page(committed)
+    for row in committed["passes"]:
+        for effort in scan_cost.EFFORTS:
+            assert row[effort] == scan_cost.passes(effort, row["classes"], row["side"])
 
 
 def test_a_change_that_was_shown_to_alter_nothing_can_be_vouched_for(tmp_path):
