@@ -31,6 +31,7 @@ from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.common import sample, screened_by_head
 from wiper_cli.detectors.effort import SCREENED_ON, Effort
 from wiper_cli.rates import wilson
+from wiper_cli.zoo.recipe import FILE_WORD
 
 FILE = "model-folded.pt"
 
@@ -48,7 +49,7 @@ def examine(
     ranked = screened_by_head(
         classifier, sample(clean.fit.images, SCREENED_ON, generator), generator
     ).tolist()
-    target = manifest["recipe"].get("target") if attack != "clean" else None
+    target = manifest[FILE_WORD]["target"] if attack != "clean" else None
     for effort in efforts:
         ahead = planned(classifier, clean, tuple(DETECTORS), effort)
         began = time.perf_counter()
