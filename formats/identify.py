@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -166,13 +167,9 @@ def _zip_refusal(data: bytes, name: str) -> FormatError:
 
 
 def _pickle(name: str) -> Unsupported:
-    stem = Path(name).stem
     return Unsupported(
-        f"{name} is a Python pickle (torch.save), which can run any code when it is loaded; "
-        "convert it to safetensors where you trust it:\n"
-        f"  import torch, safetensors.torch as st; s = torch.load({name!r}, 'cpu', weights_only=True)\n"
-        "  st.save_file({k: v.clone().contiguous() for k, v in s.get('state_dict', s.get('net', s)).items()},"
-        f" {stem + '.safetensors'!r})"
+        f"{name} is a Python pickle (torch.save), which can run any code when it is loaded; take its tensors out "
+        f"without loading it: wiper convert {shlex.quote(name)} -o {shlex.quote(Path(name).stem + '.safetensors')}"
     )
 
 

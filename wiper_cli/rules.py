@@ -148,6 +148,16 @@ _HOSTILE = (
         atlas=("AML.T0010.003", "AML.T0011.000", "AML.T0018.001"),
     ),
     Rule(
+        id="WIPER-PKL",
+        title="A pickled checkpoint would do harm when it is loaded",
+        means="The pickle names a function that runs code, opens files or connects, which no state dict needs: "
+        "`torch.load(..., weights_only=False)` would import and call it. It was read as data, and nothing of it ran.",
+        do="Do not load the file anywhere. Ask its author for safetensors.",
+        severity=Severity.CRITICAL,
+        cwe=(502, 506),
+        atlas=("AML.T0010.003", "AML.T0011.000"),
+    ),
+    Rule(
         id="WIPER-POLY",
         title="The file is two models in one",
         means="Beside the model that was read here, the same bytes are a whole file of another kind: what was examined "

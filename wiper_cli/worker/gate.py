@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from formats import Edit, NewTensor, Source, Unsupported, inspect, own_names, write_edit
+from formats.checkpoint.convert import convert
 from formats.identify import external_locations, identify, read_external, read_model, read_source
 from formats.kinds import KINDS, reader, writer
 from formats.model import Kind
@@ -61,6 +62,27 @@ class WriteJob(Job[WriteAnswer]):
     name: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConvertAnswer:
+    """``files``: bytes of one safetensors file, under "". ``place``, ``left_out``, ``called``: see
+    :class:`formats.checkpoint.convert.Converted`."""
+
+    files: Mapping[str, NewTensor]
+    tensors: int
+    place: str
+    left_out: tuple[str, ...]
+    called: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertJob(Job[ConvertAnswer]):
+    """Write the tensors of a checkpoint as safetensors. ``key``: where they stand, found where empty."""
+
+    answer = ConvertAnswer
+
+    key: str = ""
+
+
 def bounds(source: Source, copies: int = 4) -> Bounds:
     """What a job on so many bytes may take, of which it holds so many copies; honest files stay far below."""
     return Bounds(memory=(1 << 30) + copies * source.size, seconds=10 + (source.size >> 23))
@@ -102,7 +124,21 @@ def write(job: WriteJob) -> WriteAnswer:
     return WriteAnswer(files={name: NewTensor("U8", (len(data),), data) for name, data in files.items()})
 
 
-_STORIES: Mapping[type[Job[Any]], Callable[[Any], Any]] = {GateJob: judge, WriteJob: write}
+def to_safetensors(job: ConvertJob) -> ConvertAnswer:
+    """Raises a ``FormatError`` for what is refused."""
+    found = convert(read_model(job.model).data, job.key)
+    return ConvertAnswer(
+        files={"": NewTensor("U8", (len(found.data),), found.data)},
+        tensors=found.tensors,
+        place=found.place,
+        left_out=tuple(part[:LONGEST_NOTE] for part in found.left_out[:MOST_NOTES]),
+        called=tuple(part[:LONGEST_NOTE] for part in found.called[:MOST_NOTES]),
+    )
+
+
+_STORIES: Mapping[type[Job[Any]], Callable[[Any], Any]] = {
+    GateJob: judge, WriteJob: write, ConvertJob: to_safetensors,
+}  # fmt: skip
 
 #: Whatever this process can be asked.
 JOBS = tuple(_STORIES)

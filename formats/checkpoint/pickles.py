@@ -1,0 +1,340 @@
+"""A Python pickle as plain data: what it would import becomes a name, what it would call a record of the call.
+
+Nothing is imported, built or called, so that whatever a pickle holds can be read; standard library only. The
+instructions are those of :mod:`pickletools`.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from formats.dtypes import DTYPES
+from formats.errors import Hostile, Unreadable, Unsupported
+
+#: What no checkpoint needs, one id each; ids are stable and never reused.
+RULES = {"WIPER-PKL-001": "A pickle names a function that runs code, opens files or connects."}
+
+MAX_INSTRUCTIONS = 20_000_000
+MAX_ELEMENTS = 1 << 40
+
+#: Modules whose functions do something outside the process, or anything at all.
+_DANGEROUS = frozenset((
+    "os", "posix", "nt", "subprocess", "sys", "runpy", "importlib", "imp", "socket", "shutil", "pty",
+    "ctypes", "code", "codeop", "commands", "marshal", "pickle", "_pickle", "cPickle", "dill", "cloudpickle",
+    "joblib", "webbrowser", "asyncio", "multiprocessing", "threading", "_thread", "timeit", "bdb", "pdb",
+    "trace", "profile", "cProfile", "doctest", "pip", "setuptools", "distutils", "ensurepip", "venv", "site",
+    "requests", "urllib", "urllib2", "http", "httplib", "ftplib", "smtplib", "telnetlib", "xmlrpc", "aiohttp",
+    "httpx", "paramiko", "fabric", "signal", "resource", "mmap", "tempfile", "glob", "fileinput", "io", "_io",
+    "gc", "inspect", "types", "platform", "pydoc", "zipimport", "pkgutil", "atexit", "uuid", "nturl2path",
+))  # fmt: skip
+#: Of the built-in names those that only make values.
+_HARMLESS = frozenset((
+    "set", "frozenset", "list", "dict", "tuple", "int", "long", "float", "complex", "bytes", "bytearray",
+    "str", "unicode", "bool", "object", "slice", "range", "xrange", "NoneType", "Ellipsis",
+))  # fmt: skip
+#: Functions that are not what their module's others are.
+_FUNCTIONS = frozenset(
+    {
+        "torch load",
+        "torch.serialization load",
+        "torch.hub load",
+        "torch.jit load",
+        "numpy load",
+        "numpy fromfile",
+    }
+    | {"numpy.core.multiarray fromfile", "operator attrgetter", "operator methodcaller", "functools reduce"}
+    | {"torch.storage _load_from_bytes", "torch.package package_importer"}
+)
+
+_STORAGES = {f"torch {one.storage}": name for name, one in DTYPES.items()}
+_DTYPES = {f"torch {one.torch}": name for name, one in DTYPES.items() if one.torch} | {
+    "torch uint16": "U16",
+    "torch uint32": "U32",
+    "torch uint64": "U64",
+}
+_BYTES = ("torch UntypedStorage", "torch.storage UntypedStorage")
+_PARAMETERS = ("torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state")
+_WRAPPERS = ("torch.nn.parameter Parameter", "torch.nn.parameter Buffer")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Record ``key`` of ``count`` elements; ``dtype`` as in :data:`formats.dtypes.DTYPES`, U8 where it is bytes."""
+
+    key: str
+    dtype: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Elements ``offset + Σ index·stride`` of ``storage``, counted in elements of ``dtype``."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of its elements."""
+        return math.prod(self.size)
+
+
+@dataclass(frozen=True)
+class Name:
+    """What the pickle would import: module, a space, name."""
+
+    name: str
+
+
+@dataclass(eq=False)
+class Object:
+    """What a call of ``name`` would have given, and the ``state`` that would have been put into it."""
+
+    name: str
+    arguments: Any = None
+    state: Any = None
+
+
+@dataclass
+class Pickle:
+    """The ``value`` of a pickle that ends at byte ``end``; ``called``: the names of what it would call, in order."""
+
+    value: Any
+    end: int
+    called: dict[str, None] = field(default_factory=dict)
+
+
+_MARK = object()
+
+
+def read_pickle(data: bytes, start: int = 0, *, place: str) -> Pickle:
+    """The pickle that begins at byte ``start``; ``place`` names it in refusals. Time and memory grow with its length.
+
+    Raises:
+        Hostile: WIPER-PKL-001.
+        Unsupported: too many instructions, extension codes, buffers outside the pickle.
+        Unreadable: bytes that are no pickle.
+    """
+    stream = BytesIO(data)
+    stream.seek(start)
+    machine = _Machine(place)
+    try:
+        for count, (code, argument, _) in enumerate(pickletools.genops(stream)):
+            if count > MAX_INSTRUCTIONS:
+                raise Unsupported(f"{place} has more than {MAX_INSTRUCTIONS} instructions.")
+            if code.name == "STOP":
+                (value,) = machine.stack
+                return Pickle(value, stream.tell(), machine.called)
+            machine.step(code.name, argument)
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise Unreadable(f"{place} is a damaged pickle; get the file again.") from error
+    raise Unreadable(f"{place} is a pickle without an end; get the file again.")
+
+
+class _Machine:
+    """The stack and the memory of one pickle."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.called: dict[str, None] = {}
+
+    def step(self, code: str, argument: Any) -> None:
+        """Does what one instruction says, to names and records in place of things."""
+        stack = self.stack
+        match code:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                stack.append(_MARK)
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._since_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(code == "NEWTRUE")
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_LIST" | "EMPTY_SET":
+                stack.append([])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "LIST" | "FROZENSET":
+                stack.append(self._since_mark())
+            case "TUPLE":
+                stack.append(tuple(self._since_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self._pop(int(code[-1]))))
+            case "DICT":
+                stack.append({})
+                self._put(self._since_mark(), stack[-1])
+            case "APPEND":
+                (item,) = self._pop(1)
+                self._extend([item])
+            case "APPENDS" | "ADDITEMS":
+                self._extend(self._since_mark())
+            case "SETITEM":
+                items = self._pop(2)
+                self._put(items, stack[-1])
+            case "SETITEMS":
+                items = self._since_mark()
+                self._put(items, stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self._top()
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self._top()
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "GLOBAL":
+                stack.append(self._name(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                stack.append(self._name(*self._pop(2)))
+            case "REDUCE" | "NEWOBJ":
+                stack.append(self._call(*self._pop(2)))
+            case "NEWOBJ_EX":
+                function, arguments, more = self._pop(3)
+                stack.append(self._call(function, (*arguments, more)))
+            case "INST":
+                arguments = self._since_mark()
+                stack.append(self._call(self._name(*argument.split(" ", 1)), tuple(arguments)))
+            case "OBJ":
+                function, *arguments = self._since_mark()
+                stack.append(self._call(function, tuple(arguments)))
+            case "BUILD":
+                (state,) = self._pop(1)
+                if isinstance(stack[-1], Object):
+                    stack[-1].state = state
+            case "PERSID" | "BINPERSID":
+                stack.append(_storage(argument if code == "PERSID" else self._pop(1)[0]))
+            case _ if code.startswith(("EXT", "NEXT_BUFFER", "READONLY")):
+                raise Unsupported(
+                    f"{self.place} holds the pickle instruction {code}, which checkpoints never do."
+                )
+            case _:  # a number or a text, which genops has read
+                stack.append(argument)
+
+    def _top(self) -> Any:
+        if self.stack[-1] is _MARK:
+            raise ValueError("nothing to remember")
+        return self.stack[-1]
+
+    def _pop(self, count: int) -> list[Any]:
+        items = self.stack[len(self.stack) - count :]
+        if len(items) != count or _MARK in items:
+            raise ValueError("stack is too short")
+        del self.stack[len(self.stack) - count :]
+        return items
+
+    def _since_mark(self) -> list[Any]:
+        at = len(self.stack) - 1
+        while self.stack[at] is not _MARK:
+            at -= 1
+            if at < 0:
+                raise ValueError("no mark")
+        items = self.stack[at + 1 :]
+        del self.stack[at:]
+        return items
+
+    def _extend(self, items: Sequence[Any]) -> None:
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)  # of an object's own items nothing is kept
+
+    def _put(self, items: Sequence[Any], to: Any) -> None:
+        if isinstance(to, dict):
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                to[
+                    key if isinstance(key, str | int | float | bytes | None) else f"<{type(key).__name__}>"
+                ] = value
+
+    def _name(self, module: Any, name: Any) -> Name:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("no name")
+        top = module.partition(".")[0]
+        built_in = top in ("builtins", "__builtin__") and name not in _HARMLESS
+        # Protocol 4 can walk from a module to what it imports: "torch", "os.system".
+        walks = "." in name and any(part in _DANGEROUS for part in name.split("."))
+        if built_in or walks or top in _DANGEROUS or f"{module} {name}" in _FUNCTIONS:
+            raise Hostile(
+                f"{self.place} names {f'{module}.{name}'[:200]!r}, which torch.load would import so as to call it.",
+                "WIPER-PKL-001",
+                self.place,
+            )
+        return Name(f"{module} {name}")
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+            self.called["what another call gave"] = None
+            return Object("")
+        name = function.name
+        if name in (
+            "collections OrderedDict",
+            "collections defaultdict",
+            "builtins dict",
+            "__builtin__ dict",
+        ):
+            found: dict[Any, Any] = {}
+            if arguments and isinstance(arguments[0], list):
+                for pair in arguments[0]:
+                    self._put(list(pair), found)
+            return found
+        if name.partition(" ")[2] in ("set", "frozenset", "list") and name.startswith(
+            ("builtins", "__builtin__")
+        ):
+            return arguments[0] if arguments and isinstance(arguments[0], list) else []
+        if name in ("torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2"):
+            storage, offset, size, stride = arguments[:4]
+            return _tensor(storage, storage.dtype, offset, size, stride)
+        if name == "torch._utils _rebuild_tensor_v3":
+            storage, offset, size, stride = arguments[:4]
+            return _tensor(storage, _DTYPES[arguments[6].name], offset, size, stride)
+        if name in _PARAMETERS or (name in _WRAPPERS and arguments):
+            return arguments[0]
+        self.called[name.replace(" ", ".")] = None
+        return Object(name, arguments)
+
+
+def _storage(value: Any) -> Storage | Name:
+    tag, kind = value[:2]
+    if tag == "module" and isinstance(kind, Name):  # old: a class, with the text of its source
+        return kind
+    key, _, count = value[2:5]
+    if tag != "storage" or type(count) is not int or not 0 <= count < MAX_ELEMENTS:
+        raise ValueError("no storage")
+    if not isinstance(kind, Name) or not isinstance(key, str):
+        raise ValueError("no storage")
+    return Storage(key, "U8" if kind.name in _BYTES else _STORAGES[kind.name], count)
+
+
+def _tensor(storage: Any, dtype: str, offset: Any, size: Any, stride: Any) -> Tensor:
+    size, stride = tuple(size), tuple(stride)
+    numbers = (offset, *size, *stride)
+    if not isinstance(storage, Storage) or len(size) != len(stride) or len(size) > 64:
+        raise ValueError("no tensor")
+    if any(type(n) is not int or not 0 <= n < MAX_ELEMENTS for n in numbers):
+        raise ValueError("no tensor")
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    unit = DTYPES[dtype].size // DTYPES[storage.dtype].size or 1
+    if 0 not in size and (last + 1) * unit > storage.count:
+        raise ValueError("a tensor reaches beyond its storage")
+    return Tensor(storage, dtype, offset, size, stride)
