@@ -4,7 +4,6 @@ The plan follows from model, images and effort alone. A clock is asked only for 
 time was given in place of an effort, for the effort that fits into it.
 """
 
-import resource
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from wiper_cli.detectors.common import has_units, smaller
 from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Cost, Effort, Extent, Plan
 from wiper_cli.detectors.evidence import Detector
 from wiper_cli.images.splits import Clean
+from wiper_cli.memory import peak_resident
 
 #: Images on which the answers to reduced images are compared with those to whole ones; the share that must agree.
 COMPARED, AGREEING = 24, 0.5
@@ -156,8 +156,7 @@ def _cost(classifier: Classifier, images: Tensor, extent: Extent, bytes_each: in
             classifier.network(x.clone().requires_grad_(True)).sum().backward()
         times.append((middle - began, time.perf_counter() - middle))
     forward, both = (min(one) / len(x) for one in zip(*times[1:], strict=True))
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    memory = resident + 3 * extent.batch * bytes_each // 2
+    memory = peak_resident() + 3 * extent.batch * bytes_each // 2
     return Cost(forward, max(both - forward, 0.0), memory)
 
 

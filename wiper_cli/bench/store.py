@@ -8,11 +8,11 @@ was poisoned, its clean twin). A share of images is "hits/n", a float has six di
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -127,7 +127,7 @@ class Store:
             return
         try:
             with (folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _wait_for(lock.fileno())
                 self._merge({path: path.stat().st_ino for path in sorted(folder.glob("*.jsonl"))})
         except OSError as error:
             raise Problem(f"{folder} cannot be written: {error.strerror}.", ExitCode.USAGE) from error
@@ -150,6 +150,14 @@ class Store:
         for path, inode in own.items():
             if path.stat().st_ino == inode and not ones[path].damaged:  # else it was written anew meanwhile
                 path.unlink()
+
+
+def _wait_for(descriptor: int) -> None:
+    """Until nobody else merges; not on Windows, where one process alone may merge."""
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _read_all(path: Path) -> _Lines:

@@ -4,8 +4,6 @@ The method gets no trigger and gives no weights: it copies the classifier it is 
 classifier remembers its first copy, and the method's own progress says when an epoch is over.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Part
+from wiper_cli.memory import peak_resident
 from wiper_cli.progress import Progress
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.stream import lowest
@@ -122,10 +121,5 @@ def reset_peak() -> None:
 
 def peak() -> dict[str, int | None]:
     """Largest resident size of this process since :func:`reset_peak`, and of tensors on the GPU."""
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                host = int(line.split()[1]) * 1024
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    return {"host": host, "gpu": gpu}
+    return {"host": peak_resident(), "gpu": gpu}
