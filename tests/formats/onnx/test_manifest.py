@@ -95,25 +95,30 @@ def test_initializers_on_one_range_are_tied():
     assert not read_manifest(tiny.source_of(model, files)).tensors["a"].writable
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "rule"),
-    [
-        ("__class__", "x", "WIPER-ONNX-007"),
-        ("offset", "64", "WIPER-ONNX-007"),
-        ("length", "-1", "WIPER-ONNX-007"),
-        ("length", "1e3", "WIPER-ONNX-007"),
-        ("length", "7", "WIPER-ONNX-009"),
-        ("location", "", "WIPER-ONNX-007"),
-    ],
-)
-def test_external_keys(key, value, rule):
+#: (key of external data, value, rule).
+KEYS = [
+    ("__class__", "x", "WIPER-ONNX-007"),
+    ("offset", "64", "WIPER-ONNX-007"),
+    ("length", "-1", "WIPER-ONNX-007"),
+    ("length", "1e3", "WIPER-ONNX-007"),
+    ("length", "7", "WIPER-ONNX-009"),
+    ("location", "", "WIPER-ONNX-007"),
+]
+
+
+def keyed(key, value):
     model, files = tiny.externalised(tiny.classifier())
     tensor = model.graph.initializer[0]
     if key in ("length", "location"):
         next(one for one in tensor.external_data if one.key == key).value = value
     else:
         tensor.external_data.append(onnx.StringStringEntryProto(key=key, value=value))
-    assert refused(model.SerializeToString(), files) == rule
+    return model.SerializeToString(), files
+
+
+@pytest.mark.parametrize(("key", "value", "rule"), KEYS)
+def test_external_keys(key, value, rule):
+    assert refused(*keyed(key, value)) == rule
 
 
 def test_a_checksum_makes_a_tensor_read_only():
@@ -275,15 +280,16 @@ def test_initializer_that_is_an_input():
     assert "fc.bias" in read_manifest(tiny.source_of(model)).tensors
 
 
-@pytest.mark.parametrize(
-    ("rule", "change"),
-    [
-        ("003", lambda tensors: tensors.append(tensors[0])),
-        *(("005", lambda tensors, dims=dims: tensors[2].dims.__setitem__(slice(None), dims))
-          for dims in ([4, 7], [24, -1, -1], [2**40, 2**40], [])),
-        ("006", lambda tensors: tensors[3].float_data.extend([1, 2, 3, 4])),
-    ],
-)  # fmt: skip
+#: (rule, change of the initializers).
+CONTRADICTIONS = [
+    ("003", lambda tensors: tensors.append(tensors[0])),
+    *(("005", lambda tensors, dims=dims: tensors[2].dims.__setitem__(slice(None), dims))
+      for dims in ([4, 7], [24, -1, -1], [2**40, 2**40], [])),
+    ("006", lambda tensors: tensors[3].float_data.extend([1, 2, 3, 4])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "change"), CONTRADICTIONS)
 def test_initializers_that_contradict(rule, change):
     model = tiny.classifier()
     change(model.graph.initializer)

@@ -68,29 +68,30 @@ def node(*parts):
     return field(1, b"".join(parts))
 
 
-@pytest.mark.parametrize(
-    ("data", "rule"),
-    [
-        (model(b"\x0b\x0c"), "001"),  # a group, as protobuf had them before there were messages
-        (model(b"\x2b"), "001"),
-        (model(b"\x28\x05"), "001"),  # an initializer that is a number
-        (model(b"\x2a\x32abc"), "001"),  # longer than the graph
-        (model(b"\x02\x00"), "001"),  # field number 0
-        (model(node(b"\x0a\x02\xff\xfe")), "001"),  # no UTF-8
-        (model(node(field(6, b"\xff"))), "001"),  # no UTF-8, in a text that nobody asks for
-        (model(b"\xaa\x80\x80\x80\x80\x00\x00"), "001"),  # a tag of six bytes
-        (model(field(5, b"\x10" + b"\xff" * 9 + b"\x02")), "001"),  # a number of more than 64 bits
-        (model(field(5, field(4, b"\0" * 5))), "001"),  # floats of five bytes
-        (model(field(5, field(7, b"\xff" * 10 + b"\0"))), "001"),
-        (model(field(5, field(7, b"\x01\x80"))), "001"),
-        (model(more=b"\x08\x08"), "010"),
-        (model(more=field(7, b"")), "010"),
-        (model(node(field(4, b"Relu"), field(4, b"Neg"))), "010"),
-        (model(node(field(5, field(5, b"") * 2))), "010"),
-        (model(node(field(6, b"a") * 2)), "010"),
-        (model(field(11, field(2, field(1, b"") + field(4, b"")))), "010"),  # a tensor and a sequence
-    ],
-)
+#: (bytes, rule).
+MALFORMED = [
+    (model(b"\x0b\x0c"), "001"),  # a group, as protobuf had them before there were messages
+    (model(b"\x2b"), "001"),
+    (model(b"\x28\x05"), "001"),  # an initializer that is a number
+    (model(b"\x2a\x32abc"), "001"),  # longer than the graph
+    (model(b"\x02\x00"), "001"),  # field number 0
+    (model(node(b"\x0a\x02\xff\xfe")), "001"),  # no UTF-8
+    (model(node(field(6, b"\xff"))), "001"),  # no UTF-8, in a text that nobody asks for
+    (model(b"\xaa\x80\x80\x80\x80\x00\x00"), "001"),  # a tag of six bytes
+    (model(field(5, b"\x10" + b"\xff" * 9 + b"\x02")), "001"),  # a number of more than 64 bits
+    (model(field(5, field(4, b"\0" * 5))), "001"),  # floats of five bytes
+    (model(field(5, field(7, b"\xff" * 10 + b"\0"))), "001"),
+    (model(field(5, field(7, b"\x01\x80"))), "001"),
+    (model(more=b"\x08\x08"), "010"),
+    (model(more=field(7, b"")), "010"),
+    (model(node(field(4, b"Relu"), field(4, b"Neg"))), "010"),
+    (model(node(field(5, field(5, b"") * 2))), "010"),
+    (model(node(field(6, b"a") * 2)), "010"),
+    (model(field(11, field(2, field(1, b"") + field(4, b"")))), "010"),  # a tensor and a sequence
+]
+
+
+@pytest.mark.parametrize(("data", "rule"), MALFORMED)
 def test_malformed_and_doubled_fields(data, rule):
     with pytest.raises(Hostile) as caught:
         parse(data)

@@ -40,18 +40,24 @@ def test_truncated_or_random_bytes(plain):
             read_archive(data)
 
 
-def test_junk_before_after_and_between(plain):
-    refuses(b"#!/bin/sh\n" + plain, "WIPER-TS-001")
-    refuses(plain + b"\0" * 100, "WIPER-TS-002")
+def junk_between(plain):
+    """An archive with bytes before its directory that belong to nothing."""
     first = min(headers(plain, name)[2] for name in read_archive(plain).entries)
     between = bytearray(plain[:first] + b"junk" + plain[first:])
     end = len(between) - 22
     struct.pack_into("<L", between, end + 16, first + 4)
     struct.pack_into("<Q", between, end - 20 + 8, end - 20 - 56)
     struct.pack_into("<Q", between, end - 20 - 56 + 48, first + 4)
+    return bytes(between)
+
+
+def test_junk_before_after_and_between(plain):
+    refuses(b"#!/bin/sh\n" + plain, "WIPER-TS-001")
+    refuses(plain + b"\0" * 100, "WIPER-TS-002")
+    between = junk_between(plain)
     with zipfile.ZipFile(io.BytesIO(between)) as other:
         assert other.testzip() is None
-    refuses(bytes(between), "WIPER-TS-001")
+    refuses(between, "WIPER-TS-001")
 
 
 def test_fields_that_disagree(plain):

@@ -106,18 +106,19 @@ def test_code_that_is_no_network(plain, rule, old, new):
     refuses(rezip(plain, {name: text.replace(old, new, 1)}), f"WIPER-TS-{rule}")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        (b"torch.relu(", b"torch.manual_seed(", "torch.manual_seed .*not among the operators"),
-        (
-            b"    conv = self.conv\n",
-            b"    conv = self.conv\n    while True:\n      pass\n",
-            "not bounded|does not write",
-        ),
-        (b"    conv = self.conv\n", b"    conv = self.conv # comment\n", "does not write"),
-    ],
-)
+#: What is put for what in the code, and the words of the sentence.
+UNKNOWN_CODE = [
+    (b"torch.relu(", b"torch.manual_seed(", "torch.manual_seed .*not among the operators"),
+    (
+        b"    conv = self.conv\n",
+        b"    conv = self.conv\n    while True:\n      pass\n",
+        "not bounded|does not write",
+    ),
+    (b"    conv = self.conv\n", b"    conv = self.conv # comment\n", "does not write"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), UNKNOWN_CODE)
 def test_code_that_is_not_known(plain, old, new, words):
     name, text = code_member(plain)
     with pytest.raises(Unsupported, match=words):
@@ -165,17 +166,18 @@ def test_records_that_do_not_fit(plain):
     refuses(rezip(plain, {"constants.pkl": b"\x80\x02)\x94."}), "WIPER-TS-010")
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"bytecode.pkl": b"x"}, "mobile"),
-        ({"byteorder": b"big"}, "big-endian"),
-        ({"version": b"11\n", ".data/version": None}, "format version"),
-        ({"version": b"3" * 5000, ".data/version": None}, "format version"),
-        ({"version": b" 3", ".data/version": None}, "format version"),
-        ({"constants.pkl": None}, "no TorchScript"),
-    ],
-)
+#: Changes of members, and the words of the sentence.
+UNKNOWN_MEMBERS = [
+    ({"bytecode.pkl": b"x"}, "mobile"),
+    ({"byteorder": b"big"}, "big-endian"),
+    ({"version": b"11\n", ".data/version": None}, "format version"),
+    ({"version": b"3" * 5000, ".data/version": None}, "format version"),
+    ({"version": b" 3", ".data/version": None}, "format version"),
+    ({"constants.pkl": None}, "no TorchScript"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), UNKNOWN_MEMBERS)
 def test_unsupported(plain, changes, words):
     with pytest.raises(Unsupported, match=words):
         manifest(rezip(plain, changes))

@@ -68,17 +68,20 @@ def typed(value, kind):
     return b"ctorch.jit._pickle\nrestore_type_tag\n(" + value + text(kind) + b"tR"
 
 
+WRONGLY_TYPED = [
+    typed(b"](K\x01N\x65", "List[int]"), typed(b"](K\x01e", "List[str]"), typed(b"](K\x01e", "Tensor"),
+    typed(b"](K\x01e", "List[__torch__.torch.classes.rnn.Cell]"), typed(b"](K\x01e", "List["), typed(b"]", "os"),
+    b"ctorch.jit._pickle\nbuild_intlist\n](" + text("a") + b"e\x85R", lists(n=text("1")), lists(items=b"N"),
+    lists(o=b"K\x01"), lists(d=b"K\x01K\x01\x88\x86"), lists(d=text("x") + b"K\x01\x85"),
+    module(text("a") + module(WEIGHT) + text("b") + b"N", "__torch__.Net"),
+    module(text("a") + lists() + text("b") + tensor(), "__torch__.Net"),
+]  # fmt: skip
+
+
 def test_types_are_what_they_are_said_to_be():
     assert read(typed(b"](K\x01K\x02e", "List[int]")) == [1, 2]
     assert read(typed(b"}(" + text("a") + b"](K\x01eu", "Dict[str, List[int]]")) == {"a": [1]}
-    for wrong in (
-        typed(b"](K\x01N\x65", "List[int]"), typed(b"](K\x01e", "List[str]"), typed(b"](K\x01e", "Tensor"),
-        typed(b"](K\x01e", "List[__torch__.torch.classes.rnn.Cell]"), typed(b"](K\x01e", "List["), typed(b"]", "os"),
-        b"ctorch.jit._pickle\nbuild_intlist\n](" + text("a") + b"e\x85R", lists(n=text("1")), lists(items=b"N"),
-        lists(o=b"K\x01"), lists(d=b"K\x01K\x01\x88\x86"), lists(d=text("x") + b"K\x01\x85"),
-        module(text("a") + module(WEIGHT) + text("b") + b"N", "__torch__.Net"),
-        module(text("a") + lists() + text("b") + tensor(), "__torch__.Net"),
-    ):  # fmt: skip
+    for wrong in WRONGLY_TYPED:
         refuses(wrong, "010")
 
 
