@@ -116,6 +116,15 @@ def pickle(data: bytes) -> None:
         list(named_tensors(read_pickle(data, "data.pkl", classes)))
 
 
+def checkpoint(data: bytes) -> None:
+    """A checkpoint of ``torch.save``; what is made of it is a safetensors file."""
+    from formats import Source, inspect
+    from formats.checkpoint.convert import convert
+
+    with refusals():
+        inspect(Source("m", convert(data).data))
+
+
 def sidecars(data: bytes) -> None:
     """A description beside a model, or in its metadata: no error at all."""
     from formats import Manifest, Source
@@ -185,6 +194,8 @@ def repacked(data: bytes, size: int, seed: int) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as old:
             members = {name: old.read(name) for name in old.namelist()}
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError):
+        members = {}
+    if not members:
         return bytes(atheris.Mutate(data, size))
     chosen = sorted(members)[seed % len(members)]
     members[chosen] = bytes(atheris.Mutate(members[chosen], max(1, min(size, len(members[chosen]) + 64))))
@@ -202,6 +213,7 @@ TARGETS: Mapping[str, tuple[Callable[[bytes], None], str]] = {
         (file, "formats.identify"), (safetensors, "formats.safetensors.manifest"), (onnx, "formats.onnx.manifest"),
         (torchscript, "formats.torchscript.manifest"), (zip, "formats.torchscript.central"),
         (code, "formats.torchscript.operators"), (pickle, "formats.torchscript.pickles"), (sidecars, "formats.sidecar"),
+        (checkpoint, "formats.checkpoint.convert"),
         (settings, "wiper_cli.commands.shared.settings_file"), (report, "wiper_cli.reports.text"),
     )
 }  # fmt: skip
@@ -218,7 +230,8 @@ def _fuzz(target: str, seconds: int) -> None:
         import_module(watched)
         for seed in (SEEDS / target).iterdir():  # whatever it imports in passing, or makes once
             run(seed.read_bytes())
-    options: dict[str, Any] = {"custom_mutator": repacked} if target == "torchscript" else {}
+    zipped = target in ("torchscript", "checkpoint")
+    options: dict[str, Any] = {"custom_mutator": repacked} if zipped else {}
     bounds = [
         f"-timeout={SECONDS}",
         f"-rss_limit_mb={MEMORY}",
