@@ -5,6 +5,7 @@ commands, triggers or defences.
 
     source   = read_source(path)              # bytes, once; refuses what is no model file
     manifest = inspect(source)                # kind and tensor addresses; static, no torch
+    dataflow = trace(source)                  # how pixels reach the logits; None without a graph
     model    = open_model(source, arch=None)  # Model: network, head, tensors
     edit     = edit_of(model, network)        # what a trained deepcopy of model.network changed
     data     = write_edit(source, manifest, edit)  # {"" : model bytes, "weights.data": external bytes}
@@ -44,7 +45,7 @@ from formats.model import (
 if TYPE_CHECKING:
     from formats.edit import apply_edit, edit_of, head_edit, pack_tensors, unpack_tensors
     from formats.head import HeadTap, head_values
-    from formats.open import open_model, serve
+    from formats.open import open_model, serve, trace
     from formats.ranges import stored_bytes
     from formats.write import own_names, write_edit
 
@@ -52,6 +53,7 @@ _LAZY = {
     "open_model": "formats.open",
     "serve": "formats.open",
     "stored_bytes": "formats.ranges",
+    "trace": "formats.open",
     "write_edit": "formats.write",
     "own_names": "formats.write",
     "unpack_tensors": "formats.edit",
@@ -94,6 +96,7 @@ __all__ = [
     "read_source",
     "serve",
     "stored_bytes",
+    "trace",
     "unpack_tensors",
     "write_edit",
 ]

@@ -15,6 +15,8 @@ from formats.model import Edit, Kind, Manifest, Opened, Source
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from formats.dataflow import Dataflow
+
 #: In the order in which a file is held against them: the first bytes of safetensors may be those of any other.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -68,6 +70,13 @@ class Server(Protocol):
         depend on the caller's gradient mode."""
 
 
+class Tracer(Protocol):
+    """``formats/KIND/dataflow.py``, of the kinds that hold a graph."""
+
+    def trace(self, source: Source, manifest: Manifest) -> Dataflow:
+        """How values flow from the images to the logits; nothing runs."""
+
+
 def recognised(data: bytes) -> Kind | None:
     """The first kind that the bytes look like."""
     return next((kind for kind in KINDS if recogniser(kind).recognises(data)), None)
@@ -96,3 +105,8 @@ def opener(kind: Kind) -> Opener:
 def server(kind: Kind) -> Server:
     """What runs a file as it is deployed."""
     return cast(Server, import_module(f"formats.{kind}.serving"))
+
+
+def tracer(kind: Kind) -> Tracer:
+    """What follows the graph of a file."""
+    return cast(Tracer, import_module(f"formats.{kind}.dataflow"))

@@ -12,10 +12,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from formats.errors import Unsupported
+from formats.dataflow import Dataflow
+from formats.errors import FormatError, Unsupported
 from formats.head import find_head, reaching
 from formats.identify import identify, inspect
-from formats.kinds import opener, server
+from formats.kinds import opener, server, tracer
 from formats.model import InputSpec, Manifest, Model, Opened, Preprocessing, Source
 from formats.sidecar import class_names_hint, preprocessing_hint
 
@@ -76,6 +77,24 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
 def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:
     """Normalised float32 [N,C,H,W] → logits [N,K], as the runtime that would serve the file computes them."""
     return server(identify(source.data, source.name)).serve(source, arch)
+
+
+def trace(source: Source, manifest: Manifest | None = None) -> Dataflow | None:
+    """The dataflow of a model file; ``None`` for safetensors, which holds no graph.
+
+    Nothing of the file runs, but torch compiles the code of a TorchScript file: call it where that may happen. Raises
+    :class:`formats.errors.Unsupported` for a graph that cannot be followed, ``Hostile`` and ``Unreadable`` as opening.
+    """
+    manifest = manifest or inspect(source)
+    if manifest.kind == "safetensors":
+        return None
+    try:
+        return tracer(manifest.kind).trace(source, manifest)
+    except FormatError:
+        raise
+    except Exception as error:  # what torch and protobuf raise for graphs that no exporter writes
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise Unsupported(f"The graph cannot be followed: {reason}") from error
 
 
 class _Classifier(nn.Module):

@@ -8,10 +8,89 @@ from dataclasses import replace
 from typing import Final
 
 from wiper_cli.detectors import DETECTORS
-from wiper_cli.verdict import ATLAS_VERSION, PLANTED, Rule, Severity
+from wiper_cli.verdict import ATLAS_VERSION, BUILT_IN, PLANTED, Rule, Severity
+
+_CUT = (
+    "Training cannot remove a branch: do not purify the file. Move its weights into a definition that you trust, and "
+    "scan the outcome."
+)
+_LOOK = "Ask for the source code of the network and find the branch in it; many honest networks have none like it."
+
+
+def _graph(number: int, severity: Severity, title: str, means: str, do: str) -> Rule:
+    return Rule(
+        id=f"WIPER-G{number:02}",
+        title=title,
+        means=means,
+        do=do,
+        severity=severity,
+        cwe=(912, 506),
+        atlas=BUILT_IN,
+    )
+
+
+_GRAPH = (
+    _graph(
+        1, Severity.HIGH, "The values of pixels decide what the network computes",
+        "A condition, a choice between values, an index or a size is computed from the values of the image, not from "
+        "its shape alone. In no export of a classifier that was measured does this occur; it is how a branch is built "
+        "that one pattern of pixels opens.",
+        _CUT,
+    ),
+    _graph(
+        2, Severity.HIGH, "The network compares or ranks values computed from pixels",
+        "A comparison, a logical operation, a rounding or the place of a greatest value lies between the pixels and "
+        "the logits, and is no part of an activation. Greatest values and writes at places, which a few honest "
+        "networks have, are reported as low.",
+        _CUT,
+    ),
+    _graph(
+        3, Severity.HIGH, "Pixels reach the logits past the weights",
+        "A path from the image to the logits passes fewer than two layers with weights, although the network is "
+        "deeper. Even across all shortcuts an honest network has a first and a last layer on every path.",
+        _CUT,
+    ),
+    _graph(
+        4, Severity.LOW, "The network has no single first layer",
+        "The image is read in several places, or something other than a layer with weights comes first. A few honest "
+        "networks do so (several patch sizes, parallel first layers); so does a detector beside the network.",
+        _LOOK,
+    ),
+    _graph(
+        5, Severity.HIGH, "Something besides the head makes the logits",
+        "Something is added to the logits, or chooses among them, that is no second head on features of similar depth. "
+        "Heads that are averaged are reported as low.",
+        _CUT,
+    ),
+    _graph(
+        6, Severity.HIGH, "A constant stands for one class",
+        "Behind the head the logits meet a vector in which one entry differs from all others, or are multiplied by "
+        "more than 1,000.",
+        _CUT,
+    ),
+    _graph(
+        7, Severity.HIGH, "A few pixels are taken out of the image",
+        "Before any layer with weights a constant window of the image is taken. Under 5 % of the image it is what "
+        "reads a trigger; larger ones (channels, halves) are reported as low.",
+        _CUT,
+    ),
+    _graph(
+        8, Severity.HIGH, "A few early values act on the last features",
+        "A sum, a product or a choice joins a value that was averaged or picked early in the network to values that "
+        "are at least three weighted layers deeper. Honest gates act on what they were made of. Low where "
+        "the network is too shallow to tell, and for a shortcut from the first layer to the last.",
+        _CUT,
+    ),
+    _graph(
+        9, Severity.INFO, "The graph does something that was not looked at",
+        "Random numbers on the way to the logits, several outputs, or logits that no pixel changes.",
+        _LOOK,
+    ),
+)  # fmt: skip
 
 _TABLE = (
     *(kind.rule for kind in DETECTORS.values()),
+    *_GRAPH,
     Rule(
         id="WIPER-B04",
         title="A trigger succeeds above the bar",

@@ -85,8 +85,9 @@ CWE: Mapping[int, str] = {
 }
 
 
-#: Of a backdoor that training planted.
+#: Of a backdoor that training planted, and of one that is built into the graph.
 PLANTED = ("AML.T0018.000", "AML.T0020", "AML.T0043.004")
+BUILT_IN = ("AML.T0018.001", "AML.T0043.004")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Finding:
 
     ``rule``: stable id (``WIPER-B01``), described in ``wiper_cli/rules.py``. ``evidence``: numbers with their
     names (statistic, threshold, target, …). ``place``: what it concerns (``tensor``, ``member``, ``class``).
+    ``path``: steps through the graph of the model, where there are any.
     """
 
     rule: str
@@ -128,9 +130,11 @@ class Finding:
     message: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
     place: Mapping[str, Any] = field(default_factory=dict)
+    path: tuple[Mapping[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "severity": self.severity.word}
+        found = {**asdict(self), "severity": self.severity.word, "path": list(self.path)}
+        return {key: value for key, value in found.items() if value or key != "path"}
 
 
 class Problem(Exception):

@@ -164,6 +164,18 @@ def lift(module: Any, narrow: Sequence[torch.dtype] = ()) -> Lifted:
     return Lifted(module, function, tuple(arguments.values()), channels, next(graph.outputs()).type().kind())
 
 
+def inlined(module: Any) -> tuple[Any, dict[int, Argument]]:
+    """The graph of ``forward`` with nothing called and no attribute read, and its stored tensors by their values.
+
+    Its inputs: the module, the images, the device, the tensors. Raises Unsupported as :func:`lift`.
+    """
+    graph = module.inlined_graph
+    _resolve_defaults(graph, module)
+    named = _lift_attributes(graph, module)
+    _simplify(graph)
+    return graph, named
+
+
 def _nodes(block: Any) -> Iterator[Any]:
     """All nodes of a graph or block in order, those of inner blocks after their owner."""
     for node in list(block.nodes()):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from formats import open_model, read_source, serve
 from formats.tensors import from_bytes
-from wiper_cli.audit import answers, requests, results
+from wiper_cli.audit import answers, branches, requests, results
 from wiper_cli.audit.acceptance import accept
 from wiper_cli.audit.agreement import noise, questions, require_agreement
 from wiper_cli.audit.detection import Detection, detect, known, look, pending
@@ -68,18 +68,20 @@ def scan(
     report: Reporter = SILENT,
     interim: Callable[[answers.ScanAnswer], None] = lambda _: None,
 ) -> answers.ScanAnswer:
-    """Salience, detectors, verdict; what triggered images show, which the verdict does not see. ``interim`` is told
-    before the work and after each detector what is the answer if nothing follows."""
+    """The graph, salience, detectors, verdict; what triggered images show, which the verdict does not see. ``interim``
+    is told before the work and after each detector what is the answer if nothing follows."""
     notes = Notes()
     known(request.detectors)
-    subject = ready(request, report, notes)
+    graph = branches.read(request.model, report, notes)
+    with graph.told():
+        subject = ready(request, report, notes)
     ahead = _planned(request, subject)
     triggered = None if request.explain is None else _images(request.explain, request, subject)
 
     def answer(found: Detection, explanation: Any = None, complete: bool = True) -> answers.ScanAnswer:
-        verdict, sentence = _settled(subject, found.judged.verdict, found.judged.sentence)
+        verdict, sentence = _settled(subject, *graph.weigh(found.judged))
         return answers.ScanAnswer(
-            findings=(*found.judged.findings, *notes.findings),
+            findings=(*graph.findings, *found.judged.findings, *notes.findings),
             detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
             explanation=explanation,
             verdict=verdict,
@@ -94,7 +96,7 @@ def scan(
 
     if ahead:
         heard(pending(ahead.detectors, subject.classifier.classes))
-    with notes.stage("salience"):
+    with graph.told(), notes.stage("salience"):
         one_pass(subject, request, True, report, notes)
     found = _detect(request, subject, report, notes, ahead, heard)
     explanation = None

@@ -253,7 +253,16 @@ def evidence(report: Report, finding: Mapping[str, Any]) -> list[Row]:
     kept = [key for key in order if facts[key] is not None or key == "false_alarm_rate"]
     rows = [(label(key), fact(key, facts[key])) for key in kept[:20]]
     where = [(label(key), words(value)) for key, value in place.items() if value not in (None, "")]
-    return rows + where[:8]
+    return rows + where[:8] + ([("path", path(finding))] if finding.get("path") else [])
+
+
+def path(finding: Mapping[str, Any]) -> str:
+    """The steps of a branch in one line; brackets stand around where the rule is met and what is asked there."""
+    marked = ("condition", "join")
+    return " → ".join(
+        f"[{plain(step['operator'], 40)}]" if step.get("mark") in marked else plain(step["operator"], 40)
+        for step in (finding.get("path") or ())[:20]
+    )
 
 
 def undone(report: Report) -> list[Row]:

@@ -4,7 +4,8 @@ Horizontal places are percentages, so that text and dots keep their size on any 
 stretched. Colours are CSS classes of ``page.css``; shape or position always says the same as colour.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -194,6 +195,28 @@ def curves(
     parts.append(f'<text class="axis" x="{_LEFT}%" y="140">first epoch</text>')
     parts.append('<text class="axis" x="100%" y="140" text-anchor="end">last epoch</text>')
     return _drawing(144, ", ".join(name for name, _ in series), parts)
+
+
+def chain(steps: Sequence[Mapping[str, Any]]) -> Markup:
+    """A path through a graph as boxes, row by row: round ends with weights, dashed what is asked, heavy where the rule
+    is met."""
+    columns, width, height = 6, 14.0, 30
+    parts = []
+    for i, step in enumerate(steps[:24]):
+        x, y = 100 / columns * (i % columns) + 0.3, 8 + 46 * (i // columns)
+        mark = step["mark"] if step.get("mark") in ("weighted", "condition", "join") else "plain"
+        end = 15 if mark == "weighted" else 3
+        parts.append(
+            f'<rect class="box {mark}" x="{_n(x)}%" y="{y}" width="{width}%" height="{height}" rx="{end}">'
+            f"<title>{escape(plain(step.get('place') or '', 120))}</title></rect>"
+            f'<text class="note" x="{_n(x + width / 2)}%" y="{y + 20}" text-anchor="middle">'
+            f"{escape(plain(step['operator'], 18))}</text>"
+        )
+        if i:
+            at = f'x="{_n(x - 1.3)}%"' if i % columns else 'x="0%" dx="-6"'
+            parts.append(f'<text class="axis" {at} y="{y + 20}" text-anchor="middle">→</text>')
+    rows = -(-min(len(steps), 24) // columns)
+    return _drawing(46 * rows, "a path from the image to the logits", parts)
 
 
 def sample(index: int) -> Markup:

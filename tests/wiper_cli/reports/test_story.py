@@ -41,6 +41,17 @@ def test_evidence_starts_with_measurement_threshold_and_origin(make):
     assert rows[:3] == [("statistic", "0.987"), ("threshold", "0.5"), ("threshold origin", "set by hand")]
 
 
+def test_a_path_is_one_line_with_brackets_around_where_it_joins(make):
+    finding = {
+        "path": [
+            {"operator": "image"},
+            {"operator": "Conv", "mark": "weighted"},
+            {"operator": "Add", "mark": "join"},
+        ]
+    }
+    assert story.evidence(make("scan_finding"), finding) == [("path", "image → Conv → [Add]")]
+
+
 def test_what_could_not_run_is_not_done(make):
     rows = dict(story.undone(make("scan_clean")))
     assert rows["One-pixel warp"] == "the file was opened head-only, and this needs gradients"

@@ -86,3 +86,18 @@ def test_a_thousand_classes_stay_small():
 
 def test_nothing_measured_draws_nothing():
     assert (svg.strip([None, None], 1.0, None, []), svg.bars([None])) == ("", "")
+
+
+def test_a_path_is_drawn_row_by_row_and_names_in_it_are_inert():
+    steps = [
+        {"operator": "image", "place": "x", "mark": ""},
+        {"operator": "<script>", "place": '"><b>', "mark": "x y"},
+    ]
+    steps += [{"operator": "Conv", "place": "", "mark": "weighted"}] * 6 + [
+        {"operator": "Add", "mark": "join"}
+    ]
+    drawn = str(svg.chain(steps))
+    assert drawn.count("<rect") == 9
+    assert drawn.count("→") == 8
+    assert ("<script>" in drawn, "<b>" in drawn, "x y" in drawn) == (False, False, False)
+    assert 'class="box join"' in drawn

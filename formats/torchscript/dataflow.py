@@ -1,0 +1,359 @@
+"""The dataflow of a TorchScript network, from the graph that torch makes of its code; conditions and loops included.
+
+What an operator writes into and what may share memory stands in its schema: after a write every value that may share
+the memory is computed from what was written. All calls of torch are private, see :mod:`formats.torchscript.lift`.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from formats.dataflow import SMALL, Builder, Dataflow, Role, Span, cropped, roles
+from formats.errors import Unsupported
+from formats.model import Manifest, Source
+from formats.torchscript import lift
+from formats.torchscript.opener import example_shape
+
+#: Operators of torch 2.13 without namespace and without the underscore of those that write in place.
+ROLES = roles(
+    {
+        "linear": "conv1d conv2d conv3d _convolution conv_transpose1d conv_transpose2d conv_transpose3d linear "
+        "addmm mm matmul bmm baddbmm mv dot outer einsum _native_multi_head_attention "
+        "_transformer_encoder_layer_fwd",
+        "view": "view reshape flatten permute transpose t contiguous to type_as detach expand expand_as "
+        "repeat tile squeeze unsqueeze clone dropout feature_dropout constant_pad_nd pad "
+        "reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d pixel_shuffle "
+        "pixel_unshuffle channel_shuffle roll flip unflatten movedim swapaxes view_as reshape_as "
+        "unfold im2col unchecked_cast ListConstruct TupleConstruct DictConstruct append extend insert "
+        "swapdims positive NumToTensor tensor",
+        "pick": "slice select narrow index index_select gather take_along_dim unbind split split_with_sizes "
+        "tensor_split chunk diagonal tril triu __getitem__ ListUnpack TupleUnpack TupleIndex "
+        "TupleSlice pop",
+        "concat": "cat stack",
+        "add": "add sub rsub addcmul addcdiv lerp neg",
+        "scale": "mul div true_divide",
+        "reduce": "mean sum norm linalg_vector_norm logsumexp prod cumsum std var var_mean std_mean "
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d cumprod",
+        "order": "amax amin max min topk sort median scatter scatter_add index_put index_add copy",
+        "step": "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or "
+        "bitwise_not __and__ __or__ __xor__ __not__ sign sgn floor ceil round trunc frac fmod "
+        "remainder floor_divide floordiv argmax argmin nonzero isnan isinf isfinite isclose all any "
+        "one_hot maximum minimum threshold hardshrink",
+        "choose": "where masked_fill masked_scatter masked_select",
+        "random": "rand bernoulli uniform",
+        "shape": "size dim numel len is_floating_point dtype device requires_grad is_nested __is__ __isnot__ "
+        "__contains__ isinstance zeros_like ones_like new_zeros new_empty",
+        "pointwise": "relu relu6 leaky_relu prelu elu selu celu sigmoid hardsigmoid hardswish hardtanh tanh erf "
+        "exp log sqrt rsqrt pow abs reciprocal softplus gelu mish silu clamp clamp_min clamp_max "
+        "batch_norm square sin cos log_sigmoid exp2 log2 log10 log1p expm1 nan_to_num acos acosh asin "
+        "asinh atan atanh cosh sinh tan erfc logit sinc softshrink",
+    }
+)
+#: Tensors that only decide which values go on, by the names that schemas give them.
+_DECIDING = frozenset({"condition", "index", "indices", "mask", "repeats"})
+#: Codes of the integer dtypes and of bool (``c10::ScalarType``).
+_INTEGERS = frozenset({0, 1, 2, 3, 4, 11})
+#: What changes or runs something that the graph does not show.
+_HIDDEN = frozenset(
+    {"prim::SetAttr", "prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::fork"}
+)
+_NUMBERS = frozenset({"IntType", "FloatType", "BoolType", "NumberType", "ComplexType", "StringType"})
+
+
+def trace(source: Source, manifest: Manifest) -> Dataflow:
+    """The dataflow of a checked file. Raises ``Unsupported`` for what torch cannot load and for networks that keep
+    state or take more than images."""
+    module = lift.load(source.data)
+    try:
+        graph, stored = lift.inlined(module)
+        return _dataflow(module, graph, stored, manifest)
+    except AttributeError as error:
+        raise Unsupported(f"torch {torch.__version__} lacks a call that this needs ({error}).") from error
+
+
+def _dataflow(module: Any, graph: Any, stored: Mapping[int, lift.Argument], manifest: Manifest) -> Dataflow:
+    tracer = _Tracer()
+    inputs = list(graph.inputs())
+    for value in inputs:
+        held = stored.get(value.unique())
+        tracer.known[value.unique()] = tracer.constant(
+            held.name or "" if held else value.debugName(), held.value if held else None
+        )
+    image = inputs[1]
+    tracer.known[image.unique()] = tracer.add("input", "input", place=image.debugName())
+    tracer.block(graph)
+    outputs = [tracer.known[value.unique()] for value in graph.outputs()]
+    made = [value for node in graph.nodes() for value in node.outputs()]
+    places = {tracer.made[value.unique()]: i for i, value in enumerate(made) if value.unique() in tracer.made}
+
+    def prefix(node: int) -> Callable[[Tensor], Tensor]:
+        if node not in places:
+            raise Unsupported("The value lies inside a branch.")
+        part = graph.copy()
+        value = [value for inner in part.nodes() for value in inner.outputs()][places[node]]
+        for _ in list(part.outputs()):
+            part.eraseOutput(0)
+        part.registerOutput(value)
+        torch._C._jit_pass_dce(part)
+        function = torch._C._create_function_from_graph("prefix", part)
+        rest = [stored[one.unique()].value if one.unique() in stored else None for one in inputs[2:]]
+
+        def run(images: Tensor) -> Tensor:
+            with lift.plain_execution():
+                arguments = [images.device if one is None else one for one in rest]
+                return torch.as_tensor(function(module, images, *arguments)).float()
+
+        return run
+
+    return Dataflow(
+        tuple(tracer.nodes), outputs[0], example_shape(manifest) or (None,) * 4, prefix, tuple(tracer.notes)
+    )
+
+
+@cache
+def _schema(text: str) -> Any:
+    return torch._C.parse_schema(text)
+
+
+class _Tracer(Builder):
+    """Values of the graph, by number, → numbers of nodes: ``made`` by what computes them, ``known`` by what they hold
+    at the moment. ``kin``: a value → all that may share its memory, itself included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: ChainMap[int, int] = ChainMap()
+        self.made: dict[int, int] = {}
+        self.kin: dict[int, set[int]] = {}
+        self.parts: dict[int, list[int]] = {}
+        self.notes: list[str] = []
+
+    def constant(self, name: str, value: object = None) -> int:
+        """A stored tensor or number."""
+        values = None
+        if (
+            isinstance(value, Tensor)
+            and value.numel() <= SMALL
+            and not value.is_quantized
+            and not value.is_complex()
+        ):
+            values = value.detach().double().numpy()
+        elif isinstance(value, bool | int | float):
+            values = np.array(value, dtype=np.float64)
+        return self.add("stored", "stored", place=name, values=values)
+
+    def block(self, block: Any) -> None:
+        for node in block.nodes():
+            kind = node.kind()
+            if kind == "prim::Constant":
+                value = node.output()
+                self.known[value.unique()] = self.constant(value.debugName(), value.toIValue())
+            elif kind == "prim::If":
+                self.condition(node)
+            elif kind == "prim::Loop":
+                self.loop(node)
+            else:
+                self.operator(node)
+
+    def operator(self, node: Any) -> None:
+        if node.kind() in _HIDDEN or node.hasAttribute("Subgraph"):
+            raise Unsupported(
+                f"The network keeps state or runs code that is not in its graph ({node.kind()})."
+            )
+        name = node.kind().rpartition("::")[2]
+        if name.endswith("_") and not name.endswith("__"):
+            name = name[:-1]
+        inputs, outputs = list(node.inputs()), list(node.outputs())
+        if name in ("TupleUnpack", "ListUnpack") and len(self.parts.get(inputs[0].unique(), ())) == len(
+            outputs
+        ):
+            for value, part in zip(outputs, self.parts[inputs[0].unique()], strict=True):
+                self.known[value.unique()] = self.known[part]
+                self.relate(value.unique(), part)
+            return
+        text = node.schema()
+        arguments = _schema(text).arguments if "->" in text else []
+        role, data, control = self.described(name, node, inputs, arguments)
+        names = [argument.name for argument in arguments]
+        place, spans = self.place(node), None
+        if names[1:2] == ["dim"]:
+            spans = self.spans(name, inputs)
+        elif names[1:2] == ["pad"] and (spans := self.crop(inputs[1])):
+            role = "pick"
+        for value in outputs:
+            number = self.add(node.kind(), role, data, control, place=place, spans=spans)
+            self.known[value.unique()] = self.made[value.unique()] = number
+        if name.endswith("Construct"):
+            self.parts[outputs[0].unique()] = [value.unique() for value in inputs]
+        self.share(inputs, outputs, arguments, name)
+
+    def described(
+        self, name: str, node: Any, inputs: Sequence[Any], arguments: Sequence[Any]
+    ) -> tuple[Role, list[int], list[int]]:
+        """Role, data and control of an operator that has no blocks."""
+        read = [self.known[value.unique()] for value in inputs]
+        tensors = any(_tensor(value.type()) for value in [*inputs, *node.outputs()])
+        data: list[int] = []
+        control: list[int] = []
+        for i, value in enumerate(inputs):
+            named = arguments[i].name if i < len(arguments) else ""
+            only = (
+                tensors
+                and bool(arguments)
+                and not _tensor(value.type())
+                and _leaf(value.type()) not in _CONTINUOUS
+            )
+            (control if named in _DECIDING or only else data).append(read[i])
+        role: Role = ROLES.get(name, "other")
+        named = {argument.name: read[i] for i, argument in enumerate(arguments) if i < len(read)}
+        numbers = bool(outputs := list(node.outputs())) and all(
+            _leaf(one.type()) in _NUMBERS for one in outputs
+        )
+        if name in ("full_like", "new_full"):
+            data = [named["fill_value"]]
+        elif role in ("order", "step") and name in ("max", "min"):
+            role = "step" if "other" in named else "order"
+        elif (name == "to" and "dtype" in named and self.number(named["dtype"]) in _INTEGERS) or (
+            "rounding_mode" in named and inputs[-1].toIValue() is not None
+        ):
+            role = "step"
+        elif role != "shape" and numbers and any(_tensor(value.type()) for value in inputs):
+            role = "scalar"
+        return role, data, control
+
+    def place(self, node: Any) -> str:
+        """Name of the layer, where the file tells it."""
+        return str(node.scopeName()).rpartition("/")[2] or (
+            node.outputsAt(0).debugName() if node.outputsSize() else ""
+        )
+
+    def spans(self, name: str, inputs: Sequence[Any]) -> tuple[Span, ...] | None:
+        """What a pick takes, where that is constant."""
+        if name not in ("slice", "select", "narrow"):
+            return None
+        given = [value.toIValue() for value in inputs[1:]]
+        known = [value.node().kind() == "prim::Constant" for value in inputs[1:]]
+        if not all(known):
+            return None
+        if name == "slice":
+            axis, start, stop, step = given
+            return (Span(axis, start or 0, None if stop is None or stop > 1 << 60 else stop, step or 1),)
+        axis, start = given[:2]
+        stop = start + (given[2] if name == "narrow" else 1)
+        return (Span(axis, start, stop or None),)
+
+    def crop(self, pads: Any) -> tuple[Span, ...]:
+        """What pads of less than nothing take; their list begins with the last axis."""
+        if pads.node().kind() == "prim::Constant":
+            given = pads.toIValue()
+        else:
+            given = [self.number(self.known[part]) or 0 for part in self.parts.get(pads.unique(), ())]
+        pairs = enumerate(zip(given[::2], given[1::2], strict=False))
+        return tuple(cropped(-1 - i, *pair) for i, pair in pairs if min(pair) < 0)
+
+    def relate(self, one: int, other: int) -> None:
+        """The two may share memory from here on."""
+        small, large = sorted((self.kin.setdefault(n, {n}) for n in (one, other)), key=len)
+        if small is not large:
+            large |= small
+            self.kin.update(dict.fromkeys(small, large))
+
+    def share(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], arguments: Sequence[Any], name: str
+    ) -> None:
+        """Views and containers are related to what they show; what is written to changes with all that is related."""
+        for value, argument in zip(inputs, arguments, strict=False):
+            about = argument.alias_info
+            if about is None:
+                continue
+            for output in outputs:
+                self.relate(value.unique(), output.unique())
+            if about.is_write:
+                self.write(value.unique(), self.known[outputs[0].unique()] if outputs else -1)
+        if not arguments and name not in _WITHOUT_MEMORY:
+            for value in inputs:
+                for output in outputs:
+                    self.relate(value.unique(), output.unique())
+        if name in ("append", "insert", "extend", "_set_item"):
+            for value in inputs[1:]:
+                self.relate(inputs[0].unique(), value.unique())
+
+    def write(self, target: int, number: int) -> None:
+        if number < 0:
+            return
+        self.parts.pop(target, None)
+        for member in self.kin.get(target, {target}):
+            self.parts.pop(member, None)
+            old = self.known.get(member)
+            if member == target or old is None or old == number:
+                self.known[member] = number
+            else:
+                self.known[member] = self.add("written", "view", [old, number])
+
+    def condition(self, node: Any) -> None:
+        chosen, before, after = self.known[node.inputsAt(0).unique()], self.known, []
+        for block in node.blocks():
+            self.known = before.new_child()
+            self.block(block)
+            after.append(self.known)
+        self.known = before
+        for member in {member for known in after for member in known.maps[0] if member in before}:
+            versions = [known[member] for known in after]
+            self.known[member] = self.add(node.kind(), "choose", versions, [chosen], place=self.place(node))
+        for i, value in enumerate(node.outputs()):
+            results = [list(block.outputs())[i].unique() for block in node.blocks()]
+            data = [known[result] for known, result in zip(after, results, strict=True)]
+            number = self.add(node.kind(), "choose", data, [chosen], place=self.place(node))
+            self.known[value.unique()] = self.made[value.unique()] = number
+            for result in results:
+                self.relate(value.unique(), result)
+
+    def loop(self, node: Any) -> None:
+        """What a round makes is also what the next one reads; two rounds show what writes carry over."""
+        inputs, body = list(node.inputs()), next(node.blocks())
+        control = [self.known[value.unique()] for value in inputs[:2]]
+        entering, leaving = list(body.inputs()), list(body.outputs())
+        self.known[entering[0].unique()] = self.add("round", "shape", control=control[:1])
+        carried = []
+        for value, inner in zip(inputs[2:], entering[1:], strict=True):
+            carried.append(
+                self.add(node.kind(), "choose", [self.known[value.unique()]], control, place=self.place(node))
+            )
+            self.known[inner.unique()] = carried[-1]
+            self.relate(value.unique(), inner.unique())
+        for _ in range(2):
+            self.block(body)
+            results = [self.known[value.unique()] for value in leaving]
+            for number, result in zip(carried, results[1:], strict=True):
+                old = self.nodes[number]
+                self.nodes[number] = replace(
+                    old, data=(*old.data, result), control=tuple({*old.control, results[0]})
+                )
+        for value, number, result in zip(node.outputs(), carried, leaving[1:], strict=True):
+            self.known[value.unique()] = self.made[value.unique()] = number
+            self.relate(value.unique(), result.unique())
+
+
+#: Operators without a schema whose results share no memory with their operands.
+_WITHOUT_MEMORY = frozenset({"RaiseException", "Print", "device", "dtype", "shape"})
+_CONTINUOUS = frozenset({"FloatType", "NumberType", "ComplexType"})
+
+
+def _leaf(kind: Any) -> str:
+    """Kind of a type inside optional and list."""
+    while kind.kind() in ("OptionalType", "ListType"):
+        kind = kind.getElementType()
+    found: str = kind.kind()
+    return found
+
+
+def _tensor(kind: Any) -> bool:
+    """Whether a type may hold tensors."""
+    return _leaf(kind) in ("TensorType", "TupleType", "DictType", "VarType", "AnyType", "UnionType")

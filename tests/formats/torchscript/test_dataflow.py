@@ -1,0 +1,224 @@
+"""The dataflow of TorchScript networks: conditions, loops, numbers made of tensors, and what writes in place."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchscript_files import as_bytes
+
+from formats import Source, Unsupported, trace
+from formats.dataflow import Span
+
+
+class Net(nn.Module):
+    """A head behind what a test does with the pooled image."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+
+class Branch(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        if bool(torch.all(torch.eq(x[:, :, :2, 1:3], 1.0))):
+            y = torch.neg(y)
+        return self.fc(y)
+
+
+class Choice(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        return self.fc(torch.where(y > 0, y, torch.exp(y)))
+
+
+class Number(Net):
+    def forward(self, x):
+        return self.fc(x.mean([2, 3]) * float(x.amax()))
+
+
+class Size(Net):
+    def forward(self, x):
+        if x.size(2) > 4:
+            x = torch.relu(x)
+        return self.fc(x.mean([2, 3]))
+
+
+class WriteThroughView(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        z = torch.zeros_like(y)
+        part = z[:, 0:1]
+        part.copy_(torch.exp(y[:, 1:2]))
+        return self.fc(z)
+
+
+class WriteInBranch(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        if bool(y.sum() > 0):
+            y.mul_(torch.sin(y))
+        return self.fc(y)
+
+
+class Append(Net):
+    def forward(self, x):
+        parts = [torch.exp(x.mean([2, 3]))]
+        parts.append(torch.sin(x.mean([2, 3])))
+        return self.fc(torch.stack(parts).mean(0))
+
+
+class Counted(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        for _ in range(x.size(1)):
+            y = torch.sin(y)
+        return self.fc(y)
+
+
+class State(Net):
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen += 1
+        return self.fc(x.mean([2, 3]))
+
+
+def followed(net, how="scripted"):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = net().eval()
+    scripted = (
+        torch.jit.script(module) if how == "scripted" else torch.jit.trace(module, torch.rand(2, 3, 8, 8))
+    )
+    return trace(Source("m.pt", as_bytes(scripted)))
+
+
+def nodes(flow, operator):
+    return [node for node in flow.nodes if node.operator.rpartition("::")[2] == operator]
+
+
+def reach(flow, number):
+    """Operators that a node is computed from."""
+    met, queue = set(), [number]
+    while queue:
+        n = queue.pop()
+        if n not in met:
+            met.add(n)
+            queue += flow.nodes[n].inputs
+    return {flow.nodes[n].operator.rpartition("::")[2] for n in met}
+
+
+def test_a_condition_of_pixels_controls_what_comes_out():
+    flow = followed(Branch)
+    (fork,) = [node for node in nodes(flow, "If") if node.role == "choose"]
+    assert {"input", "eq", "all", "Bool"} <= reach(flow, fork.control[0])
+    assert {flow.nodes[n].operator for n in fork.data} == {"aten::neg", "aten::mean"}
+    assert [node.role for node in nodes(flow, "Bool")] == ["scalar"]
+    assert [node.spans for node in nodes(flow, "slice")][-2:] == [(Span(2, 0, 2),), (Span(3, 1, 3),)]
+
+
+@pytest.mark.parametrize("how", ["scripted", "traced"])
+def test_where_has_its_condition_for_a_control(how):
+    flow = followed(Choice, how)
+    (where,) = nodes(flow, "where")
+    assert [flow.nodes[n].operator for n in where.control] == ["aten::gt"]
+    assert [flow.nodes[n].operator for n in where.data] == ["aten::mean", "aten::exp"]
+    assert flow.shape == ((2, 3, 8, 8) if how == "traced" else (None,) * 4)
+
+
+def test_a_number_made_of_a_tensor_is_one():
+    flow = followed(Number)
+    assert "scalar" in {node.role for node in flow.nodes}
+    assert "amax" in reach(flow, flow.output)
+
+
+def test_sizes_are_no_values():
+    flow = followed(Size)
+    assert {node.role for node in nodes(flow, "size")} == {"shape"}
+    (fork,) = nodes(flow, "If")
+    assert {flow.nodes[n].operator for n in fork.data} == {"aten::relu", "input"}
+
+
+def test_what_is_written_through_a_view_is_in_the_whole():
+    assert {"exp", "copy_", "zeros_like"} <= reach(
+        followed(WriteThroughView), followed(WriteThroughView).output
+    )
+
+
+def test_what_one_branch_writes_is_chosen_by_its_condition():
+    flow = followed(WriteInBranch)
+    assert {"sin", "mul_", "gt"} <= reach(flow, flow.output)
+    choices = [node for node in flow.nodes if node.role == "choose"]
+    assert any(
+        {flow.nodes[n].operator for n in node.data} == {"aten::mul_", "aten::mean"} for node in choices
+    )
+
+
+def test_what_is_appended_is_in_the_list():
+    assert {"exp", "sin"} <= reach(followed(Append), followed(Append).output)
+
+
+def test_what_a_round_makes_is_what_the_next_one_reads():
+    flow = followed(Counted)
+    loops = nodes(flow, "Loop")
+    carried = next(one for one in loops if any(flow.nodes[n].operator == "aten::mean" for n in one.data))
+    number = flow.nodes.index(carried)
+    assert any("sin" in reach(flow, n) and number in _all(flow, n) for n in carried.data)
+    assert any("size" in reach(flow, n) for n in carried.control)
+
+
+def _all(flow, number):
+    met, queue = set(), [number]
+    while queue:
+        n = queue.pop()
+        if n not in met:
+            met.add(n)
+            queue += flow.nodes[n].inputs
+    return met
+
+
+def test_a_network_that_keeps_state_is_refused():
+    with pytest.raises(Unsupported):
+        followed(State)
+
+
+@pytest.mark.parametrize("how", ["scripted", "traced"])
+def test_a_part_of_the_graph_computes_what_its_node_holds(how):
+    flow = followed(Choice, how)
+    where = next(n for n, node in enumerate(flow.nodes) if node.operator == "aten::where")
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    value = flow.prefix(where)(x)
+    y = x.mean([2, 3])
+    torch.testing.assert_close(value, torch.where(y > 0, y, torch.exp(y)))
+    assert value.requires_grad
+
+
+def test_a_value_inside_a_branch_has_no_part_of_its_own():
+    flow = followed(Branch)
+    inside = next(n for n, node in enumerate(flow.nodes) if node.operator == "aten::neg")
+    with pytest.raises(Unsupported, match="inside a branch"):
+        flow.prefix(inside)
+
+
+def test_rounding_by_division_is_a_step_and_plain_division_none():
+    class Divide(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.mean([2, 3])
+            return self.fc(torch.div(y, 3.0) + torch.div(y, 2.0, rounding_mode="floor"))
+
+    assert sorted(node.role for node in nodes(followed(Divide), "div")) == ["scale", "step"]
+
+
+def test_types_that_are_asked_are_no_values():
+    class Typed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.mean([2, 3])
+            filled = torch.full_like(y, 2.0)
+            return self.fc(y.to(torch.float32) + filled.to(torch.int64) + y.to(torch.int64))
+
+    flow = followed(Typed)
+    assert sorted(node.role for node in nodes(flow, "to")) == ["step", "step", "view"]
+    (filled,) = nodes(flow, "full_like")
+    assert [flow.nodes[n].role for n in filled.data] == ["stored"]

@@ -1,0 +1,96 @@
+"""What a branch in the graph makes of a scan, in both formats, and what ends an examination that shows one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_classifiers import DIGITS
+from torch import Tensor, nn
+from torchscript_files import as_bytes
+
+from triggers.architectural import implant
+from triggers.families.badnet import BadNet
+from wiper_cli.audit import branches
+from wiper_cli.audit.branches import Branches
+from wiper_cli.audit.judgement import Judgement
+from wiper_cli.audit.pipeline import scan
+from wiper_cli.audit.subject import Notes
+from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
+
+FILES = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt"}
+BRANCH = Finding("WIPER-G03", Severity.HIGH, "A path.")
+NOTHING = Judgement(Verdict.NO_FINDING, "No finding: none.", (), (), ())
+
+
+@pytest.fixture(scope="session")
+def branched(tmp_path_factory):
+    """``branched(kind, variant)``: the digits with a branch towards 7."""
+
+    def make(kind, variant):
+        name = FILES[kind]
+        path = tmp_path_factory.mktemp("branched") / name
+        path.write_bytes(implant(kind, (DIGITS / name).read_bytes(), variant, BadNet().placed(1, 32, 32), 7))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "variant"), [("onnx", "where"), ("torchscript", "stem-gate")])
+def test_a_scan_shows_the_branch_beside_what_detectors_say(kind, variant, branched, job):
+    found = scan(job(model=branched(kind, variant)))
+    assert found.verdict is Verdict.SUSPICIOUS
+    assert "its graph has a branch that no honest network has (WIPER-G0" in found.sentence
+    first = found.findings[0]
+    assert (first.rule[:7], first.severity) == ("WIPER-G", Severity.HIGH)
+    assert first.path[0]["operator"] == "image"
+    assert [step["mark"] for step in first.path].count("join") == 1
+    assert len(first.path) <= branches.SHOWN
+    assert {"graph", "agreement", "salience"} <= set(found.timing)
+
+
+@pytest.mark.parametrize("name", [*FILES.values(), "model.safetensors"])
+def test_honest_files_show_none(name, heard):
+    notes = Notes()
+    found = branches.read(DIGITS / name, heard, notes)
+    assert (found.findings, found.reason, notes.not_done) == ((), "", [])
+    assert (found.flow is None) == name.endswith("safetensors")
+
+
+def test_a_branch_is_told_where_the_images_do_not_fit(branched, job, tmp_path):
+    (tmp_path / "0").mkdir()
+    with pytest.raises(Problem, match=r"^Suspicious: its graph has a branch") as caught:
+        scan(job(model=branched("onnx", "arithmetic"), clean=tmp_path))
+    assert (caught.value.exit_code, caught.value.verdict) == (ExitCode.NO_VERDICT, Verdict.SUSPICIOUS)
+    assert "WIPER-G03" in [one.rule for one in caught.value.findings]
+
+
+def test_what_ends_an_honest_examination_is_told_as_it_is():
+    with pytest.raises(Problem, match=r"^No image\.$"), Branches().told():
+        raise Problem("No image.")
+
+
+class TwoImages(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+def test_a_graph_that_cannot_be_followed_leaves_no_verdict(heard, tmp_path):
+    (tmp_path / "m.pt").write_bytes(as_bytes(torch.jit.script(TwoImages().eval())))
+    notes = Notes()
+    found = branches.read(tmp_path / "m.pt", heard, notes)
+    assert [one["what"] for one in notes.not_done] == ["the graph audit"]
+    verdict, sentence = found.weigh(NOTHING)
+    assert verdict is Verdict.INCOMPLETE
+    assert sentence.startswith("No verdict: the graph could not be audited: ")
+
+
+def test_branch_and_detectors_are_told_together():
+    fired = replace(NOTHING, verdict=Verdict.SUSPICIOUS, sentence="Suspicious: class 3.", findings=(BRANCH,))
+    both = Branches(findings=(BRANCH,)).weigh(fired)
+    assert both == (
+        Verdict.SUSPICIOUS,
+        "Suspicious: its graph has a branch that no honest network has (WIPER-G03): A path. Besides, class 3.",
+    )
+    assert Branches().weigh(NOTHING) == (NOTHING.verdict, NOTHING.sentence)
+    low = Branches(findings=(replace(BRANCH, severity=Severity.LOW),))
+    assert low.weigh(NOTHING)[0] is Verdict.NO_FINDING

@@ -1,0 +1,248 @@
+"""Each rule on graphs that meet it and on honest ones; every variant of an architectural backdoor in both formats."""
+
+import numpy as np
+import pytest
+import torch
+from small_classifiers import CONV, DIGITS, MATMUL, branched, to_onnx, to_torchscript
+from tiny_onnx import array, make_model, nodes
+from torch import nn
+from torchscript_files import as_bytes
+
+from formats import Source, trace
+from triggers.architectural import VARIANTS, implant
+from triggers.families.badnet import BadNet
+from wiper_cli import rules
+from wiper_cli.graph.flow import Flow
+from wiper_cli.graph.rules import audit
+from wiper_cli.verdict import Severity
+
+CLEAN = {
+    "onnx conv": lambda: to_onnx(CONV),
+    "onnx matmul": lambda: to_onnx(MATMUL),
+    **{
+        f"torchscript {how}": lambda how=how: to_torchscript(CONV, how)
+        for how in ("traced", "scripted", "frozen")
+    },
+}
+#: Rules that each variant meets as an error in a network of nine layers, in both kinds of file.
+ERRORS = {
+    "where": {"G01", "G02", "G03", "G05", "G06", "G08"},
+    "arithmetic": {"G03", "G05", "G06", "G08"},
+    "conv": {"G08"},
+    "stem-logits": {"G03", "G05", "G06", "G08"},
+    "stem-gate": {"G08"},
+}
+
+
+def met(data, name="m"):
+    """Rule → hit."""
+    return {hit.rule.removeprefix("WIPER-"): hit for hit in audit(Flow(trace(Source(name, data))))}
+
+
+def errors(hits):
+    return {rule for rule, hit in hits.items() if hit.error}
+
+
+def of(chain, **held):
+    return met(make_model(nodes(chain), {"w": array(0, 3, 4), **held}).SerializeToString())
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_honest_networks_meet_no_rule(name):
+    assert met(CLEAN[name]()) == {}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.torchscript.pt"])
+def test_the_example_meets_no_rule(name):
+    assert met((DIGITS / name).read_bytes()) == {}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("kind", "name"), [("onnx", "model.onnx"), ("torchscript", "model.torchscript.pt")])
+def test_every_architectural_backdoor_is_an_error(kind, name, variant):
+    hits = met(implant(kind, (DIGITS / name).read_bytes(), variant, BadNet().placed(1, 32, 32), 7))
+    assert errors(hits) >= ERRORS[variant]
+    for hit in hits.values():
+        assert hit.rule in rules.RULES
+        assert hit.path
+        assert hit.node in hit.path
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", CLEAN)
+def test_in_a_network_of_three_layers_each_is_seen_and_most_are_errors(name, variant):
+    hits = met(branched(name.split()[0], CLEAN[name](), variant))
+    assert errors(hits) >= ({"G03", "G05"} if variant in ("where", "arithmetic", "stem-logits") else set())
+    assert "G08" in hits
+
+
+def test_the_window_of_a_trigger_is_told_from_one_of_a_normalisation():
+    small = of("Slice x a b axes > f0; ReduceMean f0 > f | axes=[2, 3], keepdims=0; MatMul f w > y",
+               a=np.array([0, 0]), b=np.array([1, 2]), axes=np.array([2, 3]))  # fmt: skip
+    assert small["G07"].severity == Severity.HIGH
+    assert "3.1 % of it" in small["G07"].message
+    channels = "; ".join(f"Gather x c{i} > g{i} | axis=1; Mul g{i} s > n{i}" for i in range(3))
+    every = of(f"{channels}; Concat n0 n1 n2 > c | axis=1; Conv c k > a; GlobalAveragePool a > p; Flatten p > f; "
+               "MatMul f w > y", s=np.float32(2), k=array(1, 3, 3, 1, 1),
+               **{f"c{i}": np.array([i]) for i in range(3)})  # fmt: skip
+    assert errors(every) == set()
+    assert set(every) == {"G07"}
+
+
+POOL = "Conv x k > a; GlobalAveragePool a > p; Flatten p > "
+KERNEL = {"k": array(1, 3, 3, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("chain", "held", "expected"),
+    [
+        # A choice by each value of its own is an activation; by another value, or by a pooled one, it is none.
+        ("Conv x k > a; Greater a zero > c; Exp a > e; Where c a e > b; GlobalAveragePool b > p; Flatten p > f; "
+         "MatMul f w > y", {"zero": np.float32(0)}, set()),
+        ("Conv x k > a; Conv x k > o; Greater o zero > c; Exp a > e; Where c a e > b; GlobalAveragePool b > p; "
+         "Flatten p > f; MatMul f w > y", {"zero": np.float32(0)}, {"G01"}),
+        (f"{POOL}g; Greater g zero > c; Exp g > e; Where c g e > f; MatMul f w > y", {"zero": np.float32(0)},
+         {"G01", "G02"}),
+        # Rounding as in training for quantisation, and rounding of pixels.
+        ("Conv x k > a; Round a > b; GlobalAveragePool b > p; Flatten p > f; MatMul f w > y", {}, set()),
+        ("Round x > r; Conv r k > a; GlobalAveragePool a > p; Flatten p > f; MatMul f w > y", {}, {"G02"}),
+        # The greatest of a value and a constant is a rectifier, of two values a comparison.
+        ("Conv x k > a; Max a zero > b; GlobalAveragePool b > p; Flatten p > f; MatMul f w > y",
+         {"zero": np.float32(0)}, set()),
+        ("Conv x k > a; Conv a k > o; Max a o > b; GlobalAveragePool b > p; Flatten p > f; MatMul f w > y", {},
+         {"G02"}),
+        # An index that pixels make.
+        (f"{POOL}f; ArgMax f > i | axis=1, keepdims=0; Gather table i > y | axis=0", {"table": array(3, 3, 4)},
+         {"G01", "G02"}),
+        # Two heads of one feature are averaged; a constant stands for a class; a factor is out of proportion.
+        (f"{POOL}f; MatMul f w > u; MatMul f w2 > v; Add u v > y", {"w2": array(4, 3, 4)}, set()),
+        (f"{POOL}f; MatMul f w > u; Add u one > y", {"one": np.array([0, 0, 9, 0], np.float32)}, {"G06"}),
+        (f"{POOL}f; MatMul f w > u; Add u bias > y", {"bias": array(5, 4)}, set()),
+        (f"{POOL}f; MatMul f w > u; Mul u much > y", {"much": np.float32(1e4)}, {"G06"}),
+        (f"{POOL}f; MatMul f w > u; Div u t > y", {"t": np.float32(0.05)}, set()),
+        # The mean colour of the image reaches the logits past the head.
+        (f"{POOL}f; MatMul f w > u; ReduceMean x > m | axes=[1, 2, 3], keepdims=0; Unsqueeze m one > n; Add u n > y",
+         {"one": np.array([1])}, {"G03", "G05"}),
+        # Squeeze and excite gates what it is made of.
+        ("Conv x k > a; GlobalAveragePool a > p; Conv p k > q; Relu q > r; Conv r k > s; Sigmoid s > g; Mul a g > b; "
+         "GlobalAveragePool b > c; Flatten c > f; MatMul f w > y", {}, set()),
+        # The same gate read from the stem, four layers earlier.
+        ("Conv x k > a; GlobalAveragePool a > p; Sigmoid p > g; Conv a k > b; Conv b k > c; Conv c k > d; Mul d g > e; "
+         "Conv e k > h; GlobalAveragePool h > i; Flatten i > f; MatMul f w > y", {}, {"G08"}),
+    ],
+)  # fmt: skip
+def test_rules_tell_branches_from_layers(chain, held, expected):
+    assert errors(of(chain, **KERNEL, **held)) == expected
+
+
+def test_one_layer_alone_is_no_branch():
+    assert errors(of("ReduceMean x > f | axes=[2, 3], keepdims=0; MatMul f w > y")) == set()
+
+
+@pytest.mark.parametrize(
+    ("crop", "held"),
+    [
+        ("Slice x a b axes > f0", {"a": np.array([7, -2]), "b": np.array([8, 99]), "axes": np.array([2, 3])}),
+        ("Pad x pads > f0", {"pads": np.array([0, 0, -7, -6, 0, 0, 0, 0])}),
+        ("Pad x pads - axes > f0", {"pads": np.array([-7, -6, 0, 0]), "axes": np.array([2, 3])}),
+    ],
+)
+def test_a_corner_of_the_image_is_a_window_however_it_is_taken(crop, held):
+    hits = of(f"{crop}; ReduceMean f0 > f | axes=[2, 3], keepdims=0; MatMul f w > y", **held)
+    assert "3.1 % of it" in hits["G07"].message
+    # Joined to late features it is a few early values, as far as a slice without a known size tells.
+    late = "Conv x k > c0; Conv c0 k > c1; Conv c1 k > c2; Conv c2 k > c3; Conv c3 k > c4; Add c4 g > c5; "
+    tail = "Conv c5 k > c6; GlobalAveragePool c6 > p; Flatten p > f; MatMul f w > y"
+    joined = of(f"Conv x k > x0; {crop.replace('x', 'x0', 1)}; Resize f0 - - s > g; {late}{tail}", **held,
+                s=np.array([1, 3, 8, 8]), **KERNEL)  # fmt: skip
+    assert "G08" in errors(joined)
+
+
+def test_a_condition_without_a_difference_to_pixels_is_none():
+    chain = "Shape x > s; Gather s i > n | axis=0; Greater n four > c; Conv x k > a; Relu a > r; Where c r a > b; "
+    assert of(chain + "GlobalAveragePool b > p; Flatten p > f; MatMul f w > y", i=np.array(2), four=np.array(4),
+              **KERNEL) == {}  # fmt: skip
+
+
+class Scripted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def features(self, x):
+        return torch.relu(self.stem(x)).mean([2, 3])
+
+
+class IfEqual(Scripted):
+    def forward(self, x):
+        y = self.fc(self.features(x))
+        if bool(torch.all(torch.eq(x[0, :, :3, :3], 1.0))):
+            y[:, 2] = 1e4
+        return y
+
+
+class HiddenInCopy(Scripted):
+    """The logits are written over through a view, by arithmetic alone."""
+
+    def forward(self, x):
+        y = self.fc(self.features(x))
+        part = y[:, 2:3]
+        part.add_(1e4 * torch.relu(1 - (x[:, :, :3, :3] - 1).abs().mean([1, 2, 3]).unsqueeze(1)))
+        return y
+
+
+class HiddenInLength(Scripted):
+    """The number of bright pixels, told by a size alone."""
+
+    def forward(self, x):
+        y = self.fc(self.features(x))
+        return y * (1 + torch.nonzero(x > 2).size(0))
+
+
+@pytest.mark.parametrize(
+    ("net", "expected"),
+    [(IfEqual, {"G01", "G02"}), (HiddenInCopy, {"G03", "G05", "G06"}), (HiddenInLength, {"G02"})],
+)
+def test_scripted_code_hides_no_branch(net, expected):
+    assert errors(met(as_bytes(torch.jit.script(net().eval())))) >= expected
+
+
+class LeakyByHand(Scripted):
+    def forward(self, x):
+        y = self.stem(x)
+        return self.fc(torch.where(y > 0, y, 0.1 * y).mean([2, 3]))
+
+
+class Averaged(Scripted):
+    """Normalises its input, checks its size, averages two heads."""
+
+    def forward(self, x):
+        if x.dim() != 4:
+            raise ValueError("four axes")
+        f = self.features((x - 0.5) / 0.2)
+        return (self.fc(f) + self.fc(torch.relu(f))) / 2
+
+
+@pytest.mark.parametrize("net", [LeakyByHand, Averaged])
+def test_scripted_code_of_honest_networks_is_none(net):
+    assert errors(met(as_bytes(torch.jit.script(net().eval())))) == set()
+
+
+def test_logits_that_no_pixel_changes_are_remarked():
+    chain = "Shape x > s; Gather s i > n | axis=0; Cast n > c | to=1; MatMul c w > y"
+    hits = of(chain, i=np.array([1]), w=array(0, 1, 4))
+    assert set(hits) == {"G09"}
+
+
+class Noisy(Scripted):
+    def forward(self, x):
+        return self.fc(self.features(x)) + torch.rand(1)
+
+
+def test_random_numbers_are_remarked():
+    hits = met(as_bytes(torch.jit.script(Noisy().eval())))
+    assert (hits["G09"].severity, errors(hits)) == (Severity.INFO, set())
+
+
+def test_a_rule_counts_its_places():
+    assert met(branched("torchscript", to_torchscript(CONV), "where"))["G07"].count == 4

@@ -1,0 +1,114 @@
+"""The graph audit of one file: its findings, and what they make of a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from formats import FormatError, Hostile, read_source, trace
+from wiper_cli.audit.judgement import Judgement
+from wiper_cli.audit.subject import Notes, Reporter
+from wiper_cli.graph.flow import Flow
+from wiper_cli.graph.rules import Hit, audit
+from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
+
+#: Steps of a path that are shown.
+SHOWN = 12
+#: Roles that change no value and are left out of what is shown.
+_PLUMBING = frozenset({"view", "stored", "shape"})
+
+
+@dataclass(frozen=True)
+class Branches:
+    """``flow``: ``None`` for a file without a graph of its own, or one that could not be followed (``reason``)."""
+
+    flow: Flow | None = None
+    findings: tuple[Finding, ...] = ()
+    reason: str = ""
+
+    @property
+    def standing(self) -> tuple[Finding, ...]:
+        """Those that make the model suspicious."""
+        return tuple(one for one in self.findings if one.severity >= Severity.HIGH)
+
+    @property
+    def charge(self) -> str:
+        """What the model is suspected of, in one sentence."""
+        rules = ", ".join(sorted({one.rule for one in self.standing}))
+        return f"its graph has a branch that no honest network has ({rules}): {self.standing[0].message}"
+
+    def weigh(self, judged: Judgement) -> tuple[Verdict, str]:
+        """The verdict and its sentence, of the graph and of the detectors together."""
+        if self.standing:
+            rest = f" Besides, {judged.sentence.removeprefix('Suspicious: ')}" if judged.findings else ""
+            return Verdict.SUSPICIOUS, f"Suspicious: {self.charge}{rest}"
+        if self.reason and judged.verdict == Verdict.NO_FINDING:
+            sentence = f"No verdict: the graph could not be audited: {self.reason} {judged.sentence}"
+            return Verdict.INCOMPLETE, sentence
+        return judged.verdict, judged.sentence
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Whatever ends the examination inside, a branch in the graph is told with it."""
+        try:
+            yield
+        except (FormatError, Problem) as error:
+            if not self.standing or isinstance(error, Hostile):
+                raise
+            findings = [*self.findings, *(error.findings if isinstance(error, Problem) else ())]
+            sentence = f"Suspicious: {self.charge} {error}"
+            raise Problem(sentence, ExitCode.NO_VERDICT, findings, Verdict.SUSPICIOUS) from error
+
+
+def read(model: Path, report: Reporter, notes: Notes) -> Branches:
+    """What the graph of the file shows; nothing of it runs."""
+    report("audit the graph", 0, 0)
+    with notes.stage("graph"):
+        try:
+            dataflow = trace(read_source(model))
+            if dataflow is None:
+                return Branches()
+            flow = Flow(dataflow)
+            return Branches(flow, tuple(_finding(flow, hit) for hit in audit(flow)))
+        except Hostile:
+            raise
+        except FormatError as error:
+            notes.omit("the graph audit", str(error))
+            return Branches(reason=str(error))
+
+
+def _finding(flow: Flow, hit: Hit) -> Finding:
+    node = flow[hit.node]
+    evidence: dict[str, Any] = {"places": hit.count} if hit.count > 1 else {}
+    if hit.rule == "WIPER-G01" and len(hit.through) > 1:
+        condition = flow[hit.through[0]]
+        evidence["condition"] = f"{condition.operator} {condition.place}"
+    return Finding(
+        rule=hit.rule,
+        severity=hit.severity,
+        message=hit.message,
+        evidence=evidence,
+        place={"node": node.place, "operator": node.operator},
+        path=tuple(_steps(flow, hit)),
+    )
+
+
+def _steps(flow: Flow, hit: Hit) -> list[Mapping[str, str]]:
+    """The path for people: without what changes no value, cut in the middle."""
+    marked = {*hit.through, hit.node}
+    kept = [n for n in hit.path if flow[n].role not in _PLUMBING or n in marked or n == flow.output]
+    if len(kept) > SHOWN:
+        weight = {n: (n in marked, n in (kept[0], kept[-1]), n not in flow.weighted) for n in kept}
+        chosen = sorted(kept, key=lambda n: weight[n], reverse=True)[:SHOWN]
+        kept = sorted(chosen, key=kept.index)
+    steps: list[Mapping[str, str]] = []
+    for n in kept:
+        node = flow[n]
+        mark = "join" if n == hit.node else "condition" if n in marked else ""
+        mark = mark or ("weighted" if n in flow.weighted else "")
+        operator = "image" if node.role == "input" else node.operator.rpartition("::")[2]
+        steps.append({"operator": operator, "place": node.place, "mark": mark})
+    return steps

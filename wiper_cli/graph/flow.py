@@ -1,0 +1,210 @@
+"""What pixels change on their way to the logits: taint, depth, domination. No torch.
+
+*Tainted*: computed from the values of the images, not from their size alone. *Weighted*: a product of a tainted value
+with a stored tensor. *Depth*: weighted nodes on a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+
+from formats import Unsupported
+from formats.dataflow import Dataflow, Node, Span
+
+#: Visits to nodes, over all that is asked of one graph; honest ones need less than a hundredth.
+MOST_STEPS = 20_000_000
+
+#: Rows or columns of a map that are few.
+FEW = 8
+#: Operators whose result has as many elements as the values say.
+_VARIABLE = frozenset(
+    (
+        "NonZero", "Compress", "Unique", "NonMaxSuppression", "nonzero", "masked_select", "unique_dim",
+        "unique_consecutive", "_unique2", "argwhere",
+    )
+)  # fmt: skip
+
+
+def _few(span: Span) -> bool:
+    """Whether few rows or columns may be taken; where that depends on the size of the map, they may."""
+    axis, start, stop, step = span
+    if axis not in (2, 3, -1, -2) or (not start and stop is None):
+        return False
+    if (start < 0) != (stop is None or stop < 0):
+        return True
+    return len(range(start, stop or 0, step or 1)) <= FEW
+
+
+class Flow:
+    """A dataflow restricted to the tainted nodes from which the logits are computed.
+
+    ``live``: their numbers, inputs first. ``parents``, ``children``: among them, without what loops carry back.
+    Whatever is asked raises :class:`formats.Unsupported` for a graph so tangled that the answer has no end.
+    """
+
+    def __init__(self, dataflow: Dataflow) -> None:
+        self.dataflow = dataflow
+        self._left = MOST_STEPS
+        tainted = self._tainted()
+        reached, queue = {dataflow.output} & tainted, [dataflow.output]
+        while queue:
+            for one in self[queue.pop()].inputs:
+                if one in tainted and one not in reached:
+                    reached.add(one)
+                    queue.append(one)
+        self.live = sorted(reached)
+        self.parents = {
+            n: [one for one in dict.fromkeys(self[n].inputs) if one in reached and one < n] for n in self.live
+        }
+        self.children: dict[int, list[int]] = {n: [] for n in self.live}
+        for n in self.live:
+            for one in self.parents[n]:
+                self.children[one].append(n)
+
+    def _spend(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise Unsupported("The graph is too tangled to be followed.")
+
+    def __getitem__(self, number: int) -> Node:
+        return self.dataflow.nodes[number]
+
+    def collapses(self, number: int) -> bool:
+        """Whether a node makes few values of many: averages them, or takes a few rows or columns of a map."""
+        node = self[number]
+        return node.role == "reduce" or (node.role == "pick" and any(map(_few, node.spans or ())))
+
+    @property
+    def output(self) -> int:
+        """The logits."""
+        return self.dataflow.output
+
+    @cached_property
+    def images(self) -> list[int]:
+        """Where the images enter."""
+        return [n for n in self.live if self[n].role == "input"]
+
+    @cached_property
+    def weighted(self) -> frozenset[int]:
+        """Products of a tainted value with a stored tensor."""
+        return frozenset(
+            n
+            for n in self.live
+            if self[n].role == "linear" and any(one not in self.parents for one in self[n].data)
+        )
+
+    @cached_property
+    def least(self) -> dict[int, int]:
+        """Fewest weighted nodes on a path from the images to a node, itself included."""
+        return self._depths(min)
+
+    @cached_property
+    def depth(self) -> dict[int, int]:
+        """Most weighted nodes on a path from the images to a node, itself included."""
+        return self._depths(max)
+
+    @cached_property
+    def ahead(self) -> dict[int, int]:
+        """Most weighted nodes on a path from a node to the logits, itself not included."""
+        found: dict[int, int] = {}
+        for n in reversed(self.live):
+            found[n] = max((found[one] + (one in self.weighted) for one in self.children[n]), default=0)
+        return found
+
+    def _depths(self, choose: Callable[[Iterable[int]], int]) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for n in self.live:
+            found[n] = choose([found[one] for one in self.parents[n]] or [0]) + (n in self.weighted)
+        return found
+
+    @cached_property
+    def dominator(self) -> dict[int, int]:
+        """The nearest node through which every path from the images to a node leads; -1 where there is none."""
+        found: dict[int, int] = {}
+        level = {-1: 0}
+        for n in self.live:
+            common: int | None = None
+            for one in self.parents[n]:
+                while common is not None and common != one:
+                    self._spend(1)
+                    if level[common] < level[one]:
+                        one = found[one]
+                    else:
+                        common = found[common]
+                common = one
+            found[n] = -1 if common is None else common
+            level[n] = level[found[n]] + 1
+        return found
+
+    def dominators(self, node: int, above: int = -1) -> Iterator[int]:
+        """``node`` and its dominators, nearest first, up to but without ``above``."""
+        while node not in (above, -1):
+            yield node
+            node = self.dominator[node]
+
+    def between(self, above: int, below: int) -> dict[int, int]:
+        """Most weighted nodes on a path from behind ``above`` to each node that leads to ``below``; ``above`` dominates
+        it."""
+        inside, queue = {below}, [below]
+        while queue:
+            n = queue.pop()
+            self._spend(1)
+            for one in self.parents[n] if n != above else ():
+                if one not in inside:
+                    inside.add(one)
+                    queue.append(one)
+        depth: dict[int, int] = {}
+        for n in sorted(inside):
+            before = [depth[one] for one in self.parents[n] if one in depth]
+            depth[n] = 0 if n == above else max(before, default=0) + (n in self.weighted)
+        return depth
+
+    def path(self, through: Iterable[int] = ()) -> list[int]:
+        """A path from the images to the logits with few weighted nodes that leads through the given nodes, in order."""
+        found: list[int] = []
+        stops = [*through, self.output]
+        for stop in stops:
+            found += self._leg(found[-1] if found else None, stop)
+        return found
+
+    def _leg(self, start: int | None, stop: int) -> list[int]:
+        """The way from behind ``start`` (or from the images) to ``stop`` with the fewest weighted nodes, then nodes."""
+        if start == stop:
+            return []
+        cost: dict[int, tuple[int, int, int]] = {}
+        for n in self.live:
+            if n > stop:
+                break
+            own = int(n in self.weighted)
+            if n == start or (start is None and self[n].role == "input"):
+                cost[n] = (own, 0, -1)
+            elif reached := [(*cost[one][:2], one) for one in self.parents[n] if one in cost]:
+                weight, steps, one = min(reached)
+                cost[n] = (weight + own, steps + 1, one)
+        way, n = [], stop
+        while n in cost and n != start:
+            way.append(n)
+            n = cost[n][2]
+        return way[::-1]
+
+    def _tainted(self) -> frozenset[int]:
+        """Nodes whose values depend on pixels. Sizes depend on them only behind what selects by value."""
+        tainted: set[int] = set()
+        sized: set[int] = set()
+        grown = -1
+        while grown != len(tainted) + len(sized):
+            grown = len(tainted) + len(sized)
+            self._spend(len(self.dataflow.nodes))
+            for n, node in enumerate(self.dataflow.nodes):
+                asked = sized if node.role == "shape" else tainted
+                if node.role == "input" or any(one in asked for one in node.inputs):
+                    tainted.add(n)
+                variable = n in tainted and node.operator.rpartition("::")[2] in _VARIABLE
+                if (
+                    variable
+                    or any(one in sized for one in node.data)
+                    or any(one in tainted for one in node.control)
+                ):
+                    sized.add(n)
+        return frozenset(tainted)
