@@ -15,7 +15,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-from formats import polyglot
+from formats import hub, polyglot
 from formats.errors import FormatError, Hostile, Unreadable, Unsupported
 from formats.kinds import reader, recognised
 from formats.model import Kind, Manifest, Source
@@ -82,8 +82,12 @@ def read_model(path: str | Path, limit: int = MAX_FILE) -> Source:
     path = Path(path)
     sidecars = {}
     data = _read_model(path, limit)
+    # Exporters put ONNX files into a folder of their own, below what describes them.
+    folders = (
+        (path.parent, path.absolute().parents[1]) if path.absolute().parent.name == "onnx" else (path.parent,)
+    )
     for name in (*SIDECARS, f"{path.stem}.json"):
-        content = _read_sidecar(path.parent / name)
+        content = next(filter(None, (_read_sidecar(folder / name) for folder in folders)), None)
         if content is not None:
             sidecars[name] = content
     return Source(path.name, data, sidecars=sidecars)
@@ -196,7 +200,7 @@ def _read_all(descriptor: int, name: str, limit: int) -> bytes:
 def _read_model(path: Path, limit: int) -> bytes:
     try:
         if path.is_dir():
-            raise Unreadable(f"{path} is a directory; name one model file in it.")
+            raise Unreadable(f"{path} is a directory; name {hub.model_in(path)}.")
         return _read_all(_open(path), str(path), limit)
     except FileNotFoundError as error:
         raise Unreadable(f"{path} does not exist.") from error
@@ -247,13 +251,21 @@ def _read_external(model: Path, location: str, limit: int) -> bytes:
 
 
 def _open_beside(model: Path, location: str) -> int:
-    """Opens a plain name in the model's folder, and nothing behind a link."""
+    """Opens a plain name in the model's folder, and nothing behind a link but the content that a cache keeps of it."""
     follow_none = getattr(os, "O_NOFOLLOW", 0)
+    place = Path(os.path.realpath(model.parent)) / location
+    kept = hub.blob(place) if place.is_symlink() else None
+    if kept is not None:
+        return _open_in(kept[0], kept[1], follow_none)
+    return _open_in(model.parent, location, follow_none)
+
+
+def _open_in(parent: Path, location: str, follow_none: int) -> int:
     if os.open not in os.supports_dir_fd:
-        if (model.parent / location).is_symlink():
+        if (parent / location).is_symlink():
             raise OSError(errno.ELOOP, "symbolic link")
-        return _open(model.parent / location, follow_none)
-    folder = os.open(model.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _open(parent / location, follow_none)
+    folder = os.open(parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return _open(location, follow_none, folder)
     finally:

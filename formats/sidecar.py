@@ -34,12 +34,16 @@ def descriptions(source: Source, manifest: Manifest) -> dict[str, dict[str, Any]
 
 
 def architecture_hint(source: Source, manifest: Manifest) -> tuple[str, str] | None:
-    """(name of an architecture, where it stands), e.g. ("timm/resnet50", "config.json")."""
+    """(name of an architecture, where it stands), e.g. ("timm/resnet50" or "transformers/ViTForImageClassification",
+    "config.json")."""
     for place, content in descriptions(source, manifest).items():
         name = content.get("architecture", content.get("arch"))
         if isinstance(name, str) and 0 < len(name) <= MAX_NAME:
             is_timm = "pretrained_cfg" in content and "/" not in name
             return ("timm/" + name if is_timm else name), place
+        classes = content.get("architectures")
+        if isinstance(classes, list) and len(classes) == 1 and _is_name(classes[0]):
+            return f"transformers/{classes[0]}", place
     return None
 
 

@@ -21,22 +21,22 @@ from torch.overrides import TorchFunctionMode
 
 from formats.errors import UnknownArchitecture, Unsupported
 from formats.model import Architecture, Manifest, Source
-from formats.safetensors import research
+from formats.safetensors import research, transformers_networks
 from formats.safetensors.fingerprint import Match, Shapes, is_counter, load_index, look_up
 from formats.safetensors.torchvision_stub import import_torchvision
-from formats.sidecar import architecture_hint
+from formats.sidecar import architecture_hint, descriptions
 
 #: Prefixes that wrappers put before every name: DataParallel, torch.compile, and common holders.
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "net.")
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "net.", "timm_model.")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A network with fresh weights, whose state has the file's names without ``prefix``."""
+    """A network with fresh weights. ``names``: name in the file → name in its state."""
 
     network: nn.Module
     architecture: Architecture
-    prefix: str
+    names: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
 
@@ -48,9 +48,12 @@ def choose(source: Source, manifest: Manifest, arch: str | None) -> Choice:
         network = _from_file(arch)
         own = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
         prefix = next((prefix for prefix, shapes in spellings.items() if own <= shapes.keys()), "")
-        return Choice(network, Architecture(arch, "option"), prefix, (note,))
+        return Choice(network, Architecture(arch, "option"), _less(prefix, manifest), (note,))
     hint = architecture_hint(source, manifest)
     wanted, how = (arch, "option") if arch else hint or (None, "fingerprint")
+    library, _, name = (wanted or "").partition("/")
+    if library == "transformers" and name in transformers_networks.CLASSES:
+        return _described(source, manifest, name, how)
     prefix, fitting = next(
         ((prefix, found) for prefix, shapes in spellings.items() if (found := matches(shapes))),
         (list(spellings)[-1], []),
@@ -68,10 +71,13 @@ def choose(source: Source, manifest: Manifest, arch: str | None) -> Choice:
             raise UnknownArchitecture(_unknown(f"No architecture is called {wanted!r}", names), names)
         else:
             network = _build(named[0], shapes)
-            return Choice(network, Architecture(full_name(named[0]), how), prefix, tuple(notes))
+            return Choice(
+                network, Architecture(full_name(named[0]), how), _less(prefix, manifest), tuple(notes)
+            )
     if not fitting:
+        said = f", and {hint[1]} names {hint[0]!r}, which is not known" if hint else ""
         raise UnknownArchitecture(
-            _unknown(f"No known architecture has the {len(shapes)} tensors of this file", ())
+            _unknown(f"No known architecture has the {len(shapes)} tensors of this file{said}", ())
         )
     network, match = _first_that_builds(fitting, shapes)
     if len(fitting) > 1:
@@ -80,7 +86,26 @@ def choose(source: Source, manifest: Manifest, arch: str | None) -> Choice:
             "accuracy on clean images should decide"
         )
     candidates = names if len(fitting) > 1 else ()
-    return Choice(network, Architecture(full_name(match), how, candidates), prefix, tuple(notes))
+    return Choice(
+        network, Architecture(full_name(match), how, candidates), _less(prefix, manifest), tuple(notes)
+    )
+
+
+def _less(prefix: str, manifest: Manifest) -> dict[str, str]:
+    return {name: name.removeprefix(prefix) for name in manifest.tensors}
+
+
+def _described(source: Source, manifest: Manifest, name: str, how: str) -> Choice:
+    """A network of transformers, by the description beside the file."""
+    described = descriptions(source, manifest).get("config.json", {})
+    shapes = {name: a.shape for name, a in manifest.tensors.items()}
+    network, names = transformers_networks.build(name, described, shapes)
+    notes = (
+        ("config.json names code of its own (auto_map), which is never run",)
+        if "auto_map" in described
+        else ()
+    )
+    return Choice(network, Architecture(f"transformers/{name}", how), names, notes)
 
 
 def matches(shapes: Shapes) -> list[Match]:
@@ -208,7 +233,7 @@ def load_state(choice: Choice, state: Mapping[str, Tensor]) -> None:
 
     Raises :class:`UnknownArchitecture` with the first tensor that is missing, left over or of another shape.
     """
-    values = {name.removeprefix(choice.prefix): value for name, value in state.items()}
+    values = {choice.names[name]: value for name, value in state.items() if name in choice.names}
     own = choice.network.state_dict()
     name = choice.architecture.name
     counters = {key for key in own if key.endswith("num_batches_tracked")}

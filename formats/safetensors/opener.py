@@ -47,13 +47,15 @@ def _names(choice: Choice, manifest: Manifest) -> dict[str, str]:
     every = dict(choice.network.named_parameters(remove_duplicate=False))
     found = {}
     for name in manifest.tensors:
-        parameter = every.get(name.removeprefix(choice.prefix))
+        parameter = every.get(choice.names.get(name, ""))
         if parameter is not None:
             found[name] = canonical[id(parameter)]
     return found
 
 
 def _default_size(choice: Choice) -> InputSpec:
-    """timm knows a size for each of its architectures; it is worth a try, and may not be the only one."""
+    """timm and transformers know a size for each network; it is worth a try, and may not be the only one."""
     size = getattr(choice.network, "pretrained_cfg", {}).get("input_size")
-    return InputSpec(height=size[1], width=size[2], origin="architecture") if size else InputSpec()
+    side = getattr(getattr(choice.network, "config", None), "image_size", None)
+    height, width = size[1:] if size else side if isinstance(side, list | tuple) else (side, side)
+    return InputSpec(height=height, width=width, origin="architecture") if height and width else InputSpec()

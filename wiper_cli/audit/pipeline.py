@@ -6,6 +6,7 @@ measures, :mod:`~wiper_cli.audit.acceptance` decides.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -177,7 +178,10 @@ def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answer
         before = measure(subject.served, part, chosen, poisoned, opened=subject.classifier, progress=report)
     after = None
     if request.purified is not None:
-        model = open_model(read_source(request.purified), request.arch or architecture(subject.model))
+        purified = read_source(request.purified)
+        # What stands beside the original describes a purified file that was written elsewhere.
+        purified = replace(purified, sidecars={**subject.model.source.sidecars, **purified.sidecars})
+        model = open_model(purified, request.arch or architecture(subject.model))
         if (model.classes, model.input.channels) != (subject.model.classes, subject.model.input.channels):
             raise Problem("The two files do not fit each other: their classes or input channels differ.")
         opened, served = subject.classifier.with_model(model), subject.served.with_model(model)

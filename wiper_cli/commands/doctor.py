@@ -24,6 +24,7 @@ _PACKAGES = (
     ("jinja2", True, "renders the HTML page"),
     ("rich", True, "renders text and progress"),
     ("timm", False, "more architectures of safetensors files"),
+    ("transformers", False, "folders of models as its users share them"),
 )
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from formats import FormatError
+from formats.hub import model_in
 from wiper_cli.audit.requests import Examination, ScanRequest
 from wiper_cli.commands.shared.settings_file import load, tell, use_plugins
 from wiper_cli.detectors import DETECTORS
@@ -25,8 +28,21 @@ from wiper_cli.worker.confinement import Mode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Model file names are taken as text: whether they can be read is the gate's to say.
-MODEL = click.Path(path_type=Path)
+
+class _Model(click.Path):
+    """A path as text: whether it can be read is the gate's to say. A folder stands for the model file in it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(super().convert(value, param, ctx))
+        with suppress(FormatError):  # which says so again when the model is read
+            return model_in(path) if path.is_dir() else path
+        return path
+
+
+MODEL = _Model()
 SEVERITIES = [severity.word for severity in Severity if severity > Severity.INFO]
 
 

@@ -66,7 +66,7 @@ def lay_out(place: Destination, source: Source, files: Mapping[str, bytes]) -> S
     """Writes the purified ``files`` of ``source`` (``formats.own_names``) into the hidden folder."""
     try:
         mode = _mode(place, source)
-        for name, data in files.items():
+        for name, data in {**source.sidecars, **files}.items():  # what opening asks of, too
             write_synced(place.folder / name, data, mode)
     except OSError as error:
         raise Problem(

@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from wiper_cli.commands.shared.options import Detectors, Settings, option, shared_options
+from wiper_cli.commands.shared.options import MODEL, Detectors, Settings, option, shared_options
 from wiper_cli.verdict import ExitCode, Problem
 
 
@@ -186,3 +186,11 @@ def test_what_a_found_file_changes_is_told(probe):
 def test_a_file_that_is_given_may_do_all_that_a_user_may(probe, text):
     Path("wiper.toml").write_text(text)
     assert probe("--config", "wiper.toml").exit_code == ExitCode.OK
+
+
+def test_a_folder_stands_for_the_model_in_it(tmp_path):
+    (tmp_path / "model.onnx").touch()
+    assert MODEL.convert(str(tmp_path), None, None) == tmp_path / "model.onnx"
+    assert MODEL.convert(str(tmp_path / "none"), None, None) == tmp_path / "none"
+    (tmp_path / "model.onnx").unlink()
+    assert MODEL.convert(str(tmp_path), None, None) == tmp_path

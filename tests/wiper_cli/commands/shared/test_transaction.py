@@ -47,6 +47,15 @@ def test_a_committed_file_stands_with_all_it_names(tmp_path):
     assert {path.stat().st_nlink for path in tmp_path.iterdir()} == {1}
 
 
+def test_the_description_lies_beside_the_file_while_it_is_checked_and_no_longer(tmp_path):
+    described = Source("model.safetensors", b"old", sidecars={"config.json": b"{}"})
+    with reserved(tmp_path / "out.safetensors", tmp_path / "none", False) as place:
+        stage = lay_out(place, described, {"out.safetensors": b"new"})
+        assert (stage.model.parent / "config.json").read_bytes() == b"{}"
+        commit(place, stage)
+    assert standing(tmp_path) == {"out.safetensors": b"new"}
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_what_has_a_name_is_on_the_disk(force, tmp_path, monkeypatch):
     """Each file and the promise before anything is renamed, the data's names before the model has its own, and that."""
