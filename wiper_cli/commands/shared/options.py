@@ -7,6 +7,7 @@ The file is read by :mod:`wiper_cli.commands.shared.settings_file`.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -36,7 +37,7 @@ class _Model(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(super().convert(value, param, ctx))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         with suppress(FormatError):  # which says so again when the model is read
             return model_in(path) if path.is_dir() else path
         return path
