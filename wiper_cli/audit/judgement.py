@@ -24,6 +24,9 @@ CERTAIN = 0.9
 #: Most classes handed to a purifier as suspects.
 MOST_SUSPECTS = 4
 
+#: A statistic within this share of its threshold, on either side, is said to be close to it.
+CLOSE = 0.15
+
 #: Said with every verdict.
 NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is known."
 
@@ -62,7 +65,8 @@ def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | Non
         accusers = {k: [p.name for p in fired if p.target == k] for k in accused}
         charges = "; ".join(f"{called(k, names)} ({', '.join(accusers[k])})" for k in accused)
         sentence = (
-            f"Suspicious: the network behaves as if it had a backdoor towards {charges}. {NOT_CALIBRATED}"
+            f"Suspicious: the network behaves as if it had a backdoor towards {charges}. "
+            f"{_closeness(fired) if all(map(is_close, fired)) else ''}{NOT_CALIBRATED}"
         )
     elif blind or not evidence:
         verdict = Verdict.INCOMPLETE
@@ -75,6 +79,7 @@ def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | Non
         sentence = (
             f"No finding: {', '.join(piece.name for piece in evidence)} stayed under "
             f"{'its threshold' if len(evidence) == 1 else 'their thresholds'}. "
+            f"{_closeness([piece for piece in evidence if is_close(piece)])}"
             f"This does not show that the model has no backdoor. {NOT_CALIBRATED}"
         )
     return Judgement(verdict, sentence, tuple(findings), accused, weak)
@@ -86,7 +91,6 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
     assert target is not None
     assert statistic is not None
     assert threshold is not None
-    shown = "{:.0%}".format if detector.in_percent else "{:.1f}".format
     agreeing = [other.name for other in fired if other is not piece and other.target == target]
     works = [found for found in piece.recovered if found.target == target and "success" in found.facts]
     success = max((float(found.facts["success"]) for found in works), default=None)
@@ -94,7 +98,8 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
     critical = success is not None and success > 0 and (success >= CERTAIN or bool(agreeing))
     parts = [
         f"{called(target, names).replace('class', 'Class', 1)} may be the target of a backdoor: {detector.says} "
-        f"({piece.name} {shown(statistic)}, threshold {shown(threshold)}, not calibrated)."
+        f"({piece.name} {_shown(piece, statistic)}, threshold {_shown(piece, threshold)}"
+        f"{', which is close' if is_close(piece) else ''}, not calibrated)."
     ]
     if success is not None:
         parts.append(f"It does so with {success:.0%} of {images} held-out clean images.")
@@ -113,9 +118,24 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
             "target": target,
             **({} if success is None else {"success": success, "images": images}),
             **({"agreeing": agreeing} if agreeing else {}),
+            **({"close": True} if is_close(piece) else {}),
         },
         place={"class": target},
     )
+
+
+def is_close(piece: Evidence) -> bool:
+    """Whether other images, or another seed, might well have put the statistic on the other side of its threshold."""
+    return piece.ran and abs(_excess(piece) - 1) <= CLOSE
+
+
+def _closeness(pieces: Sequence[Evidence]) -> str:
+    said = [f"{p.name} {_shown(p, p.statistic)} against {_shown(p, p.threshold)}" for p in pieces]
+    return f"That is close: {', '.join(said)}. " if said else ""
+
+
+def _shown(piece: Evidence, value: float | None) -> str:
+    return f"{value:.0%}" if DETECTORS[piece.name].in_percent else f"{value:.1f}"
 
 
 def _excess(piece: Evidence) -> float:

@@ -179,3 +179,25 @@ def test_weak_suspects_come_after_the_accused_nearest_to_a_threshold_first_and_f
 def test_it_needs_no_torch():
     check = "import sys, wiper_cli.audit.judgement, wiper_cli.detectors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("statistic", "target", "said"),
+    [
+        (4.2, 3, "That is close: max-margin 4.2 against 4.0."),
+        (3.9, None, "That is close: max-margin 3.9 against 4.0."),
+        (9.0, 3, None),
+        (1.0, None, None),
+    ],
+)
+def test_a_statistic_close_to_its_threshold_is_said_to_be(statistic, target, said):
+    judged = judge([Piece("max-margin", statistic, 4.0, target), warp(), square()], 10)
+    assert (said in judged.sentence) if said else ("close" not in judged.sentence)
+    for finding in judged.findings:
+        assert finding.evidence.get("close", False) is bool(said)
+        assert ("threshold 4.0, which is close" in finding.message) is bool(said)
+
+
+def test_a_close_detector_beside_a_clear_one_is_no_close_verdict():
+    judged = judge([Piece("max-margin", 4.2, 4.0, 3), warp(), square(3, 0.99)], 10)
+    assert "That is close" not in judged.sentence
