@@ -97,7 +97,7 @@ def test_a_finding_says_all_that_it_rests_on():
         },
         {"class": 1},
     )  # fmt: skip
-    assert "(square-probe 80%, threshold 75%, not calibrated)" in square_s.message
+    assert "(square-probe 80%, threshold 75%, which is close, not calibrated)" in square_s.message
     assert "(max-margin 9.0, threshold 4.0, not calibrated). The same class" in margin_s.message
     assert not {"success", "images"} & set(margin_s.evidence)
     (alone,) = judge([margin(3, float("inf"))], 10).findings
