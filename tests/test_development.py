@@ -86,3 +86,10 @@ def test_code_owners_name_places_that_exist():
     places = re.findall(r"^/(\S+?)/?(?: .*)?$", read(".github/CODEOWNERS"), re.MULTILINE)
     assert places
     assert all(any(ROOT.glob(place)) for place in places)
+
+
+def test_nothing_advises_to_install_a_name_that_is_not_published():
+    """Whoever registers it would be installed."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    for path in [*pages, *ROOT.glob("wiper_cli/**/*.py"), *ROOT.glob("formats/**/*.py")]:
+        assert not re.search(r"pip install '?wiper", path.read_text(encoding="utf-8")), path

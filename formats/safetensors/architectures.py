@@ -171,7 +171,7 @@ def _timm() -> Any:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise Unsupported("This architecture is one of timm's: pip install 'wiper-cli[timm]'") from error
+        raise Unsupported("This architecture is one of timm's: pip install timm") from error
     return timm
 
 

@@ -98,7 +98,7 @@ def _class(name: str) -> Any:
         import transformers
     except ModuleNotFoundError as error:
         raise Unsupported(
-            "This network is one of the library transformers: pip install 'wiper-cli[transformers]'"
+            "This network is one of the library transformers: pip install transformers"
         ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

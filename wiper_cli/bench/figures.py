@@ -26,7 +26,7 @@ def draw(table: Table, standing: Standing) -> bytes | None:
         import matplotlib
     except ImportError:
         raise Problem(
-            "Figures need matplotlib: pip install 'wiper-cli[bench]'.", ExitCode.NO_VERDICT
+            "Figures need matplotlib: pip install matplotlib.", ExitCode.NO_VERDICT
         ) from None
     # Agg draws without a screen; the salt makes the ids in the file the same each time.
     matplotlib.use("Agg")

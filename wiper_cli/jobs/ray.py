@@ -108,7 +108,7 @@ def connect(address: str, jobs: int | None = None, device: str = "auto") -> Iter
     try:
         import ray
     except ImportError:
-        raise Problem("--ray needs Ray: pip install 'wiper-cli[fleet]'.") from None
+        raise Problem("--ray needs Ray: pip install 'ray[client]'.") from None
     _reach(address)
     terminate = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     with (
