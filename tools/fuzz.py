@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,17 @@ def code(data: bytes) -> None:
 
 def pickle(data: bytes) -> None:
     """A pickle of an archive whose code has the classes of a seed."""
-    from formats.torchscript.code import read_code
     from formats.torchscript.pickles import named_tensors, read_pickle
 
-    classes = read_code({"code/__torch__.py": (SEEDS / "classes.py.txt").read_bytes()}).classes
     with refusals():
-        list(named_tensors(read_pickle(data, "data.pkl", classes)))
+        list(named_tensors(read_pickle(data, "data.pkl", _classes())))
+
+
+@cache
+def _classes() -> Mapping[str, Any]:
+    from formats.torchscript.code import read_code
+
+    return read_code({"code/__torch__.py": (SEEDS / "classes.py.txt").read_bytes()}).classes
 
 
 def checkpoint(data: bytes) -> None:
