@@ -122,7 +122,7 @@ class Finding:
 
     ``rule``: stable id (``WIPER-B01``), described in ``wiper_cli/rules.py``. ``evidence``: numbers with their
     names (statistic, threshold, target, …). ``place``: what it concerns (``tensor``, ``member``, ``class``).
-    ``path``: steps through the graph of the model, where there are any.
+    ``path``: steps through the graph of the model, ``pictures``: of an image, both where there are any.
     """
 
     rule: str
@@ -131,10 +131,11 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     place: Mapping[str, Any] = field(default_factory=dict)
     path: tuple[Mapping[str, str], ...] = ()
+    pictures: Mapping[str, str | None] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         found = {**asdict(self), "severity": self.severity.word, "path": list(self.path)}
-        return {key: value for key, value in found.items() if value or key != "path"}
+        return {key: value for key, value in found.items() if value or key not in ("path", "pictures")}
 
 
 class Problem(Exception):

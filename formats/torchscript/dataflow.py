@@ -182,13 +182,16 @@ class _Tracer(Builder):
         arguments = _schema(text).arguments if "->" in text else []
         role, data, control = self.described(name, node, inputs, arguments)
         names = [argument.name for argument in arguments]
-        place, spans = self.place(node), None
-        if names[1:2] == ["dim"]:
+        place, spans, values = self.place(node), None, None
+        if name == "size" and len(inputs) == 2:
+            held, axis = self.values(data[0]), self.number(self.known[inputs[1].unique()])
+            values = None if held is None or axis is None else np.array(held.shape[axis], dtype=np.float64)
+        elif names[1:2] == ["dim"]:
             spans = self.spans(name, inputs)
         elif names[1:2] == ["pad"] and (spans := self.crop(inputs[1])):
             role = "pick"
         for value in outputs:
-            number = self.add(node.kind(), role, data, control, place=place, spans=spans)
+            number = self.add(node.kind(), role, data, control, place=place, spans=spans, values=values)
             self.known[value.unique()] = self.made[value.unique()] = number
         if name.endswith("Construct"):
             self.parts[outputs[0].unique()] = [value.unique() for value in inputs]
@@ -238,16 +241,15 @@ class _Tracer(Builder):
         """What a pick takes, where that is constant."""
         if name not in ("slice", "select", "narrow"):
             return None
-        given = [value.toIValue() for value in inputs[1:]]
-        known = [value.node().kind() == "prim::Constant" for value in inputs[1:]]
-        if not all(known):
+        axis, start, *rest = (self.number(self.known[value.unique()]) for value in inputs[1:])
+        nothing = [value.type().kind() == "NoneType" for value in inputs[1:]]
+        if axis is None or (start is None and not nothing[1]) or (rest[:1] == [None] and not nothing[2]):
             return None
         if name == "slice":
-            axis, start, stop, step = given
+            stop, step = rest
             return (Span(axis, start or 0, None if stop is None or stop > 1 << 60 else stop, step or 1),)
-        axis, start = given[:2]
-        stop = start + (given[2] if name == "narrow" else 1)
-        return (Span(axis, start, stop or None),)
+        stop = (start or 0) + ((rest[0] or 0) if name == "narrow" else 1)
+        return (Span(axis, start or 0, stop or None),)
 
     def crop(self, pads: Any) -> tuple[Span, ...]:
         """What pads of less than nothing take; their list begins with the last axis."""

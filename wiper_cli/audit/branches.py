@@ -1,18 +1,23 @@
-"""The graph audit of one file: its findings, and what they make of a verdict."""
+"""The graph audit of one file: its findings, an input that takes the branch, and what they make of a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from formats import FormatError, Hostile, read_source, trace
-from wiper_cli.audit.judgement import Judgement
+from wiper_cli.audit.judgement import Judgement, called
+from wiper_cli.audit.served import Served
 from wiper_cli.audit.subject import Notes, Reporter
 from wiper_cli.graph.flow import Flow
 from wiper_cli.graph.rules import Hit, audit
+from wiper_cli.graph.solve import Taken, solve
+from wiper_cli.images.thumbnails import triple
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 
 #: Steps of a path that are shown.
@@ -40,6 +45,14 @@ class Branches:
         rules = ", ".join(sorted({one.rule for one in self.standing}))
         return f"its graph has a branch that no honest network has ({rules}): {self.standing[0].message}"
 
+    @property
+    def refusal(self) -> str:
+        """Why the file is not purified."""
+        return (
+            f"Not purified: {self.charge} The branch stands whatever the weights are: move these into a definition of "
+            "the network that you trust. Nothing was written."
+        )
+
     def weigh(self, judged: Judgement) -> tuple[Verdict, str]:
         """The verdict and its sentence, of the graph and of the detectors together."""
         if self.standing:
@@ -49,6 +62,22 @@ class Branches:
             sentence = f"No verdict: the graph could not be audited: {self.reason} {judged.sentence}"
             return Verdict.INCOMPLETE, sentence
         return judged.verdict, judged.sentence
+
+    def confirm(self, served: Served, images: Tensor, names: Sequence[str], report: Reporter) -> Branches:
+        """The same with an input that takes the branch, made of one of ``images`` (uint8 [N,C,H,W]), or the word that
+        none was found. ``names``: of the classes."""
+        if self.flow is None or not self.standing:
+            return self
+        report("seek an input that takes the branch", 0, 0)
+        hits = audit(self.flow)
+        sources = [one for hit in hits for one in hit.sources if hit.severity > Severity.INFO]
+        taken, passes = solve(self.flow, sources, served, images)
+        first = next((hit for hit in hits if taken and taken.source in (*hit.path, *hit.sources)), hits[0])
+        confirmed = [
+            _confirmed(found, taken, passes, names) if hit is first else found
+            for hit, found in zip(hits, self.findings, strict=True)
+        ]
+        return replace(self, findings=tuple(confirmed))
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -78,6 +107,28 @@ def read(model: Path, report: Reporter, notes: Notes) -> Branches:
         except FormatError as error:
             notes.omit("the graph audit", str(error))
             return Branches(reason=str(error))
+
+
+def _confirmed(found: Finding, taken: Taken | None, passes: int, names: Sequence[str]) -> Finding:
+    """``found`` with the input that takes the branch."""
+    if taken is None:
+        return replace(found, message=f"{found.message} No input that takes it was found in {passes} passes.")
+    said = (
+        f"An input that takes it was found in {taken.passes} passes: with {100 * taken.share:.2g} % of the pixels "
+        f"changed, {taken.answered} of {taken.images} clean images are called {called(taken.target, names)}, "
+        f"{taken.before} before."
+    )
+    evidence = {
+        "target": taken.target, "answered": taken.answered, "images": taken.images, "before": taken.before,
+        "changed_share": round(taken.share, 5), "passes": taken.passes,
+    }  # fmt: skip
+    return replace(
+        found,
+        severity=Severity.CRITICAL if taken.local else found.severity,
+        message=f"{found.message} {said}",
+        evidence={**found.evidence, **evidence},
+        pictures=triple(taken.clean, taken.changed),
+    )
 
 
 def _finding(flow: Flow, hit: Hit) -> Finding:

@@ -76,6 +76,8 @@ def scan(
     graph = branches.read(request.model, report, notes)
     with graph.told():
         subject = ready(request, report, notes)
+    with notes.stage("graph"):
+        graph = graph.confirm(subject.served, subject.clean.select.images, subject.class_names, report)
     ahead = _planned(request, subject)
     triggered = None if request.explain is None else _images(request.explain, request, subject)
 
@@ -111,9 +113,13 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     """Suspects, the method, and the question whether its outcome can be accepted.
 
     The suspects are those of the original file; the purifier sees what the detectors recovered, the acceptance
-    also asks probes that the purifier did not train against.
+    also asks probes that the purifier did not train against. A branch in the graph ends it before any work: no training
+    removes one.
     """
     notes = Notes()
+    graph = branches.read(request.model, report, notes)
+    if graph.standing:
+        raise Problem(graph.refusal, ExitCode.NO_VERDICT, graph.findings, Verdict.SUSPICIOUS)
     subject = prepare(request, report, notes)
     classifier, clean = subject.classifier, subject.clean
     if not subject.preprocessing.settled:
@@ -146,7 +152,7 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     if not accepted:
         notes.findings.append(Finding("WIPER-P01", Severity.HIGH, reason))
     return answers.PurifyAnswer(
-        findings=(*found.judged.findings, *notes.findings),
+        findings=(*graph.findings, *found.judged.findings, *notes.findings),
         detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
         verification=results.verification(
             before, after, [results.shown_detector(subject, piece) for piece in again], accepted, reason

@@ -87,6 +87,8 @@ def _view(report: Report, budget: int) -> dict[str, Any]:
     report = complete(report)
     triggers = list(_rows(report, budget))
     left = budget - sum(len(picture.uri) for row in triggers for picture in row.thumbnails)
+    branch = _thumbnails(next((one["pictures"] for one in report["findings"] if one["pictures"]), {}), left)
+    left -= sum(len(picture.uri) for picture in branch)
     return {
         "report": report,
         "outcome": story.outcome(report),
@@ -97,6 +99,7 @@ def _view(report: Report, budget: int) -> dict[str, Any]:
         "facts": " · ".join(_facts(report)),
         "measures": story.measures(report),
         "triggers": triggers,
+        "branch": branch,
         "probes": (report["verification"] or {}).get("probes") or [],
         "salience": _salience(report),
         "explanation": _explanation(report, left),
@@ -151,16 +154,24 @@ def _rows(report: Report, budget: int) -> Iterator[Row]:
         title = story.named(trigger)
         entries.append((title[:1].upper() + title[1:], about, trigger.get("pictures") or {}))
     for title, about, pictures in entries[: story.ROWS]:
-        thumbnails, left_out = [], ""
-        for name in ("clean", "triggered", "difference"):
-            uri = pictures.get(name)
-            picture = _thumbnail(name, uri) if uri and len(uri) <= budget else None
-            if picture:
-                budget -= len(picture.uri)
-                thumbnails.append(picture)
-            elif uri:
-                left_out = "A picture was left out: it is no small PNG, or the page would grow beyond 2 MB."
+        thumbnails = _thumbnails(pictures, budget)
+        budget -= sum(len(picture.uri) for picture in thumbnails)
+        left_out = ""
+        if len(thumbnails) < sum(bool(uri) for uri in pictures.values()):
+            left_out = "A picture was left out: it is no small PNG, or the page would grow beyond 2 MB."
         yield Row(plain.plain(title, 120), about[:12], thumbnails, left_out)
+
+
+def _thumbnails(pictures: Mapping[str, Any], budget: int) -> list[Thumbnail]:
+    """Those of ``clean``, ``triggered``, ``difference`` that are small enough."""
+    found = []
+    for name in ("clean", "triggered", "difference"):
+        uri = pictures.get(name)
+        picture = _thumbnail(name, uri) if uri and len(uri) <= budget else None
+        if picture:
+            budget -= len(picture.uri)
+            found.append(picture)
+    return found
 
 
 def _change(name: str, before: story.Rate | None, after: story.Rate | None) -> list[story.Row]:

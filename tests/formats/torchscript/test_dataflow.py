@@ -141,6 +141,22 @@ def test_sizes_are_no_values():
     assert {flow.nodes[n].operator for n in fork.data} == {"aten::relu", "input"}
 
 
+class LikeStored(Net):
+    """Takes a window whose size is that of a stored tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("like", torch.zeros(1, 3, 2, 2))
+
+    def forward(self, x):
+        return self.fc(x[:, :, : self.like.size(2), : self.like.size(3)].mean([2, 3]))
+
+
+def test_a_window_of_the_size_of_a_stored_tensor_is_constant():
+    spans = [node.spans for node in nodes(followed(LikeStored), "slice")]
+    assert spans[-2:] == [(Span(2, 0, 2),), (Span(3, 0, 2),)]
+
+
 def test_what_is_written_through_a_view_is_in_the_whole():
     assert {"exp", "copy_", "zeros_like"} <= reach(
         followed(WriteThroughView), followed(WriteThroughView).output

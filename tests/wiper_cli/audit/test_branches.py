@@ -13,7 +13,8 @@ from triggers.families.badnet import BadNet
 from wiper_cli.audit import branches
 from wiper_cli.audit.branches import Branches
 from wiper_cli.audit.judgement import Judgement
-from wiper_cli.audit.pipeline import scan
+from wiper_cli.audit.pipeline import purify, scan
+from wiper_cli.audit.requests import PurifyRequest
 from wiper_cli.audit.subject import Notes
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 
@@ -40,12 +41,26 @@ def test_a_scan_shows_the_branch_beside_what_detectors_say(kind, variant, branch
     found = scan(job(model=branched(kind, variant)))
     assert found.verdict is Verdict.SUSPICIOUS
     assert "its graph has a branch that no honest network has (WIPER-G0" in found.sentence
-    first = found.findings[0]
-    assert (first.rule[:7], first.severity) == ("WIPER-G", Severity.HIGH)
+    first = next(one for one in found.findings if one.severity is Severity.CRITICAL)
+    assert first.rule.startswith("WIPER-G0")
+    assert "8 of 8 clean images are called class 7" in first.message
+    assert (first.evidence["target"], first.evidence["answered"]) == (7, 8)
+    assert set(first.pictures) == {"clean", "triggered", "difference"}
     assert first.path[0]["operator"] == "image"
     assert [step["mark"] for step in first.path].count("join") == 1
     assert len(first.path) <= branches.SHOWN
     assert {"graph", "agreement", "salience"} <= set(found.timing)
+
+
+@pytest.mark.parametrize("variant", ["where", "conv"])
+def test_no_purification_is_said_to_remove_a_branch(variant, branched, job):
+    """Whatever may be accepted, and before any training."""
+    with pytest.raises(
+        Problem, match=r"^Not purified: its graph has a branch .* Nothing was written"
+    ) as caught:
+        purify(job(PurifyRequest, model=branched("onnx", variant), accept_unverified=True))
+    assert (caught.value.exit_code, caught.value.verdict) == (ExitCode.NO_VERDICT, Verdict.SUSPICIOUS)
+    assert {one.rule for one in caught.value.findings if one.severity is Severity.HIGH} >= {"WIPER-G08"}
 
 
 @pytest.mark.parametrize("name", [*FILES.values(), "model.safetensors"])
@@ -62,6 +77,15 @@ def test_a_branch_is_told_where_the_images_do_not_fit(branched, job, tmp_path):
         scan(job(model=branched("onnx", "arithmetic"), clean=tmp_path))
     assert (caught.value.exit_code, caught.value.verdict) == (ExitCode.NO_VERDICT, Verdict.SUSPICIOUS)
     assert "WIPER-G03" in [one.rule for one in caught.value.findings]
+
+
+def test_a_branch_that_nothing_opens_stays_as_grave_as_it_was(branched, heard, monkeypatch):
+    found = branches.read(branched("onnx", "arithmetic"), heard, Notes())
+    monkeypatch.setattr(branches, "solve", lambda *_: (None, 5))
+    told = found.confirm(None, None, [], heard)
+    assert told.findings[0].message.endswith("No input that takes it was found in 5 passes.")
+    assert [one.severity for one in told.findings] == [one.severity for one in found.findings]
+    assert Branches().confirm(None, None, [], heard) == Branches()
 
 
 def test_what_ends_an_honest_examination_is_told_as_it_is():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from sample_reports import HOSTILE, hostile
+from sample_reports import HOSTILE, hostile, pictures
 
 from wiper_cli.reports import render
 
@@ -144,6 +144,20 @@ def test_the_largest_report_stays_under_2_mb(make):
     assert len(text.encode()) < 2_000_000
     assert "A picture was left out" in text
     assert text.count("<img") >= 1
+
+
+def test_a_branch_is_drawn_with_the_input_that_takes_it(make):
+    report = make("scan_finding")
+    report["findings"][0]["path"] = [
+        {"operator": "image"},
+        {"operator": "Add", "place": "late", "mark": "join"},
+    ]
+    before = Page(render("html", [report])).tags.count("img")
+    report["findings"][0]["pictures"] = pictures()
+    page = Page(render("html", [report]))
+    assert ("rect", "class", "box join") in page.attributes
+    assert "image → [Add]" in page.text
+    assert page.tags.count("img") == before + 3
 
 
 @pytest.mark.parametrize(
