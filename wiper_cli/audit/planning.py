@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wiper_cli.audit.requests import Asked
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.common import has_units, smaller
@@ -24,6 +25,8 @@ from wiper_cli.memory import peak_resident
 COMPARED, AGREEING = 24, 0.5
 #: Bytes that one batch with gradients may hold.
 BATCH_BYTES = 3 << 28
+#: Most classes that are searched thoroughly unasked.
+MOST_THOROUGH = 64
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,11 @@ def planned(
     classifier: Classifier,
     clean: Clean,
     names: Collection[str],
-    effort: Effort = "normal",
+    asked: Asked = "auto",
     budget: float | None = None,
 ) -> Planned:
     """The plan for the detectors ``names``. ``budget``: seconds; the most work that is expected to fit is chosen in
-    place of ``effort``, the least where none does. Sets how many images ``classifier`` holds at once."""
+    place of the effort ``asked`` for, the least where none does. Sets how many images ``classifier`` holds at once."""
     extent, bytes_each = _extent(classifier, clean)
     classifier.batch = extent.batch
     cost = _cost(classifier, clean.fit.images, extent, bytes_each)
@@ -86,7 +89,9 @@ def planned(
         plans = (detector.plan(extent) for detector in detectors.values())
         return detectors, tuple(plan for plan in plans if plan is not None)
 
-    why = "as asked"
+    effort, why = (
+        (asked, "as asked") if asked != "auto" else (usual(extent), f"the usual one for {_shape(extent)}")
+    )
     if budget is not None:
         effort, why = "quick", f"even this is expected to take more than the {_duration(budget)} given"
         for one in reversed(EFFORTS):
@@ -94,6 +99,13 @@ def planned(
                 effort, why = one, f"the most that fits into {_duration(budget)}"
                 break
     return Planned(effort, why, extent, cost, *at(effort), budget)
+
+
+def usual(extent: Extent) -> Effort:
+    """The effort where none was asked for: thorough for images below :data:`LEAST_SIDE` pixels and up to
+    :data:`MOST_THOROUGH` classes, where it takes minutes."""
+    small = min(extent.height, extent.width) < LEAST_SIDE and extent.classes <= MOST_THOROUGH
+    return "thorough" if small else "normal"
 
 
 def _extent(classifier: Classifier, clean: Clean) -> tuple[Extent, int]:
@@ -158,6 +170,10 @@ def _cost(classifier: Classifier, images: Tensor, extent: Extent, bytes_each: in
     forward, both = (min(one) / len(x) for one in zip(*times[1:], strict=True))
     memory = peak_resident() + 3 * extent.batch * bytes_each // 2
     return Cost(forward, max(both - forward, 0.0), memory)
+
+
+def _shape(extent: Extent) -> str:
+    return f"{extent.classes:,} classes and images of {extent.height}x{extent.width}"
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,6 @@ from typing import Annotated, Literal, TypeVar
 from formats import NewTensor
 from wiper_cli.audit import answers
 from wiper_cli.detectors import DETECTORS
-from wiper_cli.detectors.effort import Effort
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purifier
 from wiper_cli.worker.codec import OneOf
@@ -19,8 +18,8 @@ from wiper_cli.worker.protocol import Job
 
 A = TypeVar("A")
 
-#: The search whose thresholds and committed results are known; the shorter ones have not been compared with it yet.
-DEFAULT_EFFORT: Effort = "thorough"
+#: ``auto``: the usual one for the network's classes and pixels (:func:`wiper_cli.audit.planning.usual`).
+Asked = Literal["auto", "quick", "normal", "thorough"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ class ScanRequest(Examination[answers.ScanAnswer]):
     answer = answers.ScanAnswer
 
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
-    effort: Effort = DEFAULT_EFFORT
+    effort: Asked = "auto"
     budget: float | None = None
     explain: Path | None = None
 
@@ -74,7 +73,7 @@ class PlanRequest(Examination[answers.PlanAnswer]):
     answer = answers.PlanAnswer
 
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
-    effort: Effort = DEFAULT_EFFORT
+    effort: Asked = "auto"
     budget: float | None = None
 
 
@@ -92,7 +91,7 @@ class PurifyRequest(Examination[answers.PurifyAnswer]):
         default_factory=lambda: next(iter(METHODS.values()))()
     )
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
-    effort: Effort = DEFAULT_EFFORT
+    effort: Asked = "auto"
     targets: tuple[int, ...] = ()
     triggered: Path | None = None
     live: bool = False

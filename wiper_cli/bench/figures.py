@@ -25,9 +25,7 @@ def draw(table: Table, standing: Standing) -> bytes | None:
     try:
         import matplotlib
     except ImportError:
-        raise Problem(
-            "Figures need matplotlib: pip install matplotlib.", ExitCode.NO_VERDICT
-        ) from None
+        raise Problem("Figures need matplotlib: pip install matplotlib.", ExitCode.NO_VERDICT) from None
     # Agg draws without a screen; the salt makes the ids in the file the same each time.
     matplotlib.use("Agg")
     with matplotlib.rc_context({"svg.hashsalt": table.name, "font.size": 8, "svg.fonttype": "none"}):

@@ -1,6 +1,7 @@
 """What a scan says that it will do: a function of model, images and effort; a clock is asked for the price alone."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from torch import nn
 from wiper_cli.audit import planning
 from wiper_cli.audit.pipeline import run, scan
 from wiper_cli.audit.planning import planned
-from wiper_cli.audit.requests import PlanRequest
+from wiper_cli.audit.requests import Asked, PlanRequest
 from wiper_cli.detectors import DETECTORS
-from wiper_cli.detectors.effort import EFFORTS, Cost
+from wiper_cli.detectors.effort import EFFORTS, Cost, Extent
 from wiper_cli.detectors.square_probe import SquareProbe
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.verdict import Verdict
@@ -138,3 +139,26 @@ def test_what_stands_is_told_before_the_work_and_after_each_detector(job, heard,
     assert ended.complete
     assert ended.sentence.endswith("It was interrupted.")
     assert {"what": "the rest of the scan", "why": "It was interrupted."} in ended.not_done
+
+
+@pytest.mark.parametrize(
+    ("classes", "side", "effort"),
+    [
+        (10, 32, "thorough"),
+        (64, 64, "thorough"),
+        (65, 32, "normal"),
+        (10, 96, "normal"),
+        (1000, 224, "normal"),
+    ],
+)
+def test_the_usual_effort_follows_from_classes_and_pixels(classes, side, effort):
+    assert planning.usual(Extent(classes, 3, side, side + 8, 100, 100)) == effort
+
+
+def test_every_effort_can_be_asked_for():
+    assert get_args(Asked) == ("auto", *EFFORTS)
+
+
+def test_an_effort_that_nobody_asked_for_is_explained(planted, planted_clean):
+    found = planned(planted(), planted_clean, ["square-probe"])
+    assert (found.effort, found.why) == ("thorough", "the usual one for 6 classes and images of 32x32")

@@ -209,8 +209,9 @@ PLUGIN = click.option(
 CLEAN = option("--clean", type=click.Path(path_type=Path), metavar="DIR", help="Folder of clean images.")
 
 EFFORT = option(
-    "--effort", type=click.Choice(EFFORTS), default=ScanRequest.effort,
-    help="How much the detectors do; with the same model and images it is the same work everywhere.",
+    "--effort", type=click.Choice(["auto", *EFFORTS]), default=ScanRequest.effort,
+    help="How much the detectors do, the same work everywhere; auto: thorough for small images and up to 64 classes, "
+    "else normal.",
 )  # fmt: skip
 
 #: In the order in which ``--help`` shows them.
