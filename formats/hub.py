@@ -53,7 +53,8 @@ def _snapshot(folder: Path) -> Path:
     revisions = sorted(path for path in snapshots.iterdir() if path.is_dir())
     main = folder / "refs" / "main"
     if main.is_file():
-        named = main.read_text(errors="replace")[:100].strip()
+        with main.open("rb") as file:
+            named = file.read(100).decode(errors="replace").strip()
         revisions = [path for path in revisions if path.name == named] or revisions
     if len(revisions) != 1:
         raise Unsupported(f"{folder} holds {len(revisions)} snapshots; name the folder of one of them.")

@@ -102,3 +102,13 @@ def test_of_several_snapshots_the_main_branch_is_taken(tmp_path: Path):
     (root / "refs/main").write_text("../../elsewhere")
     with pytest.raises(Unsupported, match="2 snapshots"):
         model_in(root)
+
+
+def test_a_branch_s_file_is_not_read_to_its_end(tmp_path: Path):
+    """It is as the model's author left it: here 4 TiB, all hole."""
+    root = cache(tmp_path, "first", "second")
+    put(root / "refs/main")
+    with (root / "refs/main").open("r+b") as file:
+        file.truncate(1 << 42)
+    with pytest.raises(Unsupported, match="2 snapshots"):
+        model_in(root)
