@@ -93,11 +93,17 @@ def apply_edit(model: Model, edit: Edit) -> Model:
 
 def pack_tensors(tensors: Mapping[str, NewTensor]) -> bytes:
     """Tensors as a safetensors file with entries ``t0``, ``t1``, …; their names, of any form, stand in the metadata."""
-    header: dict[str, Any] = {"__metadata__": {f"t{i}": name for i, name in enumerate(tensors)}}
+    names = {f"t{i}": name for i, name in enumerate(tensors)}
+    return safetensors_file(dict(zip(names, tensors.values(), strict=True)), names)
+
+
+def safetensors_file(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """A safetensors file of nothing but ``tensors``."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     position = 0
-    for i, new in enumerate(tensors.values()):
+    for name, new in tensors.items():
         end = position + len(new.data)
-        header[f"t{i}"] = {"dtype": new.dtype, "shape": list(new.shape), "data_offsets": [position, end]}
+        header[name] = {"dtype": new.dtype, "shape": list(new.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

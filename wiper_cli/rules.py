@@ -11,8 +11,8 @@ from wiper_cli.detectors import DETECTORS
 from wiper_cli.verdict import ATLAS_VERSION, BUILT_IN, PLANTED, Rule, Severity
 
 _CUT = (
-    "Training cannot remove a branch: do not purify the file. Move its weights into a definition that you trust, and "
-    "scan the outcome."
+    "Training cannot remove a branch: do not purify the file. Move its weights into a definition that you trust, with "
+    "`wiper rebuild MODEL --arch NAME -o OUT`, and scan the outcome."
 )
 _LOOK = "Ask for the source code of the network and find the branch in it; many honest networks have none like it."
 

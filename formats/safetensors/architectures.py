@@ -108,6 +108,23 @@ def _described(source: Source, manifest: Manifest, name: str, how: str) -> Choic
     return Choice(network, Architecture(f"transformers/{name}", how), names, notes)
 
 
+def definition(arch: str, shapes: Shapes) -> tuple[nn.Module, str]:
+    """The network that ``--arch`` names, sized by what it has in common with ``shapes``, and its full name.
+
+    Raises :class:`UnknownArchitecture` when none is called so.
+    """
+    if ".py:" in arch:
+        return _from_file(arch), arch
+    named = _by_name(arch, shapes) or [
+        one for one in research.alike(shapes) if arch in (one.name, full_name(one))
+    ]
+    if not named:
+        raise UnknownArchitecture(
+            _unknown(f"No architecture is called {arch!r} that the file has a head for", ())
+        )
+    return _build(named[0], shapes), full_name(named[0])
+
+
 def matches(shapes: Shapes) -> list[Match]:
     """Every architecture with these names and shapes, the most common first."""
     return look_up(shapes) or research.match(shapes)

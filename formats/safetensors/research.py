@@ -9,7 +9,7 @@ it is. What shapes cannot show (a max-pooling behind the stem) becomes an argume
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,17 @@ from formats.safetensors.fingerprint import Match, Shapes, is_counter
 
 def match(shapes: Shapes) -> list[Match]:
     """Every research network that has exactly these tensors, most common first; empty when none has."""
-    known = {name for name in shapes if not is_counter(name, shapes[name])}
+    known = {name: shape for name, shape in shapes.items() if not is_counter(name, shape)}
+    return next((found for found, own in _families(shapes) if own == known), [])
+
+
+def alike(shapes: Shapes) -> list[Match]:
+    """Every research network that can be built of these tensors, some of which it may have no place for."""
+    return [one for found, _ in _families(shapes) for one in found]
+
+
+def _families(shapes: Shapes) -> Iterator[tuple[list[Match], Shapes]]:
+    """The networks of each family whose names these are, and the tensors of the first."""
     for network in (Residual, VGG, ResNet9, SequentialResNet9):
         try:
             found = network.candidates(shapes)
@@ -31,10 +41,7 @@ def match(shapes: Shapes) -> list[Match]:
                 state = build(found[0], shapes).state_dict()
         except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError, TypeError):
             continue  # names that look like the family, and are not
-        own = {name: tuple(v.shape) for name, v in state.items() if not name.endswith("num_batches_tracked")}
-        if own == {name: shapes[name] for name in known}:
-            return found
-    return []
+        yield found, {n: tuple(v.shape) for n, v in state.items() if not n.endswith("num_batches_tracked")}
 
 
 def build(match: Match, shapes: Shapes) -> nn.Module:

@@ -94,3 +94,14 @@ class CheckAnswer:
 
     largest_logit_difference: float | None
     agrees: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildAnswer:
+    """``tensors``: all that the definition ``architecture`` holds. ``moved``: how many of them the file had, ``left``:
+    names of the file that it has no place for."""
+
+    architecture: str
+    tensors: Mapping[str, NewTensor]
+    moved: int
+    left: tuple[str, ...]

@@ -50,7 +50,7 @@ class Branches:
         """Why the file is not purified."""
         return (
             f"Not purified: {self.charge} The branch stands whatever the weights are: move these into a definition of "
-            "the network that you trust. Nothing was written."
+            "the network that you trust, with wiper rebuild MODEL --arch NAME -o OUT. Nothing was written."
         )
 
     def weigh(self, judged: Judgement) -> tuple[Verdict, str]:

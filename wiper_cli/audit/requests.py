@@ -139,5 +139,14 @@ class CheckRequest(Request[answers.CheckAnswer]):
     expected: Mapping[str, NewTensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RebuildRequest(Request[answers.RebuildAnswer]):
+    """Move the tensors of the file into the definition ``arch``, which is given."""
+
+    answer = answers.RebuildAnswer
+
+
 #: Whatever the worker can be asked.
-REQUESTS = (InspectRequest, PlanRequest, ScanRequest, PurifyRequest, VerifyRequest, CheckRequest)
+REQUESTS = (
+    InspectRequest, PlanRequest, ScanRequest, PurifyRequest, VerifyRequest, CheckRequest, RebuildRequest,
+)  # fmt: skip
