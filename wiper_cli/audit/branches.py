@@ -42,7 +42,8 @@ class Branches:
     @property
     def charge(self) -> str:
         """What the model is suspected of, in one sentence."""
-        rules = ", ".join(sorted({one.rule for one in self.standing}))
+        first, *more = sorted({one.rule for one in self.standing})
+        rules = f"{first} and {len(more)} more" if more else first
         return f"its graph has a branch that no honest network has ({rules}): {self.standing[0].message}"
 
     @property
