@@ -37,12 +37,12 @@ def accept(
     any class when none are given. ``accept_unverified``: also where nothing but the accuracy could be looked at.
     """
     fall = before.acc.share - after.acc.share
-    fell = f"the accuracy fell by {100 * max(0.0, fall):.1f} points"
+    moved = _moved(fall)
     asked = [probe.name for probe in probes if probe.ran]
     unverified = not asked and not after.triggers
     if unverified and accept_unverified and after.acc.n and fall < max_accuracy_drop:
         return True, (
-            f"Written unverified, as asked: {fell}, and nothing showed whether there was a backdoor or whether it is "
+            f"Written unverified, as asked: {moved}, and nothing showed whether there was a backdoor or whether it is "
             "gone."
         )
     against = _accuracy(before.acc, after.acc, max_accuracy_drop)
@@ -71,8 +71,15 @@ def accept(
     where = " for the classes suspected in the original" if suspects else ""
     claim = "" if suspects else " No class had been suspected, so no removal is claimed."
     return True, (
-        f"Accepted: {fell}, {triggers}and the independent probes ({', '.join(asked)}) found nothing{where}.{claim}"
+        f"Accepted: {moved}, {triggers}and the independent probes ({', '.join(asked)}) found nothing{where}.{claim}"
     )
+
+
+def _moved(fall: float) -> str:
+    points = f"{100 * abs(fall):.1f} points"
+    if points == "0.0 points":
+        return "the accuracy stayed as it was"
+    return f"the accuracy {'fell' if fall > 0 else 'rose'} by {points}"
 
 
 def _accuracy(old: Rate, new: Rate, limit: float) -> list[str]:

@@ -51,7 +51,7 @@ def works(share, target=4):
             numbers(1000, (15, 13), (15, 13)),
             [replace(FIRES, target=7)],
             [4],
-            "the accuracy fell by 0.0 points, 1 of the 2 triggers measured had worked and none does now, and the "
+            "the accuracy stayed as it was, 1 of the 2 triggers measured had worked and none does now, and the "
             "independent probes (probe) found nothing for the classes suspected in the original.",
         ),
         (
@@ -59,7 +59,7 @@ def works(share, target=4):
             numbers(1050),
             [SILENT],
             [],
-            "the accuracy fell by 0.0 points, and the independent probes (probe) found nothing. No class had been "
+            "the accuracy rose by 4.5 points, and the independent probes (probe) found nothing. No class had been "
             "suspected, so no removal is claimed.",
         ),
     ],
