@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -225,7 +226,7 @@ TARGETS: Mapping[str, tuple[Callable[[bytes], None], str]] = {
 }  # fmt: skip
 
 
-def _fuzz(target: str, seconds: int) -> None:
+def _fuzz(target: str, seconds: int, chance: int) -> None:
     """Runs in a process of its own, which libFuzzer ends."""
     import atheris
 
@@ -234,7 +235,7 @@ def _fuzz(target: str, seconds: int) -> None:
     run, watched = TARGETS[target]
     with atheris.instrument_imports(include=["formats", "wiper_cli"]):
         import_module(watched)
-        for seed in (SEEDS / target).iterdir():  # whatever it imports in passing, or makes once
+        for seed in sorted((SEEDS / target).iterdir()):  # whatever it imports in passing, or makes once
             run(seed.read_bytes())
     zipped = target in ("torchscript", "checkpoint")
     options: dict[str, Any] = {"custom_mutator": repacked} if zipped else {}
@@ -242,6 +243,7 @@ def _fuzz(target: str, seconds: int) -> None:
         f"-timeout={SECONDS}",
         f"-rss_limit_mb={MEMORY}",
         f"-max_total_time={seconds}",
+        f"-seed={chance}",
         "-max_len=65536",
     ]
     folders = [str(place / "found"), str(SEEDS / target)]
@@ -255,15 +257,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--seed", type=int, default=0, help="of chance; 0: another one every time")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if unknown := set(given.targets) - set(TARGETS):
         parser.error(f"no target {', '.join(sorted(unknown))}; choose from {', '.join(TARGETS)}")
+    if find_spec("atheris") is None:
+        parser.error("this needs atheris, which is made for Linux: pip install atheris")
     if given.here:
-        _fuzz(given.targets[0], given.seconds)
+        _fuzz(given.targets[0], given.seconds, given.seed)
 
     def one(target: str) -> bool:
-        command = [sys.executable, "-m", "tools.fuzz", target, "--here", "--seconds", str(given.seconds)]
+        asked = ["--seconds", str(given.seconds), "--seed", str(given.seed)]
+        command = [sys.executable, "-m", "tools.fuzz", target, "--here", *asked]
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False
         )

@@ -76,3 +76,12 @@ fuzz.main(["zip", "--here", "--seconds", "3"])
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=False)
     assert (done.returncode != 0) == fault, done.stderr
     assert bool(list((tmp_path / ".fuzz" / "zip").glob("crash-*"))) == fault
+
+
+def test_wrong_usage_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(fuzz, "find_spec", lambda name: None)
+    for given, words in ((["zpi"], "choose from file, "), (["zip"], "needs atheris")):
+        with pytest.raises(SystemExit) as stop:
+            fuzz.main(given)
+        assert stop.value.code == 2
+        assert words in capsys.readouterr().err
