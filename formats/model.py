@@ -130,7 +130,11 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A hint found in the file or beside it. Sizes in pixels; mean and std on images in 0..1."""
+    """A hint found in the file or beside it. Sizes in pixels; mean and std on images in 0..1.
+
+    ``resize``: length of the shorter side, ``scaled``: height and width before the centre is cut out; ``floor``: the
+    corner of the centre is rounded down. ``bgr``: blue comes first.
+    """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -138,6 +142,9 @@ class Preprocessing:
     resize: int | None = None
     interpolation: str | None = None
     origin: str = ""
+    scaled: tuple[int, int] | None = None
+    floor: bool = False
+    bgr: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,8 @@ class Model:
     runtime: Runtime | None = None
     #: The file ends in a softmax; ``network`` gives the logarithm of its output.
     probabilities: bool = False
+    #: The network takes blue first, and pictures are read red first.
+    bgr: bool = False
     #: Sentences on what opening had to leave out or decide.
     notes: tuple[str, ...] = ()
 

@@ -10,18 +10,11 @@ same keys in ``<stem>.json`` or, as strings, in the metadata of the model file i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from formats.model import Manifest, Preprocessing, Source
+from formats.processors import preprocessing_in
 
-#: ``resample`` of Hugging Face, which is Pillow's enumeration.
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-
-#: Largest side of an image, in pixels, and smallest part of it that a crop leaves.
-MAX_SIDE, LEAST_CROP = 1024, 0.5
-#: What a mean stays below, and what a standard deviation lies between; images of 0..255 included.
-MAX_MEAN, STD = 1e3, (1e-4, 1e3)
 #: Longest name of an architecture or a class.
 MAX_NAME = 200
 
@@ -53,27 +46,6 @@ def preprocessing_hint(source: Source, manifest: Manifest) -> Preprocessing | No
     return next((one for one in found if one is not None), None)
 
 
-def preprocessing_in(content: Mapping[str, Any], place: str) -> Preprocessing | None:
-    """What one description says; ``None`` where it gives neither mean and standard deviation nor a size."""
-    nested = content.get("pretrained_cfg")
-    values = nested if isinstance(nested, dict) else content
-    mean = _numbers(values.get("mean", values.get("image_mean")), -MAX_MEAN, MAX_MEAN)
-    std = _numbers(values.get("std", values.get("image_std")), *STD)
-    size, resize = _size(values)
-    if mean is None and std is None and size is None:
-        return None
-    number = values.get("resample")
-    method = values.get("interpolation", _RESAMPLE.get(number) if type(number) is int else None)
-    return Preprocessing(
-        mean=mean if values.get("do_normalize", True) else None,
-        std=std if values.get("do_normalize", True) else None,
-        size=size,
-        resize=resize,
-        interpolation=method if method in [*_RESAMPLE.values()] else None,
-        origin=place,
-    )
-
-
 def class_names_hint(source: Source, manifest: Manifest, classes: int) -> tuple[str, ...] | None:
     """Names of the ``classes`` classes, when a description gives that many."""
     for content in descriptions(source, manifest).values():
@@ -88,35 +60,6 @@ def class_names_hint(source: Source, manifest: Manifest, classes: int) -> tuple[
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_NAME
-
-
-def _size(values: Mapping[str, Any]) -> tuple[tuple[int, int] | None, int | None]:
-    """((height, width), length of the shorter side before the crop)."""
-    shape = values.get("input_size")
-    if isinstance(shape, list) and len(shape) == 3 and all(_side(n) > 0 for n in shape):
-        crop = values.get("crop_pct")
-        whole = isinstance(crop, float) and LEAST_CROP <= crop < 1
-        return (shape[1], shape[2]), int(shape[1] / crop) if whole else None
-    size, crop = values.get("size"), values.get("crop_size")
-    square = crop if isinstance(crop, dict) and values.get("do_center_crop", True) else size
-    edge = _side(size.get("shortest_edge")) if isinstance(size, dict) else -1
-    if isinstance(square, dict):
-        height, width = _side(square.get("height", edge)), _side(square.get("width", edge))
-        return ((height, width) if height > 0 and width > 0 else None), (edge if edge > 0 else None)
-    number = _side(square)
-    return ((number, number) if number > 0 else None), None
-
-
-def _side(value: Any) -> int:
-    return value if type(value) is int and value <= MAX_SIDE else -1
-
-
-def _numbers(value: Any, least: float, most: float) -> tuple[float, ...] | None:
-    if not isinstance(value, list) or not 1 <= len(value) <= 64:
-        return None
-    if not all(type(n) in (int, float) and least <= n <= most for n in value):
-        return None
-    return tuple(float(n) for n in value)
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +17,20 @@ from formats import Edit, HeadTap, Model, apply_edit, head_values
 
 
 class PixelNetwork(nn.Module):
-    """``(x - mean) / std`` in front of a network; ``x`` float32 [N,C,H,W] in 0..1."""
+    """``(x - mean) / std`` in front of a network; ``x`` float32 [N,C,H,W] in 0..1. ``bgr``: blue goes first before."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, bgr: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.bgr = bgr
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.flip(1) if self.bgr else x
         logits: Tensor = self.network((x - self.mean) / self.std)
         return logits
 
@@ -56,7 +59,7 @@ class Classifier:
         self.device = torch.device(device)
         self.network = network
         if network is None and model.network is not None:
-            self.network = PixelNetwork(model.network, torch.tensor(mean), torch.tensor(std))
+            self.network = PixelNetwork(model.network, torch.tensor(mean), torch.tensor(std), model.bgr)
             self.network.to(self.device).eval()
         if self.network is not None:
             for parameter in self.network.parameters():
@@ -75,6 +78,7 @@ class Classifier:
 
     def with_model(self, model: Model) -> Classifier:
         """Another model under the same preprocessing."""
+        model = replace(model, bgr=self.model.bgr)
         return Classifier(model, self.mean, self.std, self.device)
 
     def with_edit(self, edit: Edit) -> Classifier:
@@ -141,6 +145,7 @@ class Classifier:
         assert self.model.runtime is not None
         mean = torch.tensor(self.mean, device=x.device).reshape(1, -1, 1, 1)
         std = torch.tensor(self.std, device=x.device).reshape(1, -1, 1, 1)
+        x = x.flip(1) if self.model.bgr else x
         return self.model.runtime.features_and_logits(((x - mean) / std).cpu())
 
 

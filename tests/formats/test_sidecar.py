@@ -46,10 +46,10 @@ def test_hugging_face():
     assert architecture_hint(*found) is None
 
 
-def test_no_normalisation_means_none():
+def test_no_normalisation_leaves_0_to_1():
     told = {"image_mean": [0.5], "image_std": [0.5], "do_normalize": False, "size": 32}
     hint = preprocessing_hint(*hints(preprocessor_config=told))
-    assert (hint.mean, hint.std, hint.size) == (None, None, (32, 32))
+    assert (hint.mean, hint.std, hint.size) == ((0.0,), (1.0,), (32, 32))
 
 
 def test_metadata_of_the_file():
@@ -89,7 +89,8 @@ def test_a_crop_and_an_interpolation_are_of_the_usual_kind():
     hint = preprocessing_hint(
         *hints(config={"image_mean": [123.675], "image_std": [58.395], "resample": [2]})
     )
-    assert (hint.mean, hint.std, hint.interpolation) == ((123.675,), (58.395,), None)
+    assert (hint.mean, hint.std) == ((123.675 / 255,), (58.395 / 255,)), "of 0..255"
+    assert hint.interpolation is None
 
 
 def test_broken_descriptions_are_ignored():

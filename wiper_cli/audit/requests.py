@@ -38,7 +38,7 @@ class InspectRequest(Request[answers.InspectAnswer]):
 
 @dataclass(frozen=True, kw_only=True)
 class Examination(Request[A]):
-    """``clean``: folder of clean images. ``mean`` to ``resize``: the preprocessing, found where ``None``;
+    """``clean``: folder of clean images. ``mean`` to ``channel_order``: the preprocessing, found where ``None``;
     ``input_size``: height, width. ``preprocessing``: a file that says all of it. ``max_images``: most that are held in
     memory."""
 
@@ -47,6 +47,7 @@ class Examination(Request[A]):
     std: tuple[float, ...] | None = None
     input_size: tuple[int, int] | None = None
     resize: Literal["squash", "crop"] | None = None
+    channel_order: Literal["rgb", "bgr"] | None = None
     preprocessing: Path | None = None
     max_images: int = 5000
     device: str = "auto"

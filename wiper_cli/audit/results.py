@@ -185,6 +185,7 @@ def expectation(classifier: Classifier, images: Tensor) -> dict[str, NewTensor]:
     """Normalised ``inputs`` and the ``outputs`` that the purified file has to give for them, of the first images."""
     images = images[:CHECKED]
     x = classifier.as_float(images).cpu()
+    x = x.flip(1) if classifier.model.bgr else x
     mean = torch.tensor(classifier.mean).reshape(1, -1, 1, 1)
     std = torch.tensor(classifier.std).reshape(1, -1, 1, 1)
     logits = classifier.logits(images).cpu()

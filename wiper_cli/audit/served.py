@@ -37,7 +37,7 @@ class Served:
 
     def with_model(self, model: Model) -> "Served":
         """Another file under the same preprocessing."""
-        return Served(model, *self._given)
+        return Served(replace(model, bgr=self.model.bgr), *self._given)
 
     def as_float(self, images: Tensor) -> Tensor:
         """uint8 or float [N,C,H,W] → float32 in 0..1 on the CPU."""
@@ -45,7 +45,8 @@ class Served:
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images as for :meth:`as_float` → what the file is fed, float32."""
-        return (self.as_float(images) - self._mean) / self._std
+        x = self.as_float(images)
+        return ((x.flip(1) if self.model.bgr else x) - self._mean) / self._std
 
     def run(self, x: Tensor) -> Tensor:
         """Normalised float32 [N,C,H,W] → logits float32 [N,K], in the caller's gradient mode and in one batch."""

@@ -112,7 +112,8 @@ def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
     model = open_file(request, report, notes)
     folder = read_folder(request.clean, model.classes, model.class_names)
     with notes.stage("images"):
-        model, prepared = _decided(request, model, folder, report, notes)
+        _, prepared = _decided(request, model, folder, report, notes)
+        model = prepared.classifier.model
     if prepared.preprocessing.margin is not None:
         message = (
             f"{prepared.preprocessing.origin} Its margin is {100 * prepared.preprocessing.margin:.1f} points."
@@ -130,9 +131,11 @@ def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
 def _flags(request: Examination[Any]) -> Flags:
     given = (request.mean, request.std, request.input_size, request.resize)
     if request.preprocessing is None:
-        return Flags(*given)
-    if given != (None,) * 4:
-        raise Problem("--preprocessing says it all: leave out --mean, --std, --input-size and --resize.")
+        return Flags(*given, channel_order=request.channel_order)
+    if (*given, request.channel_order) != (None,) * 5:
+        raise Problem(
+            "--preprocessing says it all: leave out --mean, --std, --input-size, --resize and --channel-order."
+        )
     return Flags.of_file(request.preprocessing)
 
 

@@ -4,6 +4,7 @@ Nothing is guessed about a file from its name. Conversions follow what the usual
 (``convert("RGB")``): an alpha channel is dropped, not composed over a colour.
 """
 
+import math
 import stat
 import threading
 import warnings
@@ -51,7 +52,8 @@ class Geometry:
 
     ``resize``: "squash" scales to exactly that size; "crop" scales the short side to ``short_side``
     (``None``: until the size is just covered) and cuts the centre. A picture of the right size is not touched
-    by "squash", nor by "crop" without ``short_side``. Downscaling averages (Pillow's filters).
+    by "squash", nor by "crop" without ``short_side``. ``scaled``: height and width to which "crop" scales instead;
+    ``floor``: how it rounds the corner of the centre. Downscaling averages (Pillow's filters).
     """
 
     channels: int
@@ -60,6 +62,8 @@ class Geometry:
     resize: Literal["squash", "crop"] = "squash"
     short_side: int | None = None
     interpolation: Interpolation = "bilinear"
+    scaled: tuple[int, int] | None = None
+    floor: bool = False
 
     @property
     def bytes(self) -> int:
@@ -162,9 +166,12 @@ def fit(picture: Image.Image, geometry: Geometry) -> Image.Image:
     """A picture made ``geometry.height`` x ``geometry.width``."""
     wide, tall, width, height = *picture.size, geometry.width, geometry.height
     resample = RESAMPLE[geometry.interpolation]
-    if geometry.resize == "squash" or (geometry.short_side is None and (wide, tall) == (width, height)):
+    plain = geometry.short_side is None and geometry.scaled is None
+    if geometry.resize == "squash" or (plain and (wide, tall) == (width, height)):
         return picture if (wide, tall) == (width, height) else picture.resize((width, height), resample)
-    if geometry.short_side is not None:
+    if geometry.scaled is not None:
+        scaled = geometry.scaled[1], geometry.scaled[0]
+    elif geometry.short_side is not None:
         short = geometry.short_side
         scaled = (short, int(short * tall / wide)) if wide <= tall else (int(short * wide / tall), short)
     elif width * tall >= height * wide:
@@ -175,5 +182,6 @@ def fit(picture: Image.Image, geometry: Geometry) -> Image.Image:
         keep_wide, keep_tall = wide * width / scaled[0], tall * height / scaled[1]
         box = (wide - keep_wide) / 2, (tall - keep_tall) / 2, (wide + keep_wide) / 2, (tall + keep_tall) / 2
         return picture.resize((width, height), resample, box)
-    left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+    corner = math.floor if geometry.floor else round
+    left, top = corner((scaled[0] - width) / 2), corner((scaled[1] - height) / 2)
     return picture.resize(scaled, resample).crop((left, top, left + width, top + height))

@@ -7,7 +7,7 @@ images speak for it against every usual normalisation that differs much from it.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,18 +75,21 @@ def rival(
     usual: Mapping[str, tuple[Numbers, Numbers]],
     part: Part,
     device: torch.device | str,
+    bgr: bool = False,
 ) -> Rival | None:
     """The most accurate of the ``usual`` normalisations that differs much from the described one and may as well be
-    the right one by the labels of ``part``; ``None`` where there is none."""
+    the right one by the labels of ``part``; ``None`` where there is none. ``bgr``: the description has blue first, and
+    every one that has not differs."""
 
-    def right(numbers: tuple[Numbers, Numbers], count: int) -> Tensor:
-        answers = Classifier(model, *numbers, device).answers(part.images[:count], batch=64)
+    def right(numbers: tuple[Numbers, Numbers], count: int, bgr: bool = False) -> Tensor:
+        answers = Classifier(replace(model, bgr=bgr), *numbers, device).answers(part.images[:count], batch=64)
         return answers == part.labels[:count]
 
-    left = {name: numbers for name, numbers in usual.items() if differs_much(mean, std, numbers)}
+    usual = {**usual, "the same with red first": (mean, std)} if bgr else usual
+    left = {name: numbers for name, numbers in usual.items() if bgr or differs_much(mean, std, numbers)}
     found: list[Rival] = []
     for count, limit in ((FIRST, CLEARLY), (MOST, BARELY))[len(part) <= FIRST :]:
-        own = right((mean, std), count) if left else torch.tensor([])
+        own = right((mean, std), count, bgr) if left else torch.tensor([])
         theirs = {name: right(numbers, count) for name, numbers in left.items()}
         found = [
             Rival(name, *left[name], int(own.sum()), int(hits.sum()), len(own), lead(own, hits))

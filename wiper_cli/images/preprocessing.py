@@ -16,10 +16,19 @@ import torch
 from torch import Tensor
 
 from formats import Model
-from formats.sidecar import preprocessing_in
+from formats.processors import preprocessing_in
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.decode import RESAMPLE, Geometry, Interpolation
-from wiper_cli.images.description import FIRST, Numbers, clearly_better, differs_much, rival
+from wiper_cli.images.description import (
+    BARELY,
+    CLEARLY,
+    FIRST,
+    Numbers,
+    clearly_better,
+    differs_much,
+    lead,
+    rival,
+)
 from wiper_cli.images.folder import CleanFolder
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.progress import Progress, silent
@@ -45,6 +54,8 @@ CANDIDATES: Mapping[int, Mapping[str, tuple[Numbers, Numbers]]] = {
         "0..255": ((0.0,), (1 / 255,)),
     },
 }
+#: What networks from Caffe take, blue first.
+CAFFE = (103.939 / 255, 116.779 / 255, 123.68 / 255), (1 / 255, 1 / 255, 1 / 255)
 #: Images of the select part on which candidates are compared.
 COMPARED = 500
 #: Without labels: the least agreement between candidates' predictions at which the choice does not matter.
@@ -55,8 +66,6 @@ SIZES = ((224, 224), (32, 32), (64, 64), (28, 28), (256, 256), (299, 299))
 OWN_SIZE = 512
 #: Bytes of a file that says how to preprocess.
 _LARGEST_FILE = 1 << 20
-#: Steps of Hugging Face's processors that are not done here, with the value that asks for them.
-_NOT_DONE: Mapping[str, bool] = {"do_rescale": False, "do_flip_channel_order": True, "rescale_offset": True}
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,9 @@ class Flags:
     resize: Literal["squash", "crop"] | None = None
     interpolation: Interpolation | None = None
     short_side: int | None = None
+    scaled: tuple[int, int] | None = None
+    floor: bool = False
+    channel_order: Literal["rgb", "bgr"] | None = None
     file: str = ""
 
     @classmethod
@@ -89,21 +101,20 @@ class Flags:
         found = preprocessing_in(content, path.name) if isinstance(content, dict) else None
         if found is None:
             raise Problem(f"--preprocessing: {path} gives neither mean and std nor a size.")
-        asked = next((key for key, value in _NOT_DONE.items() if content.get(key) is value), None)
-        if asked is not None:
-            raise Problem(f"--preprocessing: {path} asks for a step that is not supported: {asked}.")
-        plain = content.get("do_normalize") is False
         if (found.mean is None) != (found.std is None):
             raise Problem(f"--preprocessing: {path} gives only one of mean and std as a list of numbers.")
         if (method := content.get("interpolation", "bilinear")) not in [*RESAMPLE]:
             raise Problem(f"--preprocessing: {path} names the interpolation {str(method)[:40]!r}.")
         return cls(
-            (0.0,) if plain else found.mean,
-            (1.0,) if plain else found.std,
+            found.mean,
+            found.std,
             found.size,
             None,
             cast(Interpolation | None, found.interpolation),
             found.resize,
+            found.scaled,
+            found.floor,
+            "bgr" if found.bgr else None,
             "--preprocessing",
         )
 
@@ -122,6 +133,7 @@ class Preprocessing:
     candidates: Sequence[tuple[str, float]] = ()
     doubt: str = ""
     settled: bool = True
+    bgr: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The report's ``preprocessing`` mapping."""
@@ -129,9 +141,12 @@ class Preprocessing:
         crop = self.geometry.resize == "crop"
         return {
             "size": size,
-            "resize": (self.geometry.short_side or "cover") if crop else "squash",
+            "resize": (self.geometry.short_side or list(self.geometry.scaled or ()) or "cover")
+            if crop
+            else "squash",
             "crop": size if crop else None,
             "interpolation": self.geometry.interpolation,
+            "channels": "bgr" if self.bgr else "rgb" if self.geometry.channels == 3 else "grey",
             "mean": list(self.mean),
             "std": list(self.std),
             "origin": self.origin,
@@ -178,7 +193,7 @@ def prepare(
         said = "The size or crop that is described beside the model does not fit the images; the usual one was taken."
         chosen = replace(chosen, doubt=f"{said} {chosen.doubt}".rstrip())
     chosen = replace(chosen, origin=f"{origin} {chosen.origin}")
-    classifier = Classifier(model, chosen.mean, chosen.std, device)
+    classifier = Classifier(replace(model, bgr=chosen.bgr), chosen.mean, chosen.std, device)
     if not folder.labelled:
         clean = Clean(*(predicted(classifier, part) for part in (clean.fit, clean.select, clean.report)))
         everything = torch.cat([clean.fit.labels, clean.select.labels, clean.report.labels])
@@ -210,7 +225,7 @@ def _usual_geometry(
     if usual == chosen.geometry:
         return None
     part = folder.load(usual, parts["select"][:FIRST])
-    classifier = Classifier(model, chosen.mean, chosen.std, device)
+    classifier = Classifier(replace(model, bgr=chosen.bgr), chosen.mean, chosen.std, device)
     ours, theirs = (
         classifier.answers(one.images[:FIRST], batch=64) == one.labels[:FIRST] for one in (described, part)
     )
@@ -238,9 +253,11 @@ def shape(model: Model, folder: CleanFolder, flags: Flags) -> tuple[Geometry, st
     fixed = (model.input.height, model.input.width)
     sizes, why = _sizes(flags, fixed, hint.size if hint else None, folder)
     style: dict[str, Any] = {}
+    before = flags if flags.short_side or flags.scaled else hint
     short_side = flags.short_side or (hint.resize if hint else None)
-    if short_side and flags.resize != "squash":
-        style = {"resize": "crop", "short_side": short_side}
+    scaled = flags.scaled or (hint.scaled if hint else None)
+    if before and (short_side or scaled) and flags.resize != "squash":
+        style = {"resize": "crop", "short_side": short_side, "scaled": scaled, "floor": before.floor}
     elif flags.resize:
         style = {"resize": flags.resize}
     interpolation = flags.interpolation or (hint.interpolation if hint else None)
@@ -252,6 +269,8 @@ def shape(model: Model, folder: CleanFolder, flags: Flags) -> tuple[Geometry, st
             geometry = Geometry(channels, height, width, **style)
             if geometry.short_side is not None and geometry.short_side < max(height, width):
                 geometry = replace(geometry, short_side=None)
+            if geometry.scaled is not None and (geometry.scaled[0] < height or geometry.scaled[1] < width):
+                geometry = replace(geometry, resize="squash", scaled=None)
             refused = refusal(model, geometry)
             if not refused:
                 said = (
@@ -312,29 +331,31 @@ def resolve(
     Raises :class:`Problem` when numbers do not fit the channels, or when nothing decides.
     """
     channels = geometry.channels
+    blue = flags.channel_order == "bgr" and channels == 3
     if (flags.mean is None) != (flags.std is None):
         raise Problem("--mean and --std go together; give both or neither.")
     if flags.mean is not None and flags.std is not None:
         mean, std = _each(flags.mean, channels, "--mean"), _each(flags.std, channels, "--std")
         if not all(value > 0 for value in std):
             raise Problem("--std must be greater than 0 in every channel.")
-        return Preprocessing(
-            geometry, mean, std, f"Mean and std as given by {flags.file or '--mean and --std'}."
-        )
+        said = f"Mean and std as given by {flags.file or '--mean and --std'}."
+        return Preprocessing(geometry, mean, std, said, bgr=blue)
     hint = model.preprocessing
     if hint and hint.mean and hint.std and _usable(hint.mean, hint.std, channels):
         mean, std = _each(hint.mean, channels, "mean"), _each(hint.std, channels, "std")
         origin = hint.origin or "the model file"
-        described = Preprocessing(geometry, mean, std, f"Mean and std from {origin}.")
+        described = Preprocessing(
+            geometry, mean, std, f"Mean and std from {origin}.", bgr=(blue or hint.bgr) and channels == 3
+        )
         return _checked(model, described, origin, part, device)
     options = CANDIDATES[channels]
     images, labels = part.images[:COMPARED], part.labels[:COMPARED]
     guesses = {
-        name: Classifier(model, mean, std, device).answers(images, batch=64)
+        name: Classifier(replace(model, bgr=blue), mean, std, device).answers(images, batch=64)
         for name, (mean, std) in options.items()
     }
     if bool((labels < 0).any()):
-        return _agreed(geometry, options, guesses)
+        return replace(_agreed(geometry, options, guesses), bgr=blue)
     accuracy = [(name, _share(guess == labels)) for name, guess in guesses.items()]
     ranked = sorted(accuracy, key=lambda item: -item[1])
     name, best = ranked[0]
@@ -345,7 +366,54 @@ def resolve(
         f"Mean and std of {name}: of {len(options)} usual candidates {best_of} on {len(images)} images of the "
         "select part."
     )
-    return Preprocessing(geometry, mean, std, origin, margin, accuracy)
+    chosen = Preprocessing(geometry, mean, std, origin, margin, accuracy, bgr=blue)
+    if channels != 3 or flags.channel_order:
+        return chosen
+    return _blue_first(model, chosen, guesses[name] == labels, images, labels, device)
+
+
+def _blue_first(
+    model: Model,
+    chosen: Preprocessing,
+    right: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device | str,
+) -> Preprocessing:
+    """The choice, or what beats it with the channels the other way round, as OpenCV and Caffe read them. ``right``:
+    where the choice is, bool [N]."""
+    flipped = replace(model, bgr=True)
+    options = {**CANDIDATES[3], "Caffe": CAFFE}
+
+    def asked(name: str, count: int) -> Tensor:
+        answers = Classifier(flipped, *options[name], device).answers(images[:count], batch=64)
+        return answers == labels[:count]
+
+    few = {name: asked(name, FIRST) for name in options}
+    name = max(few, key=lambda one: int(few[one].sum()))
+    if lead(right[:FIRST], few[name]) <= 0:
+        return chosen
+    found = asked(name, len(images))
+    ahead = lead(right, found)
+    if ahead <= BARELY:
+        return chosen
+    said = f"With blue first the model is right on {int(found.sum())} of {len(images)} images, with red first on "
+    said += f"{int(right.sum())}."
+    if ahead <= CLEARLY:
+        doubt = f"{said} Nothing decides; if you know which is right, say so with --channel-order."
+        return replace(chosen, doubt=doubt, settled=False)
+    mean, std = options[name]
+    accuracy = [*chosen.candidates, (f"{name}, blue first", _share(found))]
+    origin = f"Mean and std of {name}, blue first. {said}"
+    return replace(
+        chosen,
+        mean=mean,
+        std=std,
+        origin=origin,
+        margin=accuracy[-1][1] - _share(right),
+        candidates=accuracy,
+        bgr=True,
+    )
 
 
 def _checked(
@@ -355,14 +423,16 @@ def _checked(
     usual = CANDIDATES[described.geometry.channels]
     said = f"The mean and std that {origin} describes are its author's word, and"
     if bool((part.labels < 0).any()):
-        if not any(differs_much(described.mean, described.std, numbers) for numbers in usual.values()):
+        if not described.bgr and not any(
+            differs_much(described.mean, described.std, numbers) for numbers in usual.values()
+        ):
             return described
         doubt = (
             f"{said} images without labels cannot check them: a normalisation that hides a trigger looks the same. "
             "If they are right, say so with --preprocessing FILE, or give class sub-folders."
         )
         return replace(described, doubt=doubt, settled=False)
-    found = rival(model, described.mean, described.std, usual, part, device)
+    found = rival(model, described.mean, described.std, usual, part, device, described.bgr)
     if found is None:
         return described
     better = found.right > found.described
@@ -377,7 +447,7 @@ def _checked(
     if not better:
         return chosen
     origin = f"Mean and std of {found.name}, in place of those from {origin}."
-    return replace(chosen, mean=found.mean, std=found.std, origin=origin)
+    return replace(chosen, mean=found.mean, std=found.std, origin=origin, bgr=False)
 
 
 def _agreed(

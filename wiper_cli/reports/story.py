@@ -328,7 +328,7 @@ def clean_rows(report: Report) -> list[Row]:
 def preprocessing_rows(report: Report) -> list[Row]:
     """From a picture to the network's input, and who said so."""
     used = report.get("preprocessing") or {}
-    keys = ("size", "resize", "crop", "interpolation", "mean", "std", "origin", "margin")
+    keys = ("size", "resize", "crop", "interpolation", "channels", "mean", "std", "origin", "margin")
     rows = [(key, words(used[key])) for key in keys if used.get(key) is not None]
     return rows + [
         (f"tried {plain(entry['name'], 80)}", percent(entry["accuracy"]))

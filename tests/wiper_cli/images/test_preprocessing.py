@@ -65,7 +65,7 @@ def test_flags_win_over_everything(tmp_path):
     flags = Flags((0.5,), (0.25, 0.25, 0.5), (8, 8), "squash", "bicubic")
     done = prepare(model_of(Brightness(), hint=hint), folder, flags).preprocessing
     assert done.as_dict() == {
-        "size": [8, 8], "resize": "squash", "crop": None, "interpolation": "bicubic",
+        "size": [8, 8], "resize": "squash", "crop": None, "interpolation": "bicubic", "channels": "rgb",
         "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.5],
         "origin": "Input 8x8, as --input-size says. Mean and std as given by --mean and --std.",
         "margin": None, "candidates": [],
@@ -319,8 +319,8 @@ def test_a_file_of_the_user_wins_over_what_lies_beside_the_model(tmp_path, file)
     model = model_of(Brightness(), hint=described(0.0, 2.0, size=(16, 16), resize=20))
     done = prepare(model, save(tmp_path / "c", 100, 160), flags).preprocessing
     assert done.as_dict() == {
-        "size": [8, 8], "resize": 10, "crop": [8, 8], "interpolation": "bicubic", "mean": [0.5] * 3,
-        "std": [0.5, 0.5, 0.25], "margin": None, "candidates": [],
+        "size": [8, 8], "resize": 10, "crop": [8, 8], "interpolation": "bicubic", "channels": "rgb",
+        "mean": [0.5] * 3, "std": [0.5, 0.5, 0.25], "margin": None, "candidates": [],
         "origin": "Input 8x8, as --preprocessing says. Mean and std as given by --preprocessing.",
     }  # fmt: skip
     assert (done.doubt, done.settled) == ("", True)
@@ -333,8 +333,6 @@ def test_a_file_of_the_user_wins_over_what_lies_beside_the_model(tmp_path, file)
         ("{", "no JSON"), ("[" * 200_000, "no JSON"), ("[1]", "neither mean and std nor a size"),
         ({"architecture": "resnet18"}, "neither mean and std nor a size"),
         ({"mean": [0.5]}, "only one of mean and std"), ({"mean": [0.5], "std": ["x"]}, "only one of mean and std"),
-        ({"mean": [0.5], "std": [0.5], "do_rescale": False}, "not supported: do_rescale"),
-        ({"mean": [0.5], "std": [0.5], "do_flip_channel_order": True}, "do_flip_channel_order"),
         ({"mean": [0.5], "std": [0.5], "interpolation": "magic"}, "the interpolation 'magic'"),
     ],
 )  # fmt: skip
@@ -346,3 +344,60 @@ def test_a_file_that_cannot_be_followed_is_refused(content, sentence, file):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with refused("cannot be read: No such file", ExitCode.USAGE):
         Flags.of_file(tmp_path / "none.json")
+
+
+class FirstColour(nn.Module):
+    """Two classes: is the first of three colours stronger than the last?"""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([[1.0, 0.0, -1.0], [-1.0, 0.0, 1.0]]))
+            self.head.bias.zero_()
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+
+
+def coloured(folder, first):
+    """Class 0 has more of the ``first`` colour (0 red, 2 blue), class 1 of the other; noise hides it in some images."""
+    draw = np.random.default_rng(0)
+    for label in range(2):
+        (folder / str(label)).mkdir(parents=True)
+        for i in range(100):
+            pixels = draw.normal(128, 5, (8, 8, 3))
+            pixels[:, :, first] += 30 * (1 - 2 * label) + draw.normal(0, 15)
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(
+                folder / str(label) / f"{i:03}.png"
+            )
+    return read_folder(folder, 2)
+
+
+def test_blue_first_is_found_by_accuracy(tmp_path):
+    prepared = prepare(model_of(FirstColour()), coloured(tmp_path / "blue", 2))
+    assert prepared.preprocessing.bgr
+    assert prepared.classifier.model.bgr
+    assert prepared.preprocessing.as_dict()["channels"] == "bgr"
+    assert "blue first" in prepared.preprocessing.origin
+    right = prepared.classifier.answers(prepared.clean.fit.images) == prepared.clean.fit.labels
+    assert float(right.double().mean()) > 0.7
+    assert not prepare(model_of(FirstColour()), coloured(tmp_path / "red", 0)).preprocessing.bgr
+
+
+def test_blue_first_by_option(tmp_path):
+    folder = coloured(tmp_path / "red", 0)
+    for flags in (Flags(channel_order="bgr"), Flags((0.5,), (0.5,), channel_order="bgr")):
+        prepared = prepare(model_of(FirstColour()), folder, flags)
+        assert prepared.preprocessing.bgr
+        right = prepared.classifier.answers(prepared.clean.fit.images) == prepared.clean.fit.labels
+        assert float(right.double().mean()) < 0.3
+
+
+def test_a_described_order_of_channels_stands_where_images_bear_it_out(tmp_path):
+    hint = Hint((0.5,) * 3, (0.5,) * 3, origin="preprocessor_config.json", bgr=True)
+    stands = prepare(model_of(FirstColour(), hint=hint), coloured(tmp_path / "blue", 2)).preprocessing
+    assert (stands.bgr, stands.doubt) == (True, "")
+    falls = prepare(model_of(FirstColour(), hint=hint), coloured(tmp_path / "red", 0)).preprocessing
+    assert not falls.bgr
+    assert "do not beat the usual ones" in falls.doubt

@@ -58,6 +58,7 @@ class Settings:
     std: tuple[float, ...] | None
     input_size: tuple[int, int] | None
     resize: str | None
+    channel_order: str | None
     preprocessing: Path | None
     max_images: int
     device: str
@@ -229,6 +230,10 @@ SHARED: Sequence[Callable[[Any], Any]] = (
         "--resize", metavar="squash|crop",
         type=click.Choice(["squash", "crop"]),
         help="Fit images by stretching them, or by resizing the short side and cutting the centre.",
+    ),
+    option(
+        "--channel-order", metavar="rgb|bgr", type=click.Choice(["rgb", "bgr"]),
+        help="Which colour the model takes first; bgr: blue, as OpenCV and Caffe read pictures.",
     ),
     option(
         "--preprocessing", type=click.Path(path_type=Path), metavar="FILE",
