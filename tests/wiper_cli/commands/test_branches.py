@@ -33,9 +33,9 @@ def test_a_branch_is_told_and_stands(command, wiper, child, few_digits, tmp_path
     assert not list((tmp_path / "cwd").iterdir())
 
 
-@pytest.fixture
-def gated(tmp_path):
-    model, patch = tmp_path / "model.pt", BadNet().placed(1, 32, 32)
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory):
+    model, patch = tmp_path_factory.mktemp("gated") / "model.pt", BadNet().placed(1, 32, 32)
     model.write_bytes(
         implant("torchscript", (DIGITS / "model.torchscript.pt").read_bytes(), "stem-gate", patch, 7)
     )
