@@ -5,14 +5,21 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wiper_cli.audit.judgement import Judgement, judge
+from wiper_cli.audit.judgement import Judgement, is_close, judge
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, detector
 from wiper_cli.detectors.evidence import Detector, Evidence
+from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Recovered
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import Problem
+
+#: Stamps of every accused class that a purifier is to unlearn or the acceptance to measure; of these, one in so many
+#: is held back from the purifier.
+SAMPLED, HELD_BACK = 32, 4
+#: A statistic that is close to its threshold is taken anew from so many other starts.
+ANEW = 2
 
 #: Measures the time of what is named.
 Stage = Callable[[str], AbstractContextManager[Any]]
@@ -94,3 +101,51 @@ def look(
         found.append(replace(evidence, name=name, title=one.title))
         heard(tuple(found))
     return tuple(found)
+
+
+def sample_of(
+    classifier: Classifier,
+    clean: Clean,
+    accused: Sequence[int],
+    seed: int,
+    progress: Progress = silent,
+    stage: Stage = nullcontext,
+) -> tuple[list[Recovered], list[Recovered]]:
+    """A sample of small stamps that send images to ``accused`` classes: those for the purifier, and those that are held
+    back from it to be measured. Both empty where nothing is accused or the search cannot run."""
+    if not accused:
+        return [], []
+    search = ShapeProbe(targets=tuple(accused), compared=0, kept=SAMPLED)
+    with stage(search.name):
+        found = search.run(classifier, clean, progress, seed).recovered
+    shown = [one for number, one in enumerate(found) if number % HELD_BACK != HELD_BACK - 1]
+    return shown, list(found[HELD_BACK - 1 :: HELD_BACK])
+
+
+def look_closely(
+    detectors: Mapping[str, Detector],
+    classifier: Classifier,
+    clean: Clean,
+    seed: int,
+    progress: Progress = silent,
+    stage: Stage = nullcontext,
+) -> tuple[Evidence, ...]:
+    """As :func:`look`, but a statistic close to its threshold is taken :data:`ANEW` times more from other starts and
+    images, and the evidence with the middle one of all stands, with ``statistics`` of all among its facts."""
+    found = []
+    for piece in look(detectors, classifier, clean, seed, progress, stage):
+        pieces, one = [piece], {piece.name: detectors[piece.name]}
+        if is_close(piece):
+            for number in range(1, ANEW + 1):
+                pieces += look(one, classifier, clean, seed + number, progress, stage)
+            ran = sorted((other for other in pieces if other.ran), key=_statistic)
+            facts = {"statistics": [_statistic(other) for other in ran]}
+            middle = ran[len(ran) // 2]
+            seconds = sum(other.seconds for other in pieces)
+            piece = replace(middle, facts={**middle.facts, **facts}, seconds=seconds)
+        found.append(piece)
+    return tuple(found)
+
+
+def _statistic(piece: Evidence) -> float:
+    return piece.statistic or 0.0

@@ -16,7 +16,7 @@ from formats.tensors import from_bytes
 from wiper_cli.audit import answers, branches, requests, results
 from wiper_cli.audit.acceptance import accept
 from wiper_cli.audit.agreement import noise, questions, require_agreement
-from wiper_cli.audit.detection import Detection, detect, known, look, pending
+from wiper_cli.audit.detection import Detection, detect, known, look_closely, pending, sample_of
 from wiper_cli.audit.explanation import explain
 from wiper_cli.audit.judgement import called
 from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, measure, settled
@@ -113,9 +113,9 @@ def scan(
 def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
     """Suspects, the method, and the question whether its outcome can be accepted.
 
-    The suspects are those of the original file; the purifier sees what the detectors recovered, the acceptance
-    also asks probes that the purifier did not train against. A branch in the graph ends it before any work: no training
-    removes one.
+    The suspects are those of the original file; the purifier sees what the detectors recovered and most of a sample of
+    stamps that trigger the accused classes. The acceptance measures the rest of that sample, and also asks probes that
+    the purifier did not train against. A branch in the graph ends it before any work: no training removes one.
     """
     notes = Notes()
     graph = branches.read(request.model, report, notes)
@@ -132,20 +132,21 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     found = _detect(request, subject, report, notes, ahead)
     accused = list(dict.fromkeys([*request.targets, *found.judged.accused]))
     suspects = list(dict.fromkeys([*accused, *found.judged.suspects]))
-    chosen = [Stamper.recovered(one) for one in found.recovered if one.target in accused]
+    sought = accused if request.detectors else []
+    shown, held_back = sample_of(classifier, clean, sought, request.seed, report, notes.stage)
+    recovered = [*found.recovered, *shown]
+    chosen = [Stamper.recovered(one) for one in (*found.recovered, *held_back) if one.target in accused]
     with notes.stage("verify"):
         before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
     with notes.stage("purify"):
-        task = Task(
-            classifier, clean, suspects, found.recovered, report, request.seed, triggered, request.live
-        )
+        task = Task(classifier, clean, suspects, recovered, report, request.seed, triggered, request.live)
         purified = request.method.run(task)
     edited = classifier.with_edit(purified.edit)
     with notes.stage("verify"):
         served = subject.served.with_edit(purified.edit)
         after = measure(served, clean.report, chosen, opened=edited, progress=report)
     asked, seed = probes(accused) if request.detectors else {}, request.seed + PROBE_SEED_OFFSET
-    again = look(asked, edited, clean, seed, report, notes.stage)
+    again = look_closely(asked, edited, clean, seed, report, notes.stage)
     accepted, reason = accept(
         before, after, again, request.max_accuracy_drop, accused, request.accept_unverified
     )

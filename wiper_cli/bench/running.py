@@ -1,7 +1,7 @@
 """Runs one cell in this process.
 
 A defence gets what the command would give it: the clean folder in three parts, and the suspects and transforms of
-the scan; never the trigger.
+the scan, without the sample of stamps that the command looks for besides; never the trigger.
 """
 
 import hashlib

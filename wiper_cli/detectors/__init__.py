@@ -34,6 +34,7 @@ PROBES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "margins from other starts": ("wiper_cli.detectors.max_margin:MaxMargin", {"starts": 8, "steps": 80}),
     "coarser warp": ("wiper_cli.detectors.warp_inversion:WarpInversion", {"grid": 4, "bound": 1.5}),
+    "other shapes": ("wiper_cli.detectors.shape_probe:ShapeProbe", {}),
     "additive pattern": ("wiper_cli.detectors.additive_inversion:AdditiveInversion", {}),
 }
 

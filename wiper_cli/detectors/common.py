@@ -54,6 +54,18 @@ def margins(logits: Tensor, target: Tensor) -> Tensor:
     return own - logits.scatter(1, target[:, None], -torch.inf).amax(1)
 
 
+def over_others(values: Tensor, before: Tensor) -> Tensor:
+    """Mean of [S,N,K] over the images whose prediction (int64 [N]) is another class, float64 [S,K], CPU."""
+    others = F.one_hot(before, values.shape[2]) == 0
+    return ((values * others).double().sum(1) / others.sum(0).clamp_min(1)).cpu()
+
+
+def allowance(area: Tensor) -> Tensor:
+    """What a stamp that covers this share of the image may move in an honest network: nothing up to a hundredth,
+    then 0.1 for every further hundredth."""
+    return 10 * (area - 0.01).clamp_min(0)
+
+
 @dataclass(frozen=True)
 class Flips:
     """Of ``count`` images that the network does not already give the class, the ``share`` sent to it."""

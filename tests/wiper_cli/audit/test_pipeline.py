@@ -17,11 +17,13 @@ import wiper_cli.audit
 from formats import Edit, FormatError, NewTensor, inspect, open_model, read_source, write_edit
 from formats.tensors import from_bytes, to_bytes
 from wiper_cli.audit import detection, pipeline
+from wiper_cli.audit.detection import pending
 from wiper_cli.audit.pipeline import check, purify, run, scan, verify
 from wiper_cli.audit.requests import CheckRequest, KnownTrigger, PurifyRequest, ScanRequest, VerifyRequest
 from wiper_cli.audit.results import expectation
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.detectors import DETECTORS
+from wiper_cli.perturbations import Recovered
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purified
 from wiper_cli.verdict import ExitCode, Problem, Severity, Verdict
@@ -177,6 +179,22 @@ def test_a_named_target_is_accused(purification, heard, tasks):
     assert found.sentence.startswith("A backdoor towards class 4, class 2 was suspected. Not accepted: ")
     assert found.sentence.endswith(" Nothing was written.")
     assert found.purification["changed"] == []
+
+
+def test_a_sample_is_unlearned_but_for_a_part_that_is_measured(purification, heard, tasks, monkeypatch):
+    def stamp_at(row):
+        mask = torch.zeros(1, 32, 32)
+        mask[:, row] = 1
+        return Recovered("patch", 4, {"canvas": torch.zeros(1, 32, 32), "mask": mask}, {"row": row})
+
+    sampled = [stamp_at(1), stamp_at(2)], [stamp_at(3)]
+    monkeypatch.setattr(pipeline, "sample_of", lambda *what: sampled if what[2] == [4] else ([], []))
+    monkeypatch.setattr(pipeline, "detect", lambda *_: pending({}, 10))
+    monkeypatch.setattr(pipeline, "look_closely", lambda *_: ())
+    found = purify(purification(targets=(4,), detectors=("square-probe",)), heard)
+    assert [one.facts["row"] for one in tasks[0].recovered] == [1, 2]
+    for when in ("before", "after"):
+        assert [row["parameters"] for row in found.verification[when]["triggers"]] == [{"row": 3}]
 
 
 def test_a_refusal_is_a_finding_and_an_acceptance_is_none(purification, heard, tasks):

@@ -7,7 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import image_shape, predictions, sample, smaller
+from wiper_cli.detectors.common import (
+    allowance,
+    image_shape,
+    over_others,
+    predictions,
+    sample,
+    smaller,
+)
 from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.square_probe import SquareProbe
@@ -154,7 +161,7 @@ def _best(
     clear = _log_odds(classifier.logits(images))
     soft, lift = [], []
     for logits in _logits(classifier, images, table, fills, clock):
-        soft.append(_over_others(torch.nan_to_num(logits.double().softmax(2)), before[: len(images)]))
+        soft.append(over_others(torch.nan_to_num(logits.double().softmax(2)), before[: len(images)]))
         lift.append((_log_odds(logits) - clear).mean(1).cpu())
     probable, lifted = torch.cat(soft), torch.cat(lift)
     probable = probable - _allowances(table, image_shape(images))
@@ -233,8 +240,8 @@ def _pass(
     """Share of flips and mean probability, float64 [S,K], over the images that are not of the class."""
     hard, soft = [], []
     for logits in _logits(classifier, images, table, fills):
-        hard.append(_over_others(F.one_hot(logits.argmax(2), classifier.classes), before))
-        soft.append(_over_others(torch.nan_to_num(logits.double().softmax(2)), before))
+        hard.append(over_others(F.one_hot(logits.argmax(2), classifier.classes), before))
+        soft.append(over_others(torch.nan_to_num(logits.double().softmax(2)), before))
     return torch.cat(hard), torch.cat(soft)
 
 
@@ -260,12 +267,6 @@ def _ranked(values: Tensor) -> list[int]:
     return order
 
 
-def _over_others(values: Tensor, before: Tensor) -> Tensor:
-    """Mean of [S,N,K] over the images whose prediction (int64 [N]) is another class, float64 [S,K], CPU."""
-    others = F.one_hot(before, values.shape[2]) == 0
-    return ((values * others).double().sum(1) / others.sum(0).clamp_min(1)).cpu()
-
-
 def _allowances(table: Tensor, shape: Shape) -> Tensor:
     """:func:`allowance` of every row, as a column."""
     return allowance(table[:, SIDE].double() ** 2 / (shape[1] * shape[2]))[:, None]
@@ -275,12 +276,6 @@ def _log_odds(logits: Tensor) -> Tensor:
     """log p / (1 - p) of every class, float64, finite."""
     p = torch.nan_to_num(logits.double()).log_softmax(-1)
     return p - torch.log1p(-p.exp().clamp(max=1 - 1e-9))
-
-
-def allowance(area: Tensor) -> Tensor:
-    """What a square of this share of the image may move in an honest network: nothing up to a hundredth,
-    then 0.1 for every further hundredth."""
-    return 10 * (area - 0.01).clamp_min(0)
 
 
 def stamp_table(images: Tensor, table: Tensor, fills: list[str], shape: Shape) -> Tensor:

@@ -1,0 +1,134 @@
+"""Random draws on a few images, then hill climbing from the best of every class, each of them by itself."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors.common import allowance, image_shape, over_others, predictions, sample
+from wiper_cli.detectors.effort import Extent, Plan
+from wiper_cli.detectors.evidence import Clock, Evidence
+from wiper_cli.detectors.shape_probe import ShapeProbe
+from wiper_cli.detectors.shape_probe.drawing import Stamps, children, draw
+from wiper_cli.images.splits import Clean
+from wiper_cli.perturbations import Patch, Recovered
+
+#: A stamp that sends fewer held-out images to the class than this share is not handed on.
+WORKS = 0.5
+
+
+def plan(probe: ShapeProbe, extent: Extent) -> Plan:
+    """All draws on few images, every round of hill climbing, and what is scored."""
+    classes = min(max(1, len(probe.targets[: probe.most_targets])) + probe.compared, extent.classes)
+    held, images = min(probe.held, extent.select), min(probe.images, extent.fit)
+    climbing = probe.rounds * probe.kept * (probe.children + 1) * images
+    forward = min(probe.searched, extent.fit) + held + probe.drawn * min(probe.ranked, extent.fit)
+    how = {"drawn": probe.drawn, "kept": probe.kept, "rounds": probe.rounds}
+    return Plan(probe.name, classes, forward + classes * (climbing + probe.kept * held), 0, how)
+
+
+def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
+    """Draws and climbs on the fit part, scores on images of select."""
+    generator = torch.Generator().manual_seed(seed)
+    fit = sample(clean.fit.images, probe.searched, generator)
+    held = sample(clean.select.images, probe.held, generator)
+    before, held_before = predictions(classifier, fit), predictions(classifier, held)
+    drawn = draw(image_shape(fit), probe.drawn, generator)
+    few = fit[: probe.ranked]
+    worth = torch.cat(
+        [
+            over_others(torch.nan_to_num(logits.softmax(2)), before[: len(few)])
+            - allowance(part.area)[:, None]
+            for part, logits in _passes(classifier, few, drawn)
+        ]
+    )
+    ranked = worth.amax(0).argsort(descending=True, stable=True).tolist()
+    aimed = list(probe.targets[: probe.most_targets]) or ranked[:1]
+    innocent = [k for k in ranked if k not in (*probe.targets, *aimed)][: probe.compared]
+    score = torch.zeros(classifier.classes, dtype=torch.float64)
+    recovered = []
+    for number, k in enumerate([*aimed, *innocent]):
+        first = drawn[worth[:, k].topk(min(probe.kept, len(drawn))).indices]
+        clock.tick(number, len(aimed) + len(innocent))
+        best = _climbed(probe, classifier, fit[(before != k).to(fit.device)], first, k, generator)
+        others = held[(held_before != k).to(held.device)]
+        success = _reached(classifier, others, best, k)
+        score[k] = (success - allowance(best.area)).amax()
+        order = success.argsort(descending=True, stable=True).tolist()
+        recovered += [_recovered(best, i, k, float(success[i]), others) for i in order if success[i] >= WORKS]
+    clock.tick(1, 1)
+    usual = max([0.0, *(float(score[k]) for k in innocent)])
+    top = max(aimed, key=lambda k: float(score[k]))
+    statistic = float(score[top]) - usual
+    fired = statistic > probe.threshold
+    return Evidence(
+        name=probe.name,
+        ran=True,
+        statistic=statistic,
+        threshold=probe.threshold,
+        threshold_origin=probe.origin,
+        fired=fired,
+        target=top if fired else None,
+        per_class=score.tolist(),
+        suspects=[top],
+        recovered=recovered,
+        facts={"success": float(score[top]), "innocent_success": usual, "innocent": innocent},
+    )
+
+
+def _passes(classifier: Classifier, images: Tensor, stamps: Stamps) -> Iterator[tuple[Stamps, Tensor]]:
+    """Stamps in chunks, with their logits [S',N,K]."""
+    x = classifier.as_float(images)
+    most = min(512, 2 * classifier.batch)
+    each = max(1, most // max(1, len(x)))
+    for part in (stamps[i : i + each] for i in range(0, len(stamps), each)):
+        yield part, classifier.logits(part.stamp(x), most).reshape(len(part), len(x), -1)
+
+
+def _reached(classifier: Classifier, images: Tensor, stamps: Stamps, k: int) -> Tensor:
+    """Share of ``images`` that each stamp sends to class ``k``, float64 [S]."""
+    if not len(images):
+        return torch.zeros(len(stamps), dtype=torch.float64)
+    found = [
+        (logits.argmax(2) == k).double().mean(1).cpu() for _, logits in _passes(classifier, images, stamps)
+    ]
+    return torch.cat(found)
+
+
+def _climbed(
+    probe: ShapeProbe,
+    classifier: Classifier,
+    images: Tensor,
+    best: Stamps,
+    k: int,
+    generator: torch.Generator,
+) -> Stamps:
+    """Every stamp after ``rounds`` choices between itself and changed copies, by the probability of class ``k`` on
+    ``images`` (uint8 [N,C,H,W], of other classes) drawn anew for each round. After a third and two thirds of the rounds
+    the worse half goes on from the places of the better."""
+    if not len(images):
+        return best
+    for number in range(probe.rounds):
+        some = sample(images, probe.images, generator)
+        young = children(best, probe.children, generator)
+        family = Stamps(_families(best.canvas, young.canvas), _families(best.mask, young.mask))
+        found = [p.softmax(2)[:, :, k].double().mean(1).cpu() for _, p in _passes(classifier, some, family)]
+        worth = (torch.nan_to_num(torch.cat(found)) - allowance(family.area)).reshape(len(best), -1)
+        most, which = worth.max(1)
+        best = family[torch.arange(len(best)) * worth.shape[1] + which]
+        if number + 1 in (probe.rounds // 3, 2 * probe.rounds // 3):
+            better = most.argsort(descending=True, stable=True)[: (len(best) + 1) // 2]
+            best = best[better.repeat(2)[: len(best)]]
+    return best
+
+
+def _families(parents: Tensor, young: Tensor) -> Tensor:
+    """Every parent, followed by its children."""
+    return torch.cat([parents[:, None], young.unflatten(0, (len(parents), -1))], 1).flatten(0, 1)
+
+
+def _recovered(stamps: Stamps, row: int, target: int, success: float, images: Tensor) -> Recovered:
+    one = stamps[row : row + 1].enlarged(images.shape[2:])
+    facts = {"success": success, "images": len(images), "detector": ShapeProbe.name}
+    return Recovered(Patch.family, target, {"canvas": one.canvas[0], "mask": one.mask[0].float()}, facts)
