@@ -112,7 +112,7 @@ def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
     model = open_file(request, report, notes)
     folder = read_folder(request.clean, model.classes, model.class_names)
     with notes.stage("images"):
-        _, prepared = _decided(request, model, folder, report, notes)
+        prepared = _decided(request, model, folder, report, notes)
         model = prepared.classifier.model
     if prepared.preprocessing.margin is not None:
         message = (
@@ -156,7 +156,7 @@ def device(name: str) -> torch.device:
 
 def _decided(
     request: Examination[Any], model: Model, folder: CleanFolder, report: Reporter, notes: Notes
-) -> tuple[Model, Prepared]:
+) -> Prepared:
     """Images for the model; where several networks have these tensors, the one that classifies best."""
     flags = _flags(request)
 
@@ -167,8 +167,8 @@ def _decided(
 
     names = model.architecture.candidates[:_CANDIDATES]
     if len(names) < 2 or request.arch is not None or not folder.labelled:
-        return model, ready(model)
-    tried: list[tuple[float, Model, Prepared]] = []
+        return ready(model)
+    tried: list[tuple[float, Prepared]] = []
     for name in names:
         try:
             other = model if name == model.architecture.name else open_file(request, report, notes, name)
@@ -178,13 +178,14 @@ def _decided(
             continue
         select = prepared.clean.select
         right = correct(prepared.classifier.logits, select.images, select.labels)
-        tried.append((right / len(select), other, prepared))
+        tried.append((right / len(select), prepared))
     if not tried:
         raise Problem(
             f"None of {', '.join(names)} runs on these images; name one with --arch.", ExitCode.NO_VERDICT
         )
-    _, best, prepared = max(tried, key=lambda one: one[0])
-    said = ", ".join(f"{one.architecture.name} {100 * value:.1f} %" for value, one, _ in tried)
+    _, prepared = max(tried, key=lambda one: one[0])
+    said = ", ".join(f"{one.classifier.model.architecture.name} {100 * value:.1f} %" for value, one in tried)
+    best = prepared.classifier.model
     chosen = replace(best.architecture, how="accuracy", candidates=names)
     best.architecture = chosen
     notes.findings.append(
@@ -194,7 +195,7 @@ def _decided(
             f"Several networks have these tensors; {chosen.name} was taken by accuracy on the select part ({said}).",
         )
     )
-    return best, prepared
+    return prepared
 
 
 def one_pass(
