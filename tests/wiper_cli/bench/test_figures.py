@@ -87,5 +87,5 @@ def test_units_stand_in_descending_order_of_clean_images(store, by_hand):
 
 def test_without_matplotlib_a_figure_is_refused_in_a_sentence(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(Problem, match="pip install 'wiper-cli"):
+    with pytest.raises(Problem, match="pip install matplotlib"):
         draw(TABLES["figure1"], standing(store, "figure1"))

@@ -159,7 +159,7 @@ def test_an_address_where_nothing_answers_is_a_sentence(address):
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(Problem, match=r"pip install 'wiper-cli\[fleet\]'") as raised, connect("local"):
+    with pytest.raises(Problem, match=r"pip install 'ray\[client\]'") as raised, connect("local"):
         pass
     assert raised.value.exit_code == ExitCode.USAGE
 
