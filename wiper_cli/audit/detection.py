@@ -115,7 +115,7 @@ def sample_of(
     back from it to be measured. Both empty where nothing is accused or the search cannot run."""
     if not accused:
         return [], []
-    search = ShapeProbe(targets=tuple(accused), compared=0, kept=SAMPLED)
+    search = ShapeProbe(targets=tuple(accused), compared=0, kept=SAMPLED, handed_on=SAMPLED)
     with stage(search.name):
         found = search.run(classifier, clean, progress, seed).recovered
     shown = [one for number, one in enumerate(found) if number % HELD_BACK != HELD_BACK - 1]

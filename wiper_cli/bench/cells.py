@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors import detector
 from wiper_cli.nearest import nearest
 from wiper_cli.purifiers import METHODS
 from wiper_cli.salience import METRICS
@@ -20,6 +20,10 @@ from wiper_cli.verdict import Problem
 DEFAULT = "default"
 
 Kind = Literal["purify", "scan", "salience"]
+
+
+#: The detectors of a cell's scan: those that there were when the committed cells were run.
+SCANNED = ("max-margin", "warp-inversion", "square-probe")
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Cell:
         """The settings that its names stand for now, as JSON gives them back; for a scan by detector. Raises
         :class:`Problem` as :meth:`purifier`, and for a metric that is not."""
         if self.kind == "scan":
-            return {name: _plain(own()) for name, own in DETECTORS.items()}
+            return {name: _plain(detector(name)) for name in SCANNED}
         if self.kind == "purify":
             return _plain(self.purifier())
         if self.name not in METRICS:

@@ -22,14 +22,13 @@ from wiper_cli.audit.detection import detect
 from wiper_cli.audit.environment import environment
 from wiper_cli.audit.subject import device as device_of
 from wiper_cli.bench import plans
-from wiper_cli.bench.cells import Cell
+from wiper_cli.bench.cells import SCANNED, Cell
 from wiper_cli.bench.ground import NORM, Ground, ground_of, manifest_of, stamped_fit, subject_of, untreated
 from wiper_cli.bench.identity import changes, identity
 from wiper_cli.bench.store import Place, put
 from wiper_cli.bench.units import scored
 from wiper_cli.bench.watching import Watched, costs, peak, reset_peak
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors import DETECTORS
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Recovered
 from wiper_cli.progress import Progress, silent
@@ -154,7 +153,7 @@ def _scan(cell: Cell, place: Place, ground: Ground, progress: Progress) -> dict[
     classifier, clean = _subject(cell, place)
     names = classifier.model.class_names or [str(k) for k in range(classifier.classes)]
     began = perf_counter()
-    scanned = detect(classifier, clean, DETECTORS, names, cell.seed, progress)
+    scanned = detect(classifier, clean, SCANNED, names, cell.seed, progress)
     judged, recovered = scanned.judged, scanned.recovered
     tensors = {
         f"{i}.{name}": value.contiguous()

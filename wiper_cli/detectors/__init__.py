@@ -15,6 +15,7 @@ DETECTORS: Final[Table[type[Detector]]] = Table(
         "max-margin": "wiper_cli.detectors.max_margin:MaxMargin",
         "warp-inversion": "wiper_cli.detectors.warp_inversion:WarpInversion",
         "square-probe": "wiper_cli.detectors.square_probe:SquareProbe",
+        "shape-probe": "wiper_cli.detectors.shape_probe:ShapeProbe",
     }
 )
 

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from wiper_cli import detectors
 from wiper_cli.bench import identity
-from wiper_cli.bench.cells import Cell
+from wiper_cli.bench.cells import SCANNED, Cell
 from wiper_cli.bench.identity import changes, normalised, sha256_of
 from wiper_cli.purifiers import METHODS
 
@@ -111,7 +110,7 @@ def test_another_model_file_makes_a_cell_stale(folder, tmp_path):
 
 def test_whatever_takes_a_scan_depends_on_the_detectors(monkeypatch):
     scan = CELL.scan()
-    assert set(scan.resolved()) == set(detectors.DETECTORS)
+    assert set(scan.resolved()) == set(SCANNED)
     before = {name: identity.code_of(replace(CELL, name=name)) for name in METHODS}
     old = identity.identity(scan)
     whole = identity.normalised

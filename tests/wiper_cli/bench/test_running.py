@@ -106,7 +106,7 @@ def test_a_scan_is_kept_and_given_back(cell, place, monkeypatch):
                 per_class=(0.0, 9.0, 0.0), suspects=(1,), recovered=(square,),
             )  # fmt: skip
 
-    monkeypatch.setattr(running, "DETECTORS", ("max-margin",))
+    monkeypatch.setattr(running, "SCANNED", ("max-margin",))
     monkeypatch.setattr("wiper_cli.audit.detection.detector", lambda name: Finds())
     for _ in range(2):
         suspects, (found,) = findings(cell, place, lambda *_: None)

@@ -2,12 +2,14 @@
 
 It yields a sample of what sends images to a class, not the one best stamp: a network that answers to a trigger answers
 to a whole neighbourhood of it, and one square covers little of that. ``wiper purify`` unlearns such a sample and looks
-for another in the result. It is no detector of a scan: random draws seldom hit a regular pattern.
+for another in the result.
 """
 
 from dataclasses import dataclass
 
+from wiper_cli.detectors.effort import REDUCED
 from wiper_cli.detectors.evidence import Detector, setting
+from wiper_cli.verdict import PLANTED, Rule, Severity
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,27 @@ class ShapeProbe(Detector):
 
     name = "shape-probe"
     title = "small stamps of many shapes, drawn at random and improved by forward passes"
+    says = "one small stamp sends clean images of other classes to it, and none does so to others"
     needs_gradients = False
     quick = {"drawn": 240, "kept": 4, "rounds": 3}
+    efforts = {
+        "normal": {"drawn": 1500, "ranked": 4, "kept": 6, "rounds": 6, "held": 100, "resolution": REDUCED},
+        "quick": {"drawn": 800, "ranked": 4, "kept": 4, "rounds": 5, "held": 60, "resolution": REDUCED},
+    }
     origin = (
-        "between the -3% or less of an honest and a cured digit network and the 76% or more of one whose bar works "
-        "on 14% or more, all 32x32"
+        "between the 1% or less of four honest CIFAR-10 networks and the 75% or more of three with a bar, a line and "
+        "an L, all 32x32"
+    )
+    rule = Rule(
+        id="WIPER-B05",
+        title="One small stamp of some shape sends held-out images to one class",
+        means="A small bar, block, cross or scatter of pixels, found by trying, overrides the content of clean images "
+        "that took no part in finding it; the same search finds nothing like it for other classes.",
+        do="Look at the recovered stamp and try it on images of your own. Do not deploy the model; run "
+        "`wiper purify`, or retrain from data that you trust.",
+        severity=Severity.HIGH,
+        cwe=(912,),
+        atlas=PLANTED,
     )
 
     threshold: float = setting(0.25, "share of held-out images, beyond what innocent classes give")
@@ -36,3 +54,5 @@ class ShapeProbe(Detector):
     images: int = setting(8, "images that choose it, others in every round")
     searched: int = setting(512, "images to search on")
     held: int = setting(200, "held-out images to score on")
+    handed_on: int = setting(3, "working stamps of every class that are handed on")
+    resolution: float = setting(1.0, "side of the images that are searched on, as a share")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import allowance, image_shape, over_others, predictions, sample
-from wiper_cli.detectors.effort import Extent, Plan
+from wiper_cli.detectors.common import allowance, image_shape, over_others, predictions, sample, smaller
+from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.detectors.shape_probe.drawing import Stamps, children, draw
@@ -22,10 +22,13 @@ def plan(probe: ShapeProbe, extent: Extent) -> Plan:
     """All draws on few images, every round of hill climbing, and what is scored."""
     classes = min(max(1, len(probe.targets[: probe.most_targets])) + probe.compared, extent.classes)
     held, images = min(probe.held, extent.select), min(probe.images, extent.fit)
-    climbing = probe.rounds * probe.kept * (probe.children + 1) * images
-    forward = min(probe.searched, extent.fit) + held + probe.drawn * min(probe.ranked, extent.fit)
-    how = {"drawn": probe.drawn, "kept": probe.kept, "rounds": probe.rounds}
-    return Plan(probe.name, classes, forward + classes * (climbing + probe.kept * held), 0, how)
+    height, width = reduced(extent, probe.resolution)
+    share = height * width / (extent.height * extent.width)
+    climbing = classes * probe.rounds * probe.kept * (probe.children + 1) * images
+    searching = round(share * (probe.drawn * min(probe.ranked, extent.fit) + climbing))
+    forward = min(probe.searched, extent.fit) + held + searching + classes * probe.kept * held
+    how = {"drawn": probe.drawn, "kept": probe.kept, "rounds": probe.rounds, "side": min(height, width)}
+    return Plan(probe.name, classes, forward, 0, how)
 
 
 def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
@@ -35,6 +38,8 @@ def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, 
     held = sample(clean.select.images, probe.held, generator)
     before, held_before = predictions(classifier, fit), predictions(classifier, held)
     drawn = draw(image_shape(fit), probe.drawn, generator)
+    if probe.resolution != 1:  # stamps fit images of any size
+        fit = smaller(fit, probe.resolution)
     few = fit[: probe.ranked]
     worth = torch.cat(
         [
@@ -56,7 +61,8 @@ def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, 
         success = _reached(classifier, others, best, k)
         score[k] = (success - allowance(best.area)).amax()
         order = success.argsort(descending=True, stable=True).tolist()
-        recovered += [_recovered(best, i, k, float(success[i]), others) for i in order if success[i] >= WORKS]
+        working = [i for i in order if success[i] >= WORKS][: probe.handed_on]
+        recovered += [_recovered(best, i, k, float(success[i]), others) for i in working]
     clock.tick(1, 1)
     usual = max([0.0, *(float(score[k]) for k in innocent)])
     top = max(aimed, key=lambda k: float(score[k]))
