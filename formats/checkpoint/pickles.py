@@ -59,6 +59,9 @@ _DTYPES = {f"torch {one.torch}": name for name, one in DTYPES.items() if one.tor
 }
 _BYTES = ("torch UntypedStorage", "torch.storage UntypedStorage")
 _PARAMETERS = ("torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state")
+#: Attributes of a parameter that are its elements.
+_SETTING = frozenset({"data", "real", "imag"})
+_DICTS = ("collections OrderedDict", "collections defaultdict", "builtins dict", "__builtin__ dict")
 _WRAPPERS = ("torch.nn.parameter Parameter", "torch.nn.parameter Buffer")
 
 
@@ -155,6 +158,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.called: dict[str, None] = {}
+        self.storages: dict[str, Storage] = {}
 
     def step(self, code: str, argument: Any) -> None:
         """Does what one instruction says, to names and records in place of things."""
@@ -211,7 +215,10 @@ class _Machine:
             case "STACK_GLOBAL":
                 stack.append(self._name(*self._pop(2)))
             case "REDUCE" | "NEWOBJ":
-                stack.append(self._call(*self._pop(2)))
+                function, arguments = self._pop(2)
+                if code == "NEWOBJ" and arguments and isinstance(function, Name) and function.name in _DICTS:
+                    raise ValueError("a dict that is made, not filled, of something")
+                stack.append(self._call(function, arguments))
             case "NEWOBJ_EX":
                 function, arguments, more = self._pop(3)
                 stack.append(self._call(function, (*arguments, more)))
@@ -223,10 +230,9 @@ class _Machine:
                 stack.append(self._call(function, tuple(arguments)))
             case "BUILD":
                 (state,) = self._pop(1)
-                if isinstance(stack[-1], Object):
-                    stack[-1].state = state
+                self._build(stack[-1], state)
             case "PERSID" | "BINPERSID":
-                stack.append(_storage(argument if code == "PERSID" else self._pop(1)[0]))
+                stack.append(self._stored(_storage(argument if code == "PERSID" else self._pop(1)[0])))
             case _ if code.startswith(("EXT", "NEXT_BUFFER", "READONLY")):
                 raise Unsupported(
                     f"{self.place} holds the pickle instruction {code}, which checkpoints never do."
@@ -258,14 +264,36 @@ class _Machine:
 
     def _extend(self, items: Sequence[Any]) -> None:
         if isinstance(self.stack[-1], list):
-            self.stack[-1].extend(items)  # of an object's own items nothing is kept
+            self.stack[-1].extend(items)
+        elif not isinstance(self.stack[-1], Object):  # of an object's own items nothing is kept
+            raise ValueError("nothing to add to")
 
     def _put(self, items: Sequence[Any], to: Any) -> None:
         if isinstance(to, dict):
             for key, value in zip(items[::2], items[1::2], strict=True):
-                to[
-                    key if isinstance(key, str | int | float | bytes | None) else f"<{type(key).__name__}>"
-                ] = value
+                short = not isinstance(key, int) or key.bit_length() <= 64
+                plain = short and isinstance(key, str | int | float | bytes | None)
+                to[key if plain else f"<{type(key).__name__}>"] = value
+        elif not isinstance(to, Object):  # torch.load would write into a tensor or a list
+            raise ValueError("no mapping")
+
+    def _build(self, to: Any, state: Any) -> None:
+        """The state of an object. Of a tensor torch.load takes other elements from one, but for the oldest files'
+        ``(requires_grad, volatile, hooks)``."""
+        if isinstance(to, Object) and to.state is None:
+            to.state = state
+        elif isinstance(to, Tensor | Object) and not (
+            isinstance(state, tuple) and len(state) == 3 and type(state[0]) is bool
+        ):
+            raise Unsupported(f"{self.place} puts something else into what it has already made.")
+
+    def _stored(self, storage: Storage | Name) -> Storage | Name:
+        """The storage, which torch.load takes to be as it was first described."""
+        if isinstance(storage, Storage):
+            first = self.storages.setdefault(storage.key, storage)
+            if first != storage and (first.count or storage.count):
+                raise Unsupported(f"{self.place} describes one storage in two ways.")
+        return storage
 
     def _name(self, module: Any, name: Any) -> Name:
         if not isinstance(module, str) or not isinstance(name, str):
@@ -287,15 +315,11 @@ class _Machine:
             self.called["what another call gave"] = None
             return Object("")
         name = function.name
-        if name in (
-            "collections OrderedDict",
-            "collections defaultdict",
-            "builtins dict",
-            "__builtin__ dict",
-        ):
+        if name in _DICTS:
             found: dict[Any, Any] = {}
-            if arguments and isinstance(arguments[0], list):
-                for pair in arguments[0]:
+            for content in arguments:
+                found.update(content if isinstance(content, dict) else {})
+                for pair in content if isinstance(content, list) else ():
                     self._put(list(pair), found)
             return found
         if name.partition(" ")[2] in ("set", "frozenset", "list") and name.startswith(
@@ -304,14 +328,30 @@ class _Machine:
             return arguments[0] if arguments and isinstance(arguments[0], list) else []
         if name in ("torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2"):
             storage, offset, size, stride = arguments[:4]
+            self._no_metadata(arguments[6:])
             return _tensor(storage, storage.dtype, offset, size, stride)
         if name == "torch._utils _rebuild_tensor_v3":
             storage, offset, size, stride = arguments[:4]
+            self._no_metadata(arguments[7:])
             return _tensor(storage, _DTYPES[arguments[6].name], offset, size, stride)
+        if name in _PARAMETERS and any(map(_SETTING.intersection, _dicts(arguments[3:]))):
+            raise Unsupported(f"{self.place} puts something else into what it has already made.")
         if name in _PARAMETERS or (name in _WRAPPERS and arguments):
             return arguments[0]
         self.called[name.replace(" ", ".")] = None
         return Object(name, arguments)
+
+    def _no_metadata(self, arguments: tuple[Any, ...]) -> None:
+        if any(arguments):
+            raise Unsupported(
+                f"{self.place} keeps a tensor negated or conjugated; save it with resolve_neg() and resolve_conj()."
+            )
+
+
+def _dicts(states: Sequence[Any]) -> list[dict[Any, Any]]:
+    """The mappings of attributes in a state, which is one or a tuple of two."""
+    several = [one for state in states for one in (state if isinstance(state, tuple) else (state,))]
+    return [one for one in several if isinstance(one, dict)]
 
 
 def _storage(value: Any) -> Storage | Name:
@@ -319,6 +359,8 @@ def _storage(value: Any) -> Storage | Name:
     if tag == "module" and isinstance(kind, Name):  # old: a class, with the text of its source
         return kind
     key, _, count = value[2:5]
+    if any(value[5:]):
+        raise Unsupported("The checkpoint keeps views of storages, as torch did long ago; save it anew.")
     if tag != "storage" or type(count) is not int or not 0 <= count < MAX_ELEMENTS:
         raise ValueError("no storage")
     if not isinstance(kind, Name) or not isinstance(key, str):
