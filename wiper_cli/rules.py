@@ -185,6 +185,23 @@ _TABLE = (
         severity=Severity.MEDIUM,
         cwe=(436,),
     ),
+    Rule(
+        id="WIPER-F06",
+        title="The order of the class folders was chosen by accuracy",
+        means="No class names tell which class each folder is. Loaders count folders as strings (1, 10, 2), as numbers "
+        "or naturally; each way was tried, and one was clearly better than every other on the select part.",
+        do="If the order in the report is not the one that you trained with, the folders are not those of this model.",
+        severity=Severity.INFO,
+    ),
+    Rule(
+        id="WIPER-F07",
+        title="Nothing decides which class each folder is",
+        means="No class names tell, and of the orders in which loaders count folders none is clearly better than every "
+        "other on the select part. Under wrong labels every number is wrong, so what finds nothing stays without a "
+        "verdict.",
+        do="Name the folders for the model's classes, or give more images.",
+        severity=Severity.MEDIUM,
+    ),
 )
 
 #: Plug-ins add those of their detectors.

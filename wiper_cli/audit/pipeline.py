@@ -123,8 +123,8 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         raise Problem(graph.refusal, ExitCode.NO_VERDICT, graph.findings, Verdict.SUSPICIOUS)
     subject = prepare(request, report, notes)
     classifier, clean = subject.classifier, subject.clean
-    if not subject.preprocessing.settled:
-        raise Problem(subject.preprocessing.doubt, ExitCode.NO_VERDICT, notes.findings)
+    if subject.doubt:
+        raise Problem(subject.doubt, ExitCode.NO_VERDICT, notes.findings)
     _require(request, subject)
     triggered = None if request.triggered is None else _images(request.triggered, request, subject)
 
@@ -307,7 +307,7 @@ def _require(request: requests.PurifyRequest, subject: Subject) -> None:
 
 def _images(path: Path, request: requests.Examination[Any], subject: Subject) -> Part:
     """At most ``max_images`` images of another folder, prepared as the clean ones are."""
-    folder = read_folder(path, subject.model.classes, subject.model.class_names)
+    folder = read_folder(path, subject.model.classes, subject.model.class_names, known=subject.folder.numbers)
     # Sorted by class: where not all are taken, each class gives its share.
     kept = range(0, len(folder), -(-len(folder) // request.max_images))
     part = folder.load(subject.preprocessing.geometry, kept)
@@ -317,10 +317,10 @@ def _images(path: Path, request: requests.Examination[Any], subject: Subject) ->
 
 
 def _settled(subject: Subject, verdict: Verdict, sentence: str) -> tuple[Verdict, str]:
-    """The same, but that nothing found under a preprocessing that nothing decided is no verdict."""
-    if verdict is not Verdict.NO_FINDING or subject.preprocessing.settled:
+    """The same, but that nothing found under a preprocessing or an order that nothing decided is no verdict."""
+    if verdict is not Verdict.NO_FINDING or not subject.doubt:
         return verdict, sentence
-    return Verdict.INCOMPLETE, f"No verdict: {subject.preprocessing.doubt} Until then: {sentence}"
+    return Verdict.INCOMPLETE, f"No verdict: {subject.doubt} Until then: {sentence}"
 
 
 def _working(measured: Measurement, bar: float, class_names: Sequence[str]) -> list[Finding]:

@@ -82,6 +82,11 @@ class Subject:
         """A name for every class: the model's own, else its folder's, else its number."""
         return list(self.model.class_names or self.folder.names or map(str, range(self.model.classes)))
 
+    @property
+    def doubt(self) -> str:
+        """Why nothing that is not found here is worth a verdict; empty as a rule."""
+        return self.folder.doubt or ("" if self.preprocessing.settled else self.preprocessing.doubt)
+
     def everything(self) -> Part:
         """All images in memory, for measurements after which nothing is chosen."""
         parts = (self.clean.fit, self.clean.select, self.clean.report)
@@ -113,7 +118,12 @@ def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
     folder = read_folder(request.clean, model.classes, model.class_names)
     with notes.stage("images"):
         prepared = _decided(request, model, folder, report, notes)
-        model = prepared.classifier.model
+        model, folder = prepared.classifier.model, prepared.folder
+    if folder.margin is not None:
+        message = f"{folder.origin} Its margin is {100 * folder.margin:.1f} points."
+        notes.findings.append(Finding("WIPER-F06", Severity.INFO, message))
+    if folder.doubt:
+        notes.findings.append(Finding("WIPER-F07", Severity.MEDIUM, folder.doubt))
     if prepared.preprocessing.margin is not None:
         message = (
             f"{prepared.preprocessing.origin} Its margin is {100 * prepared.preprocessing.margin:.1f} points."

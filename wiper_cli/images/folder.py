@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from wiper_cli.images.decode import FORMATS, Geometry, SkipError, decode
-from wiper_cli.images.labels import LabelMode, number
+from wiper_cli.images.labels import LabelMode, by_name, number, orders
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import ExitCode, Problem
@@ -69,7 +69,9 @@ class CleanFolder:
     ``files``: relative paths. ``labels``: int64 [N], -1 where unknown. ``origin``: a sentence on the labels.
     ``names``: of all classes: the model's own, else the folders'; empty where neither has any. ``skipped``
     (file → reason) and ``converted`` (file → what was done) grow as files are decoded; ``used`` counts the
-    images of each part in memory.
+    images of each part in memory. ``numbers``: folder → class number; ``orders``: these and every other way to read
+    the folders (:func:`wiper_cli.images.labels.orders`), empty where names decide. ``strata``: what the parts are
+    drawn by, the labels as first read. ``doubt``: a sentence where nothing decides on the order.
     """
 
     path: Path
@@ -82,6 +84,11 @@ class CleanFolder:
     skipped: dict[str, str] = field(default_factory=dict)
     converted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     used: dict[str, int] | None = None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    orders: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    strata: Tensor | None = None
+    doubt: str = ""
+    margin: float | None = None
     _last: tuple[tuple[Geometry, int, int | None], Clean] | None = None
 
     def __len__(self) -> int:
@@ -175,8 +182,9 @@ class CleanFolder:
         if max_images is not None and max_images < (needed := sum(MINIMUM.values())) <= len(self.files):
             raise Problem(f"--max-images {max_images} is too few; at least {needed} are needed.")
         generator = torch.Generator().manual_seed(seed)
-        order = _stratified(self.labels, generator)[:max_images]
-        order = order[_stratified(self.labels[order], generator)]
+        strata = self.labels if self.strata is None else self.strata
+        order = _stratified(strata, generator)[:max_images]
+        order = order[_stratified(strata[order], generator)]
         self._enough(len(order))
         small = {name: max(MINIMUM[name], int(SHARE * len(order))) for name in ("select", "report")}
         ends = [small["select"], sum(small.values())]
@@ -210,6 +218,30 @@ class CleanFolder:
                 self._enough(sum(self.used.values()), name)
         self._last = (asked, Clean(**parts))
         return self._last[1]
+
+    def table(self, order: str) -> Tensor:
+        """Present label → label under another of the ``orders``, int64 [classes]; -1 where no folder has the label."""
+        table = torch.full((self.classes,), -1)
+        for folder, label in self.numbers.items():
+            table[label] = self.orders[order][folder]
+        return table
+
+    def renumbered(self, order: str) -> "CleanFolder":
+        """The same images, in the same parts, under another of the ``orders``."""
+        table, numbers = self.table(order), self.orders[order]
+        names, last = self.names, self._last
+        if list(names) == _named(self.numbers, self.classes):
+            names = _named(numbers, self.classes)
+        if last is not None:
+            clean = last[1]
+            parts = (
+                Part(part.images, table[part.labels]) for part in (clean.fit, clean.select, clean.report)
+            )
+            last = last[0], Clean(*parts)
+        strata = self.labels if self.strata is None else self.strata
+        return replace(
+            self, labels=table[self.labels], numbers=numbers, names=names, strata=strata, _last=last
+        )
 
     def _enough(self, count: int, part: str = "") -> None:
         needed = sum(MINIMUM.values())
@@ -265,13 +297,18 @@ def printable(name: str) -> str:
 
 
 def read_folder(
-    path: str | Path, model_classes: int, class_names: Sequence[str] | None = None, labels: LabelMode = "auto"
+    path: str | Path,
+    model_classes: int,
+    class_names: Sequence[str] | None = None,
+    labels: LabelMode = "auto",
+    known: Mapping[str, int] | None = None,
 ) -> CleanFolder:
     """Lists a folder of images; opens no file.
 
     Class sub-folders give labels: by the model's class names, else by numbers that are class numbers, else by
     sorted order. Images deeper down belong to the class folder above them. Without sub-folders the labels are
-    left at -1 for the model's own predictions. Hidden files are passed over. Raises :class:`Problem`.
+    left at -1 for the model's own predictions. Hidden files are passed over. ``known``: folder → class number of
+    another folder, which stands where it has all the folders. Raises :class:`Problem`.
     """
     root = Path(path)
     if not root.exists():
@@ -294,7 +331,13 @@ def read_folder(
     _refuse_nesting(root, found, folders)
     if len(folders) > model_classes:
         raise Problem(f"{root} has {len(folders)} class folders and the model {model_classes} classes.")
-    chosen, origin = number(root, folders, model_classes, names, labels)
+    ways: Mapping[str, Mapping[str, int]] = {}
+    if known and all(folder in known for folder in folders):
+        chosen, origin = known, "The labels are those of the clean folders of the same names."
+    else:
+        chosen, origin = number(root, folders, model_classes, names, labels)
+        if labels == "auto" and not by_name(folders, names):
+            ways = orders(folders, model_classes)
     files, numbers, skipped = [], [], {}
     for file in found:
         folder = file.split(os.sep, 1)[0] if os.sep in file else ""
@@ -306,11 +349,17 @@ def read_folder(
     if not files:
         raise Problem(f"{root}: none of the folders that hold images belongs to a class of the model.")
     if not names:
-        folder_of = {number: folder for folder, number in chosen.items()}
-        names = [folder_of.get(number, str(number)) for number in range(model_classes)]
-    result = CleanFolder(root, files, torch.tensor(numbers), model_classes, names, True, origin)
+        names = _named(chosen, model_classes)
+    result = CleanFolder(
+        root, files, torch.tensor(numbers), model_classes, names, True, origin, numbers=chosen, orders=ways
+    )
     result.skipped.update(skipped)
     return result
+
+
+def _named(numbers: Mapping[str, int], classes: int) -> list[str]:
+    folder_of = {number: folder for folder, number in numbers.items()}
+    return [folder_of.get(number, str(number)) for number in range(classes)]
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ def number(
     root: Path, folders: Sequence[str], classes: int, names: Sequence[str], mode: LabelMode
 ) -> tuple[Mapping[str, int], str]:
     """Folder → class number, and a sentence on how."""
-    matched = _by_name(folders, names)
+    matched = by_name(folders, names)
     if mode == "names" or (mode == "auto" and matched):
         if not matched:
             raise Problem(f"{root}: no folder is named for a class of the model.")
@@ -36,8 +36,36 @@ def number(
     )
 
 
-def _by_name(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """By whole names, by what stands before a comma, and by WordNet ids, as far as these are unique."""
+def orders(folders: Sequence[str], classes: int) -> dict[str, dict[str, int]]:
+    """Every way to read ``folders`` as class numbers that loaders are known to take: what it is called → folder →
+    class number; of ways that come to the same only the first."""
+    found: dict[str, dict[str, int]] = {}
+    sorts: dict[str, Sequence[str]] = {}
+    if all(folder.isascii() and folder.isdigit() and len(folder) < 10 for folder in folders):
+        values = {folder: int(folder) for folder in folders}
+        if len(set(values.values())) == len(folders):
+            for first in (0, 1):
+                if all(first <= value < classes + first for value in values.values()):
+                    numbers = {folder: value - first for folder, value in values.items()}
+                    found[f"numbers counted from {first}"] = numbers
+            sorts["numeric order"] = sorted(folders, key=int)
+    sorts["the order of strings, as torchvision's ImageFolder"] = sorted(folders)
+    sorts["natural order, as timm"] = sorted(folders, key=_natural)
+    found |= {name: {folder: i for i, folder in enumerate(order)} for name, order in sorts.items()}
+    names = list(found)
+    return {
+        name: found[name] for i, name in enumerate(names) if found[name] not in [found[n] for n in names[:i]]
+    }
+
+
+def _natural(folder: str) -> list[str | int]:
+    """Digits as numbers and letters without case: timm.data.readers.class_map."""
+    parts = re.split("([0-9]+)", folder.lower())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def by_name(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Folder → class number by whole names, by what stands before a comma, and by WordNet ids, where unique."""
     known: dict[str, set[int]] = {}
     for number, name in enumerate(names):
         for alias in {_plain(name), _plain(name.split(",")[0]), _wordnet(name)} - {""}:

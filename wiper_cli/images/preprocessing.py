@@ -30,6 +30,7 @@ from wiper_cli.images.description import (
     rival,
 )
 from wiper_cli.images.folder import CleanFolder
+from wiper_cli.images.order import ordered
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.progress import Progress, silent
 from wiper_cli.rates import wilson
@@ -157,8 +158,9 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Model and images, ready for each other."""
+    """Model and images, ready for each other. ``folder``: in the order of classes that was found."""
 
+    folder: CleanFolder
     classifier: Classifier
     clean: Clean
     preprocessing: Preprocessing
@@ -182,6 +184,8 @@ def prepare(
         model = replace(model, preprocessing=None)
     geometry, origin = shape(model, folder, flags)
     clean = folder.clean(geometry, seed, max_images, progress=progress)
+    folder = _ordered(model, folder, clean.select, geometry.channels, flags, device)
+    clean = folder.clean(geometry, seed, max_images, progress=progress)
     chosen = resolve(model, clean.select, geometry, flags, device)
     better = _usual_geometry(
         model, folder, flags, chosen, clean.select, folder.split(seed, max_images), device
@@ -203,7 +207,22 @@ def prepare(
                 "least 2 classes are needed.",
                 ExitCode.NO_VERDICT,
             )
-    return Prepared(classifier, clean, chosen)
+    return Prepared(folder, classifier, clean, chosen)
+
+
+def _ordered(
+    model: Model, folder: CleanFolder, part: Part, channels: int, flags: Flags, device: torch.device | str
+) -> CleanFolder:
+    """The folder with the order of its classes settled, under every normalisation that may be meant."""
+    hint = model.preprocessing
+    if channels == 3 and (flags.channel_order == "bgr" or (hint and hint.bgr)):
+        model = replace(model, bgr=True)
+    usual = dict(CANDIDATES[channels])
+    if flags.mean is not None and flags.std is not None:
+        usual = {"given": (_each(flags.mean, channels, "--mean"), _each(flags.std, channels, "--std"))}
+    elif hint and hint.mean and hint.std and _usable(hint.mean, hint.std, channels):
+        usual["described"] = _each(hint.mean, channels, "mean"), _each(hint.std, channels, "std")
+    return ordered(model, folder, part, usual, device)
 
 
 def _usual_geometry(

@@ -230,3 +230,27 @@ def test_a_candidate_that_fails_is_passed_over(ambiguous, job, heard, monkeypatc
     monkeypatch.setattr(module, "prepare_images", never)
     with refused("--arch", ExitCode.NO_VERDICT):
         prepare(asked, heard, Notes())
+
+
+def test_folders_in_the_order_of_strings_are_found_out(job, heard, few_digits, tmp_path):
+    """ImageFolder's own order, in which this model was not trained: class k lies in the k-th of 1, 10, 2, …"""
+    clean = tmp_path / "clean"
+    for k, name in enumerate(sorted(str(number) for number in range(1, 11))):
+        shutil.copytree(few_digits / str(k), clean / name)
+    notes = Notes()
+    subject = prepare(job(clean=clean), heard, notes)
+    assert subject.accuracy > 0.9
+    assert notes.findings[0].rule == "WIPER-F06"
+    assert "order of strings" in notes.findings[0].message
+    assert subject.doubt == ""
+
+
+def test_an_order_that_nothing_decides_stops_a_verdict(job, heard, few_digits, tmp_path):
+    """Upper case comes first or not: a matter of a few images of two folders."""
+    clean = tmp_path / "clean"
+    for k, name in enumerate("aBcdefghij"):
+        shutil.copytree(few_digits / str(k), clean / name)
+    notes = Notes()
+    subject = ready(job(clean=clean), heard, notes)
+    assert subject.doubt.startswith("Nothing decides which class each folder is")
+    assert "WIPER-F07" in [found.rule for found in notes.findings]
