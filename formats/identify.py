@@ -19,6 +19,7 @@ from formats import hub, polyglot
 from formats.errors import FormatError, Hostile, Unreadable, Unsupported
 from formats.kinds import reader, recognised
 from formats.model import Kind, Manifest, Source
+from formats.sidecar import CLASS_FILES
 
 #: What external data of an honest ONNX file never is, one id each; ids are stable and never reused.
 RULES: Mapping[str, str] = {
@@ -31,7 +32,7 @@ MAX_FILE = 16 << 30
 #: A model and its external data together.
 MAX_WHOLE = (2 << 30) - (16 << 20)
 MAX_SIDECAR = 1 << 20
-SIDECARS = ("config.json", "preprocessor_config.json")
+SIDECARS = ("config.json", "preprocessor_config.json", *CLASS_FILES)
 
 #: (offset, bytes, what it is and what to do): files that are often taken for a model.
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (

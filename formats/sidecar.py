@@ -17,11 +17,15 @@ from formats.processors import preprocessing_in
 
 #: Longest name of an architecture or a class.
 MAX_NAME = 200
+#: Files beside a model that hold nothing but the names of its classes.
+CLASS_FILES = (
+    "classes.txt", "labels.txt", "class_names.txt", "class_names.json", "classes.json", "labels.json", "label_map.json",
+)  # fmt: skip
 
 
 def descriptions(source: Source, manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Every readable description by the name of its file; the file's own metadata last, as "metadata"."""
-    found = {name: _object(content) for name, content in source.sidecars.items()}
+    found = {name: _object(content) for name, content in source.sidecars.items() if name not in CLASS_FILES}
     found["metadata"] = {key: _decoded(value) for key, value in manifest.metadata.items()}
     return {name: content for name, content in found.items() if content}
 
@@ -55,7 +59,38 @@ def class_names_hint(source: Source, manifest: Manifest, classes: int) -> tuple[
         for names in (labels, content.get("label_names"), content.get("class_names"), content.get("classes")):
             if isinstance(names, list) and len(names) == classes and all(map(_is_name, names)):
                 return tuple(names)
-    return None
+    found = (names_in(source.sidecars[name], classes) for name in CLASS_FILES if name in source.sidecars)
+    return next((names for names in found if names is not None), None)
+
+
+def names_in(content: bytes, classes: int) -> tuple[str, ...] | None:
+    """The ``classes`` names that a file gives: one a line, each after its number or none; or JSON, a list, or a mapping
+    from number to name or from name to number, also as ``id2label``. ``None`` for anything else."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = [line.strip() for line in text.splitlines() if line.strip()]
+        numbered = [line.partition(" ") for line in value]
+        if all(number.rstrip(":,.") == str(i) for i, (number, _, _) in enumerate(numbered)):
+            value = [name.strip() for _, _, name in numbered]
+    if isinstance(value, dict):
+        value = value.get("id2label", value)
+    if isinstance(value, dict):
+        if all(type(number) is int for number in value.values()):
+            value = {str(number): name for name, number in value.items()}
+        value = [value.get(str(i)) for i in range(len(value))]
+    if (
+        not isinstance(value, list)
+        or len(value) != classes
+        or not all(map(_is_name, value))
+        or not all(value)
+    ):
+        return None
+    return tuple(value)
 
 
 def _is_name(value: Any) -> bool:

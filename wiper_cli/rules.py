@@ -161,8 +161,8 @@ _TABLE = (
         means="The model is right no more often than chance, so labels, normalisation or size are not what it was made "
         "for, or it is ruined. Whatever is measured then means nothing, and the run ends: whoever ships a file could "
         "else blind a scan by describing the wrong preprocessing.",
-        do="Check that folders and classes agree, and say how images are prepared: `--preprocessing`, or `--mean`, "
-        "`--std`, `--input-size`, `--resize`.",
+        do="Check that folders and classes agree (`--classes` names them), and say how images are prepared: "
+        "`--preprocessing`, or `--mean`, `--std`, `--input-size`, `--resize`.",
         severity=Severity.MEDIUM,
     ),
     Rule(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from formats import Manifest, Source
-from formats.sidecar import architecture_hint, class_names_hint, preprocessing_hint
+from formats.sidecar import architecture_hint, class_names_hint, names_in, preprocessing_hint
 
 
 def hints(metadata=None, **sidecars):
@@ -102,3 +102,35 @@ def test_broken_descriptions_are_ignored():
     assert preprocessing_hint(*found) is None
     assert architecture_hint(*found) is None
     assert class_names_hint(*found, classes=1) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat\ndog\n\n", "\ufeff0: cat\r\n1: dog\r\n", "0 cat\n1 dog", '["cat", "dog"]', '{"0": "cat", "1": "dog"}',
+        '{"dog": 1, "cat": 0}', '{"id2label": {"0": "cat", "1": "dog"}}',
+    ],
+)  # fmt: skip
+def test_files_of_class_names(content):
+    assert names_in(content.encode(), 2) == ("cat", "dog")
+    assert names_in(content.encode(), 3) is None
+    source = Source("m", b"", sidecars={"labels.txt": content.encode()})
+    assert class_names_hint(source, Manifest("onnx", {}), 2) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe", b"", b"[1, 2]", b'{"cat": 0, "dog": 0}', b'{"cat": 0, "dog": 5}', b'["a", ""]', b"null",
+        b"[" * 100_000, b"a\n" + b"x" * 300, b'{"cat": true, "dog": false}', b'{"id2label": 3}',
+    ],
+)  # fmt: skip
+def test_what_is_no_file_of_class_names(content):
+    assert names_in(content, 2) is None
+
+
+def test_a_file_of_class_names_describes_nothing_else():
+    source = Source(
+        "m", b"", sidecars={"label_map.json": b'{"architecture": "timm/resnet18", "id2label": {}}'}
+    )
+    assert architecture_hint(source, Manifest("onnx", {})) is None

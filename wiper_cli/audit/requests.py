@@ -39,8 +39,8 @@ class InspectRequest(Request[answers.InspectAnswer]):
 @dataclass(frozen=True, kw_only=True)
 class Examination(Request[A]):
     """``clean``: folder of clean images. ``mean`` to ``channel_order``: the preprocessing, found where ``None``;
-    ``input_size``: height, width. ``preprocessing``: a file that says all of it. ``max_images``: most that are held in
-    memory."""
+    ``input_size``: height, width. ``preprocessing``: a file that says all of it. ``classes``: a file of
+    class names. ``max_images``: most that are held in memory."""
 
     clean: Path
     mean: tuple[float, ...] | None = None
@@ -49,6 +49,7 @@ class Examination(Request[A]):
     resize: Literal["squash", "crop"] | None = None
     channel_order: Literal["rgb", "bgr"] | None = None
     preprocessing: Path | None = None
+    classes: Path | None = None
     max_images: int = 5000
     device: str = "auto"
     seed: int = 0

@@ -14,6 +14,7 @@ from wiper_cli.audit.requests import Examination, Request
 from wiper_cli.audit.served import Served
 from wiper_cli.classifier import Classifier, correct
 from wiper_cli.images.folder import CleanFolder, read_folder
+from wiper_cli.images.labels import named
 from wiper_cli.images.preprocessing import Flags, Prepared, Preprocessing, doubt, require_finite
 from wiper_cli.images.preprocessing import prepare as prepare_images
 from wiper_cli.images.splits import Clean, Part
@@ -115,10 +116,12 @@ def prepare(request: Examination[Any], report: Reporter, notes: Notes, salience:
 def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
     """Opens the model, decodes the clean folder for it, and has it agree with its serving runtime."""
     model = open_file(request, report, notes)
-    folder = read_folder(request.clean, model.classes, model.class_names)
+    names = model.class_names if request.classes is None else named(request.classes, model.classes)
+    folder = read_folder(request.clean, model.classes, names)
     with notes.stage("images"):
         prepared = _decided(request, model, folder, report, notes)
         model, folder = prepared.classifier.model, prepared.folder
+        model.class_names = names
     if folder.margin is not None:
         message = f"{folder.origin} Its margin is {100 * folder.margin:.1f} points."
         notes.findings.append(Finding("WIPER-F06", Severity.INFO, message))
@@ -236,10 +239,13 @@ def one_pass(
     subject.salience = total.result() if total is not None else None
     if subject.folder.labelled:
         subject.accuracy = right / int(counts.sum())
+        few = (
+            "" if subject.model.class_names else " If the folders are named for classes, give --classes FILE."
+        )
         if worse := doubt(right, counts.tolist(), given.tolist()):
             sentence = (
                 f"No verdict: {worse}, so nothing that is measured on them would mean anything. "
-                f"{subject.folder.origin} {subject.preprocessing.origin} One of these is wrong, or the network is."
+                f"{subject.folder.origin} {subject.preprocessing.origin} One of these is wrong, or the network is.{few}"
             )
             found = Finding(
                 "WIPER-F03", Severity.MEDIUM, sentence, {"right": right, "images": int(counts.sum())}

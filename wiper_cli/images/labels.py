@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from formats.identify import MAX_SIDECAR
+from formats.sidecar import names_in
 from wiper_cli.verdict import Problem
 
 #: How folders become labels; "auto" takes the first that fits of names, numbers, order.
@@ -34,6 +36,21 @@ def number(
         {folder: number for number, folder in enumerate(folders)},
         f"The labels are the places of the folders in alphabetical order{few}: no class names to match.",
     )
+
+
+def named(path: Path, classes: int) -> tuple[str, ...]:
+    """The names of ``classes`` classes in a file of the user's (:func:`formats.sidecar.names_in`); raises Problem."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SIDECAR + 1)
+    except OSError as error:
+        raise Problem(f"--classes: {path} cannot be read: {error.strerror}.") from error
+    names = names_in(content, classes) if len(content) <= MAX_SIDECAR else None
+    if names is None:
+        raise Problem(
+            f"--classes: {path} does not give the names of {classes} classes, one a line or as JSON."
+        )
+    return names
 
 
 def orders(folders: Sequence[str], classes: int) -> dict[str, dict[str, int]]:

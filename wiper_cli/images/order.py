@@ -42,7 +42,7 @@ def ordered(
     if any(lead(right[order], right[best]) <= needed for order in others):
         doubt = (
             f"Nothing decides which class each folder is: {said}. Name the folders for the model's "
-            "classes, or give more images."
+            "classes, with --classes FILE where it has no names of its own, or give more images."
         )
         return replace(folder, doubt=doubt)
     margin = (count[best] - count[others[0]]) / len(images)

@@ -254,3 +254,20 @@ def test_an_order_that_nothing_decides_stops_a_verdict(job, heard, few_digits, t
     subject = ready(job(clean=clean), heard, notes)
     assert subject.doubt.startswith("Nothing decides which class each folder is")
     assert "WIPER-F07" in [found.rule for found in notes.findings]
+
+
+def test_folders_of_some_classes_are_matched_with_names_from_a_file(job, heard, few_digits, tmp_path):
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    for k in range(10):
+        shutil.copytree(few_digits / str(k), tmp_path / "clean" / names[k])
+    shutil.rmtree(tmp_path / "clean" / "zero")
+    with pytest.raises(Problem, match="--classes FILE"):
+        prepare(job(clean=tmp_path / "clean"), heard, Notes())
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(names))
+    subject = prepare(job(clean=tmp_path / "clean", classes=file), heard, Notes())
+    assert subject.accuracy > 0.9
+    assert subject.class_names == names
+    file.write_text("\n".join(names[:9]))
+    with pytest.raises(Problem, match="does not give the names of 10 classes"):
+        prepare(job(clean=tmp_path / "clean", classes=file), heard, Notes())

@@ -60,6 +60,7 @@ class Settings:
     resize: str | None
     channel_order: str | None
     preprocessing: Path | None
+    classes: Path | None
     max_images: int
     device: str
     seed: int
@@ -238,6 +239,10 @@ SHARED: Sequence[Callable[[Any], Any]] = (
     option(
         "--preprocessing", type=click.Path(path_type=Path), metavar="FILE",
         help="All of these in one file, like preprocessor_config.json; what lies beside the model does not count then.",
+    ),
+    option(
+        "--classes", type=click.Path(path_type=Path), metavar="FILE",
+        help="Names of the classes in the model's order, one a line or as JSON; folders are matched with them.",
     ),
     option(
         "--max-images", type=click.IntRange(min=1), default=Examination.max_images, metavar="N",
