@@ -96,6 +96,7 @@ def summary(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
             {
                 "data": data,
                 "effort": effort,
+                "detectors": sorted({name for row in rows for name in row["detectors"]}),
                 "honest": len(honest),
                 "false_alarms": len(alarms),
                 "false_alarm_interval": wilson(len(alarms), len(honest)) if honest else None,
