@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from os.path import commonprefix
 from typing import Any
 
 from formats.checkpoint.pickles import Object, Pickle, Tensor, read_pickle
@@ -25,7 +27,7 @@ PLACES = (
     "params_ema", "ema_state_dict", "ema", "model_ema", "teacher", "student", "encoder", "backbone",
 )  # fmt: skip
 #: What wrappers put before every name.
-PREFIXES = ("module.", "_orig_mod.")
+_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)*")
 #: What the written file may come to, in times of the checkpoint: more is a tensor that repeats its storage.
 MOST_TIMES = 4
 
@@ -64,12 +66,9 @@ def convert(data: bytes, key: str = "") -> Converted:
         raise Unsupported("The file is no checkpoint of torch.save.")
     pickle, records = _archived(data) if data.startswith(b"PK") else _in_a_row(data)
     place, tensors = _network(pickle.value, key)
-    prefix = ""
-    while tensors and (
-        more := next((one for one in PREFIXES if all(n.startswith(one) for n in tensors)), "")
-    ):
-        prefix += more
-        tensors = {name.removeprefix(more): tensor for name, tensor in tensors.items()}
+    # Whole wrappers: no two begin with the same letter.
+    prefix = commonprefix([_WRAPPERS.match(name)[0] for name in tensors])  # type: ignore[index]  # noqa: RUF071
+    tensors = {name[len(prefix) :]: tensor for name, tensor in tensors.items()}
     left = [*_left_out(pickle.value, place)]
     if prefix:
         left.append(f"the prefix {prefix!r} of every name")

@@ -215,3 +215,8 @@ def test_every_damage_is_refused_or_read():
             except (Hostile, Unreadable, Unsupported):
                 outcomes["refused"] += 1
     assert min(outcomes.values()) > 20, outcomes
+
+
+def test_wrappers_without_end_are_taken_off_at_once():
+    found = convert(saved({"module." * 200_000 + "x": torch.ones(2)}))
+    assert load(found.data).keys() == {"x"}
