@@ -110,12 +110,15 @@ def sample_of(
     seed: int,
     progress: Progress = silent,
     stage: Stage = nullcontext,
+    usual: Detector | None = None,
 ) -> tuple[list[Recovered], list[Recovered]]:
     """A sample of small stamps that send images to ``accused`` classes: those for the purifier, and those that are held
-    back from it to be measured. Both empty where nothing is accused or the search cannot run."""
+    back from it to be measured. Both empty where nothing is accused or the search cannot run. ``usual``: the scan's
+    shape probe, whose effort this search has too."""
     if not accused:
         return [], []
-    search = ShapeProbe(targets=tuple(accused), compared=0, kept=SAMPLED, handed_on=SAMPLED)
+    search = usual if isinstance(usual, ShapeProbe) else ShapeProbe()
+    search = replace(search, targets=tuple(accused), compared=0, kept=SAMPLED, handed_on=SAMPLED)
     with stage(search.name):
         found = search.run(classifier, clean, progress, seed).recovered
     shown = [one for number, one in enumerate(found) if number % HELD_BACK != HELD_BACK - 1]

@@ -25,6 +25,7 @@ from wiper_cli.audit.served import Served, architecture
 from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, one_pass, open_file, prepare, ready
 from wiper_cli.audit.trigger_selection import stampers
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, probes
+from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.images.folder import read_folder
 from wiper_cli.images.splits import Part
 from wiper_cli.purifiers.contract import Task
@@ -133,7 +134,8 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     accused = list(dict.fromkeys([*request.targets, *found.judged.accused]))
     suspects = list(dict.fromkeys([*accused, *found.judged.suspects]))
     sought = accused if request.detectors else []
-    shown, held_back = sample_of(classifier, clean, sought, request.seed, report, notes.stage)
+    usual = ahead.detectors.get(ShapeProbe.name) if ahead else None
+    shown, held_back = sample_of(classifier, clean, sought, request.seed, report, notes.stage, usual)
     recovered = [*found.recovered, *shown]
     chosen = [Stamper.recovered(one) for one in (*found.recovered, *held_back) if one.target in accused]
     with notes.stage("verify"):

@@ -55,14 +55,15 @@ def test_a_part_of_the_sample_is_held_back(monkeypatch):
     asked = []
 
     def run(self, classifier, clean, progress, seed):
-        asked.append((self.targets, self.compared, seed))
+        asked.append((self.targets, self.compared, seed, self.drawn))
         return Evidence(self.name, True, recovered=[Recovered("patch", 3, {}, {"n": n}) for n in range(10)])
 
     monkeypatch.setattr(ShapeProbe, "run", run)
     shown, held_back = sample_of(None, None, [3], 5)
-    assert asked == [((3,), 0, 5)]
+    sample_of(None, None, [3], 5, usual=ShapeProbe(drawn=7))
+    assert asked == [((3,), 0, 5, ShapeProbe().drawn), ((3,), 0, 5, 7)]
     assert [one.facts["n"] for one in held_back] == [3, 7]
     assert sorted(one.facts["n"] for one in (*shown, *held_back)) == list(range(10))
     assert sample_of(None, None, [], 5) == ([], [])
-    assert len(asked) == 1
+    assert len(asked) == 2
     assert detection.HELD_BACK > 1
