@@ -60,9 +60,7 @@ class ScanAnswer(ExaminationAnswer):
     def ended(self, reason: str) -> Self:
         """What is left of a scan that ended here, and why it did."""
         not_done = (*self.not_done, {"what": "the rest of the scan", "why": reason})
-        looked = any(one["ran"] for one in self.detection["detectors"]) if self.detection else False
-        sentence = f"{self.sentence} {reason}" if looked else reason
-        return replace(self, complete=True, sentence=sentence, not_done=not_done)
+        return replace(self, complete=True, sentence=f"{self.sentence} {reason}", not_done=not_done)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ class ShapeProbe(Detector):
         "quick": {"drawn": 800, "ranked": 4, "kept": 4, "rounds": 5, "held": 60, "resolution": REDUCED},
     }
     origin = (
-        "between the 1% or less of four honest CIFAR-10 networks and the 75% or more of three with a bar, a line and "
-        "an L, all 32x32"
+        "between the 35% of an honest network of digits and the 64% or more of three CIFAR-10 networks with a bar, a "
+        "line and an L, all 32x32"
     )
     rule = Rule(
         id="WIPER-B05",
@@ -42,7 +42,7 @@ class ShapeProbe(Detector):
         atlas=PLANTED,
     )
 
-    threshold: float = setting(0.25, "share of held-out images, beyond what innocent classes give")
+    threshold: float = setting(0.45, "share of held-out images, beyond what innocent classes give")
     targets: tuple[int, ...] = setting((), "classes to search for; empty: the one that gives way most")
     most_targets: int = setting(3, "of these so many at most")
     compared: int = setting(2, "innocent classes that are searched for as well: those that draws move most")
