@@ -24,6 +24,8 @@ _DESCRIPTOR64 = struct.Struct("<4sL2Q")
 
 _FLAG_DESCRIPTOR, _FLAG_UTF8, _FOLDER = 0x0008, 0x0800, 0x10
 STORED, DEFLATED = 0, 8
+#: Version of the format, in tenths, that zipfile reads at most; torch looks at none.
+_NEWEST = 63
 
 #: Extra fields of headers that change no reading: Zip64, torch's padding, times and owners. Others rename members.
 _ZIP64, _EXTRA = 1, frozenset({1, 0x4246, 0x5455, 0x7875})
@@ -135,9 +137,25 @@ def _read_directory(data: bytes, count: int, position: int, stop: int) -> list[E
         if begin > stop or data[position : position + 4] != b"PK\1\2":
             raise Hostile("The archive's directory is malformed.", "WIPER-TS-003")
         fields = _CENTRAL.unpack_from(data, position)
-        _, _, _, flags, method, _, _, crc, packed, size, n_name, n_extra, n_comment, disk, _, marks, local = (
-            fields
-        )
+        (
+            _,
+            _,
+            needs,
+            flags,
+            method,
+            _,
+            _,
+            crc,
+            packed,
+            size,
+            n_name,
+            n_extra,
+            n_comment,
+            disk,
+            _,
+            marks,
+            local,
+        ) = fields
         after = begin + n_name + n_extra + n_comment
         if after > stop:
             raise Hostile("The archive's directory is malformed.", "WIPER-TS-003")
@@ -145,7 +163,7 @@ def _read_directory(data: bytes, count: int, position: int, stop: int) -> list[E
         name = _decode(raw)
         if n_comment or disk:
             raise Hostile(f"Member {name!r} has a comment or lies on another disk.", "WIPER-TS-002", name)
-        if flags & ~(_FLAG_DESCRIPTOR | _FLAG_UTF8) or method not in (STORED, DEFLATED):
+        if flags & ~(_FLAG_DESCRIPTOR | _FLAG_UTF8) or method not in (STORED, DEFLATED) or needs > _NEWEST:
             raise Hostile(f"Member {name!r} is encrypted or packed unusually.", "WIPER-TS-006", name)
         if marks & _FOLDER:  # torch reads nothing then, and takes what lies in its memory
             raise Hostile(f"Member {name!r} has content and is marked as a folder.", "WIPER-TS-017", name)

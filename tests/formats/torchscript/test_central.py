@@ -157,4 +157,4 @@ def test_a_damaged_directory_is_refused_or_read_as_torch_reads_it(plain):
         assert sorted(reader.get_all_records()) == sorted(archive.entries)
         for name in archive.entries:
             assert archive.read(name) == reader.get_record(name)
-    assert 100 < refused < 500
+    assert min(refused, 600 - refused) > 60
