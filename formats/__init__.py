@@ -43,10 +43,11 @@ from formats.model import (
 )
 
 if TYPE_CHECKING:
-    from formats.edit import apply_edit, edit_of, head_edit, pack_tensors, unpack_tensors
+    from formats.edit import apply_edit, edit_of, head_edit
     from formats.head import HeadTap, head_values
     from formats.open import open_model, serve, trace
     from formats.ranges import stored_bytes
+    from formats.safetensors.pack import pack_tensors, unpack_tensors
     from formats.write import own_names, write_edit
 
 _LAZY = {
@@ -56,8 +57,8 @@ _LAZY = {
     "trace": "formats.open",
     "write_edit": "formats.write",
     "own_names": "formats.write",
-    "unpack_tensors": "formats.edit",
-    "pack_tensors": "formats.edit",
+    "unpack_tensors": "formats.safetensors.pack",
+    "pack_tensors": "formats.safetensors.pack",
     "edit_of": "formats.edit",
     "head_edit": "formats.edit",
     "apply_edit": "formats.edit",

@@ -6,7 +6,6 @@ before it (``torch/serialization.py``).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
@@ -19,6 +18,8 @@ from typing import Any
 from formats.checkpoint.pickles import Object, Pickle, Tensor, read_pickle
 from formats.dtypes import DTYPES
 from formats.errors import Unreadable, Unsupported
+from formats.model import NewTensor
+from formats.safetensors.pack import safetensors_file
 from formats.torchscript.central import STORED, Archive, read_archive
 
 #: Where checkpoints keep the weights of a network, the likeliest first.
@@ -224,29 +225,15 @@ def _left_out(value: Any, place: str) -> Iterator[str]:
 
 
 def _packed(tensors: Mapping[str, Tensor], records: Mapping[str, memoryview]) -> bytes:
-    """A safetensors file: 8 bytes length, header, payloads in the order of names (as the library sorts them: by size
-    of the element first)."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    parts, end = [], 0
-    order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].size, name))
-    for name in order:
+    """A safetensors file, its tensors in the library's order: the widest elements first."""
+    found = {}
+    for name in sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].size, name)):
         tensor = tensors[name]
-        try:
-            record = records[tensor.storage.key]
-        except KeyError as error:
-            raise Unreadable("The checkpoint lacks the bytes of a tensor; get a whole copy.") from error
-        if len(record) < tensor.storage.count * DTYPES[tensor.storage.dtype].size:
+        record = records.get(tensor.storage.key)
+        if record is None or len(record) < tensor.storage.count * DTYPES[tensor.storage.dtype].size:
             raise Unreadable("The checkpoint lacks the bytes of a tensor; get a whole copy.")
-        parts.append(_contiguous(tensor, record))
-        header[name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.size),
-            "data_offsets": [end, end + len(parts[-1])],
-        }
-        end += len(parts[-1])
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+        found[name] = NewTensor(tensor.dtype, tensor.size, bytes(_contiguous(tensor, record)))
+    return safetensors_file(found, {"format": "pt"})
 
 
 def _contiguous(tensor: Tensor, record: memoryview) -> bytes | memoryview:

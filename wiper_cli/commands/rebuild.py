@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from formats.edit import safetensors_file
+from formats.safetensors.pack import safetensors_file
 from wiper_cli.audit.requests import InspectRequest, RebuildRequest
 from wiper_cli.commands.shared.options import MODEL, Settings, option, shared_options
 from wiper_cli.commands.shared.run import Run

@@ -8,7 +8,7 @@ from safetensors.torch import load, load_file, save
 from small_classifiers import DIGITS
 
 from formats import Source, UnknownArchitecture
-from formats.edit import safetensors_file
+from formats.safetensors.pack import safetensors_file
 from formats.safetensors.rebuild import rebuilt
 from triggers.architectural import implant
 from triggers.families.badnet import BadNet
