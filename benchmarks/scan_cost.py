@@ -93,6 +93,8 @@ def page(result: dict[str, Any]) -> str:
     for row in result["passes"]:
         cells = " | ".join(f"{row[effort]:,}" for effort in EFFORTS)
         lines.append(f"| {row['classes']:,} | {row['side']} | {cells} |")
+    if not result["measured"]:
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         "Searches that were run to their end, networks with random weights on images of noise. Seconds are of one "
