@@ -18,6 +18,8 @@ from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import launcher
 
 _MODELS = ("model.safetensors", "model.torchscript.pt", "model.onnx")
+#: Enough for this network, and for whoever waits.
+_EFFORT = ("--effort", "quick")
 
 
 @click.command()
@@ -75,9 +77,9 @@ class Run:
         """Scan, purify and verify one file; returns the row of the closing table."""
         model, purified = self.example / name, self.output / f"purified-{name}"
         clean = ("--clean", self.example / "clean")
-        scan = self._wiper(name, "scan", model, *clean)
+        scan = self._wiper(name, "scan", model, *clean, *_EFFORT)
         page = f"html={self.output / f'{name}.html'}"
-        purify = self._wiper(name, "purify", model, *clean, "-o", purified, "--force", "-f", page)
+        purify = self._wiper(name, "purify", model, *clean, *_EFFORT, "-o", purified, "--force", "-f", page)
         if not (purify["purification"] or {}).get("accepted"):
             return {"name": name, "ok": False}
         verify = self._wiper(
@@ -100,6 +102,8 @@ class Run:
         """Runs the real command as a user would, says what came of it, and returns its JSON result."""
         result = self.output / f"{name}.{command}.json"
         result.unlink(missing_ok=True)
+        with self.lock:
+            click.echo(f"[{time.monotonic() - self.started:4.0f} s] wiper {command} {name} ...")
         outcome = subprocess.run(
             launcher.command("-m", "wiper_cli.main", command, *map(str, arguments), "-f", f"json={result}", "--quiet"),
             env=launcher.environment(OMP_NUM_THREADS=str(self.threads)), capture_output=True, text=True, check=False,
