@@ -6,7 +6,7 @@ ZOO is a folder that ``wiper zoo build detect`` filled, DIR the one that holds i
 specimen's folded ONNX file is opened and prepared as ``wiper scan`` does it. What is found goes line by line to
 FILE, so that the work can be broken off and goes on from there; the summary of all that stands there becomes
 ``results/scan_effort.json``. A backdoor counts as named where some detector fired for its target; with several targets
-or none of its own (all-to-all), it counts as flagged only.
+it counts as flagged only; one from all classes to all is named by a map.
 
 ``screening``: with more classes than a search takes one by one, the rank of the target, from 1, in the order by the
 head (:func:`wiper_cli.detectors.common.screened_by_head`).
@@ -51,7 +51,8 @@ def examine(
     ranked = screened_by_head(
         classifier, sample(clean.fit.images, SCREENED_ON, generator), generator
     ).tolist()
-    target = manifest[FILE_WORD]["target"] if attack != "clean" else None
+    planted = manifest[FILE_WORD] if attack != "clean" else {}
+    target = planted["target"] if planted.get("labelling") == "all-to-one" else None
     for effort in efforts:
         ahead = planned(classifier, clean, tuple(DETECTORS), effort)
         began = time.perf_counter()

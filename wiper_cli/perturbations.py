@@ -18,9 +18,9 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Recovered:
-    """A universal transform that sends images to ``target``.
+    """A universal transform that sends images to ``target``, or, with a ``mapping``, each class to another one.
 
-    ``family``: key of :data:`FAMILIES`.
+    ``family``: key of :data:`FAMILIES`. ``target``: one of those of a mapping.
     ``parameters``: tensors by name, without a batch dimension, on the CPU. ``facts``: numbers for a report
     (place, size, colour, success on held-out images, …).
     """
@@ -29,6 +29,7 @@ class Recovered:
     target: int
     parameters: Mapping[str, Tensor]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    mapping: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def accept(
         f"{worked} of the {len(pairs)} triggers measured had worked and none does now, " if pairs else ""
     )
     where = " for the classes suspected in the original" if suspects else ""
-    claim = "" if suspects else " No class had been suspected, so no removal is claimed."
+    claim = "" if suspects or pairs else " No class had been suspected, so no removal is claimed."
     return True, (
         f"Accepted: {moved}, {triggers}and the independent probes ({', '.join(asked)}) found nothing{where}.{claim}"
     )
@@ -95,7 +95,8 @@ def _accuracy(old: Rate, new: Rate, limit: float) -> list[str]:
 
 def _still_works(old: TriggerRates, new: TriggerRates) -> list[str]:
     asr, base = new.asr, new.base_rate
-    which = f"{new.origin} trigger {new.family} for class {new.target}"
+    where = "each class to another one" if new.target is None else f"class {new.target}"
+    which = f"{new.origin} trigger {new.family} for {where}"
     if not asr.n or not base.n:
         return [f"the {which} could not be measured on any image"]
     low, high = asr.interval

@@ -1,6 +1,7 @@
 """The written rule that makes a verdict of the detectors' evidence. Imports no torch.
 
-1. A detector *fires* when its statistic exceeds its threshold; the class it names is *accused*.
+1. A detector *fires* when its statistic exceeds its threshold; the class it names is *accused*. One that finds a map
+   of the classes to other ones names none.
 2. Every detector that fires is one finding. It is *critical* where the detector recovered a transform that
    sends held-out clean images to the class and either does so with at least :data:`CERTAIN` of them or
    another detector accuses the same class; else *high*.
@@ -26,6 +27,9 @@ MOST_SUSPECTS = 4
 
 #: A statistic within this share of its threshold, on either side, is said to be close to it.
 CLOSE = 0.15
+
+#: Pairs of a map that a finding spells out.
+MOST_PAIRS = 4
 
 #: Said with every verdict.
 NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is known."
@@ -64,8 +68,13 @@ def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | Non
         verdict = Verdict.SUSPICIOUS
         accusers = {k: [p.name for p in fired if p.target == k] for k in accused}
         charges = "; ".join(f"{called(k, names)} ({', '.join(accusers[k])})" for k in accused)
+        mapped = ", ".join(p.name for p in fired if p.mapping)
+        charge = " and ".join(
+            [f"towards {charges}"] * bool(charges)
+            + [f"from each class to another one ({mapped})"] * bool(mapped)
+        )
         sentence = (
-            f"Suspicious: the network behaves as if it had a backdoor towards {charges}. "
+            f"Suspicious: the network behaves as if it had a backdoor {charge}. "
             f"{_closeness(fired) if all(map(is_close, fired)) else ''}{NOT_CALIBRATED}"
         )
     elif blind or not evidence:
@@ -88,21 +97,33 @@ def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | Non
 def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | None) -> Finding:
     detector = DETECTORS[piece.name]
     target, statistic, threshold = piece.target, piece.statistic, piece.threshold
-    assert target is not None
+    assert target is not None or piece.mapping
     assert statistic is not None
     assert threshold is not None
-    agreeing = [other.name for other in fired if other is not piece and other.target == target]
-    works = [found for found in piece.recovered if found.target == target and "success" in found.facts]
+    agreeing = [o.name for o in fired if o is not piece and target is not None and o.target == target]
+    works = [
+        found
+        for found in piece.recovered
+        if (piece.mapping or found.target == target) and "success" in found.facts
+    ]
     success = max((float(found.facts["success"]) for found in works), default=None)
     images = max((int(found.facts.get("images", 0)) for found in works), default=None)
     critical = success is not None and success > 0 and (success >= CERTAIN or bool(agreeing))
+    if target is None:
+        who = "A backdoor may lead from each class to another one"
+    else:
+        who = f"{called(target, names).replace('class', 'Class', 1)} may be the target of a backdoor"
     parts = [
-        f"{called(target, names).replace('class', 'Class', 1)} may be the target of a backdoor: {detector.says} "
+        f"{who}: {detector.says} "
         f"({piece.name} {_shown(piece, statistic)}, threshold {_shown(piece, threshold)}"
         f"{', which is close' if is_close(piece) else ''}, not calibrated)."
     ]
     if success is not None:
         parts.append(f"It does so with {success:.0%} of {images} held-out clean images.")
+    if piece.mapping:
+        pairs = [f"{called(k, names)} to {called(goal, names)}" for k, goal in piece.mapping.items()]
+        more = f" and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
+        parts.append(f"It leads from {', '.join(pairs[:MOST_PAIRS])}{more}.")
     if agreeing:
         parts.append(f"The same class was named by {' and '.join(agreeing)}.")
     return Finding(
@@ -115,12 +136,12 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
             "threshold": threshold,
             "threshold_origin": piece.threshold_origin,
             "false_alarm_rate": piece.false_alarm_rate,
-            "target": target,
+            **({"map": dict(piece.mapping)} if target is None else {"target": target}),
             **({} if success is None else {"success": success, "images": images}),
             **({"agreeing": agreeing} if agreeing else {}),
             **({"close": True} if is_close(piece) else {}),
         },
-        place={"class": target},
+        place={} if target is None else {"class": target},
     )
 
 

@@ -7,7 +7,7 @@ deployments send them; where the answers are others, all are, and these count.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -51,7 +51,8 @@ class Answering(Protocol):
 @dataclass(frozen=True)
 class Stamper:
     """A trigger to be measured. ``stamp``: float32 [N,C,H,W] in 0..1 and a generator, at first of ``seed``, for
-    what it draws → the same. ``target``: ``None`` to have it found. ``chosen_by``: who named the target."""
+    what it draws → the same. ``target``: ``None`` to have it found, unless there is a ``mapping`` of classes to the
+    ones that their images are sent to. ``chosen_by``: who named the target."""
 
     family: str
     origin: Origin
@@ -60,6 +61,7 @@ class Stamper:
     target: int | None = None
     chosen_by: str = ""
     seed: int = 0
+    mapping: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -71,14 +73,15 @@ class Stamper:
 
     @classmethod
     def recovered(cls, found: Recovered) -> Stamper:
-        """What a detector recovered, with its own target."""
+        """What a detector recovered, with its own target or map."""
         return cls(
             found.family,
             "recovered",
             dict(found.facts),
             lambda images, _: perturbations.stamp(found, images),
-            found.target,
+            None if found.mapping else found.target,
             "the detector",
+            mapping=found.mapping,
         )
 
 
@@ -94,13 +97,14 @@ class Poisoned:
 @dataclass(frozen=True)
 class TriggerRates:
     """What one trigger does; fields as in the report's schema. ``ra``: ``None`` without true labels.
-    ``per_target``: ASR for every class. ``batched``: ASR in batches, where that is another model's and all rates
+    ``target``: ``None`` with a ``mapping``, whose sources alone count then. ``per_target``: ASR for every class.
+    ``batched``: ASR in batches, where that is another model's and all rates
     are of images one by one. ``opened``: ASR of the opened network, where it is not what is served."""
 
     family: str
     origin: Origin
     parameters: Mapping[str, Any]
-    target: int
+    target: int | None
     target_chosen_by: str
     asr: Rate
     corrected_asr: float
@@ -110,6 +114,13 @@ class TriggerRates:
     pictures: Pictures | None = None
     batched: Rate | None = None
     opened: Rate | None = None
+    mapping: Mapping[int, int] = field(default_factory=dict)
+
+    def goals(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """For ``labels`` int64 [N]: the classes that the trigger sends their images to, and which images count."""
+        if self.target is not None:
+            return torch.full_like(labels, self.target), labels != self.target
+        return _goals(self.mapping, labels)
 
 
 @dataclass(frozen=True)
@@ -149,14 +160,13 @@ def measure(
     """
     asking = _Asking(classifier, opened, batch)
     clean = asking.ask(part.images)[0]
-    untriggered, temperature = clean.argmax(1), margin(clean)
-    base = [count(untriggered, k, part.labels != k) for k in range(classifier.classes)]
+    untriggered = _Untriggered(clean.argmax(1), part.labels, classifier.classes, margin(clean))
     found: list[TriggerRates] = []
     total = len(stampers) + len(poisoned)
     for stamper in stampers:
         progress("verify", len(found), total)
-        answers, row = asking.trigger(part, stamper, base, temperature)
-        if (place := _example(answers, part.labels, row.target)) >= 0:
+        answers, row = asking.trigger(part, stamper, untriggered)
+        if (place := _example(answers, *row.goals(part.labels))) >= 0:
             row = replace(row, pictures=_pictures(classifier, part.images[place], stamper))
         found.append(row)
     for folder in poisoned:
@@ -164,15 +174,15 @@ def measure(
         given = Stamper(
             "unknown", "poisoned folder", {"path": folder.path}, _as_is, folder.target, "the user"
         )
-        answers, row = asking.trigger(folder.part, given, base, temperature)
+        answers, row = asking.trigger(folder.part, given, untriggered)
         if len(answers):
-            place = max(0, _example(answers, folder.part.labels, folder.target))
+            place = max(0, _example(answers, *row.goals(folder.part.labels)))
             shown = thumbnails.uri(folder.part.images[place].float() / 255)
             row = replace(row, pictures={"clean": None, "triggered": shown, "difference": None})
         found.append(row)
     progress("verify", total, total)
     asked = Asked(classifier.runtime, batch, len(_sample(len(part))) if found else 0)
-    return Measurement(len(part), count(untriggered, part.labels), tuple(found), asked)
+    return Measurement(len(part), count(untriggered.answers, part.labels), tuple(found), asked)
 
 
 def _as_is(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -188,6 +198,20 @@ def settled(stampers: Sequence[Stamper], before: Measurement) -> list[Stamper]:
 
 
 @dataclass(frozen=True)
+class _Untriggered:
+    """``answers`` int64 [N] of a model of so many ``classes`` to the images without trigger; their ``labels``."""
+
+    answers: Tensor
+    labels: Tensor
+    classes: int
+    temperature: float
+
+    def base(self, goals: Tensor | int, counted: Tensor) -> Rate:
+        """The ASR of no trigger."""
+        return count(self.answers, goals, counted)
+
+
+@dataclass(frozen=True)
 class _Asking:
     """``classifier``, asked in batches of ``batch`` and one by one, beside what was ``opened`` of it."""
 
@@ -195,24 +219,22 @@ class _Asking:
     opened: Classifier | None
     batch: int
 
-    def trigger(
-        self, part: Part, stamper: Stamper, base: Sequence[Rate], temperature: float
-    ) -> tuple[Tensor, TriggerRates]:
+    def trigger(self, part: Part, stamper: Stamper, untriggered: _Untriggered) -> tuple[Tensor, TriggerRates]:
         """Predicted classes int64 [N] of the triggered images, and the rates."""
         limit = tolerance(self.classifier.model)
         rows = _sample(len(part))
         batched, shown = self.ask(part.images, stamper)
         alone = self.classifier.logits(shown, 1).cpu()
-        depends = bool((difference(alone, batched[rows], temperature) > limit).any())
+        depends = bool((difference(alone, batched[rows], untriggered.temperature) > limit).any())
         logits = self.ask(part.images, stamper, 1)[0] if depends else batched
-        row = _rates(stamper, logits.argmax(1), part.labels, base)
+        row = _rates(stamper, logits.argmax(1), part.labels, untriggered)
+        goals, counted = row.goals(part.labels)
         if depends:
-            row = replace(row, batched=count(batched.argmax(1), row.target, part.labels != row.target))
+            row = replace(row, batched=count(batched.argmax(1), goals, counted))
         if self.opened is not None:
             seen = _as_a_detector_asks(self.opened, shown)
-            if bool((difference(seen, logits[rows], temperature) > limit).any()):
-                others = part.labels[rows] != row.target
-                row = replace(row, opened=count(seen.argmax(1), row.target, others))
+            if bool((difference(seen, logits[rows], untriggered.temperature) > limit).any()):
+                row = replace(row, opened=count(seen.argmax(1), goals[rows], counted[rows]))
         return logits.argmax(1), row
 
     def ask(
@@ -252,35 +274,56 @@ def _stamped(classifier: Answering, images: Tensor, stamper: Stamper, generator:
         raise Problem(f"The trigger {stamper.family} cannot be measured: {error}") from error
 
 
-def _rates(stamper: Stamper, answers: Tensor, labels: Tensor, base: Sequence[Rate]) -> TriggerRates:
-    """``base``: of every class, on untriggered images."""
-    asr = [count(answers, k, labels != k) for k in range(len(base))]
-    gain = [corrected(a.share, b.share) for a, b in zip(asr, base, strict=True)]
+def _rates(stamper: Stamper, answers: Tensor, labels: Tensor, untriggered: _Untriggered) -> TriggerRates:
+    classes = range(untriggered.classes)
+    asr = [count(answers, k, labels != k) for k in classes]
     target, chosen_by = stamper.target, stamper.chosen_by
-    if target is None:
+    if target is None and not stamper.mapping:
+        gain = [
+            corrected(a.share, untriggered.base(k, untriggered.labels != k).share) for k, a in enumerate(asr)
+        ]
         target = gain.index(max(gain))
-        chosen_by = f"highest corrected ASR of all {len(base)} classes on these images"
-    if not 0 <= target < len(base):
-        raise Problem(f"The target {target} is no class of the model; it has {len(base)}, counted from 0.")
+        chosen_by = f"highest corrected ASR of all {len(classes)} classes on these images"
+    for k in (target, *stamper.mapping, *stamper.mapping.values()):
+        if k is not None and k not in classes:
+            raise Problem(f"The target {k} is no class of the model; it has {len(classes)}, counted from 0.")
     known = bool((labels >= 0).all())
-    return TriggerRates(
+    row = TriggerRates(
         family=stamper.family,
         origin=stamper.origin,
         parameters=dict(stamper.parameters),
         target=target,
         target_chosen_by=chosen_by,
-        asr=asr[target],
-        corrected_asr=gain[target],
-        ra=count(answers, labels, labels != target) if known else None,
-        base_rate=base[target],
+        asr=Rate(),
+        corrected_asr=0.0,
+        ra=None,
+        base_rate=Rate(),
         per_target=[rate.share for rate in asr],
+        mapping=stamper.mapping,
+    )
+    goals, counted = row.goals(labels)
+    reached, base = count(answers, goals, counted), untriggered.base(*row.goals(untriggered.labels))
+    return replace(
+        row,
+        asr=reached,
+        corrected_asr=corrected(reached.share, base.share),
+        ra=count(answers, labels, counted) if known else None,
+        base_rate=base,
     )
 
 
-def _example(answers: Tensor, labels: Tensor, target: int) -> int:
-    """An image of another class that the trigger carries over, else one that it does not, else -1."""
-    other = labels != target
-    places = (other & (answers == target)).nonzero().flatten().tolist() or other.nonzero().flatten().tolist()
+def _goals(mapping: Mapping[int, int], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``mapping`` makes of ``labels`` int64 [N], -1 for what is none of its sources, and which are."""
+    goals = torch.full_like(labels, -1)
+    for source, goal in mapping.items():
+        goals[labels == source] = goal
+    return goals, goals >= 0
+
+
+def _example(answers: Tensor, goals: Tensor, counted: Tensor) -> int:
+    """An image that counts and that the trigger carries over, else one that it does not, else -1."""
+    reached = counted & (answers == goals)
+    places = reached.nonzero().flatten().tolist() or counted.nonzero().flatten().tolist()
     return int(places[0]) if places else -1
 
 

@@ -19,7 +19,7 @@ from wiper_cli.audit.agreement import noise, questions, require_agreement
 from wiper_cli.audit.detection import Detection, detect, known, look_closely, pending, sample_of
 from wiper_cli.audit.explanation import explain
 from wiper_cli.audit.judgement import called
-from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, measure, settled
+from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, TriggerRates, measure, settled
 from wiper_cli.audit.planning import Planned, planned
 from wiper_cli.audit.served import Served, architecture
 from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, one_pass, open_file, prepare, ready
@@ -137,7 +137,11 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     usual = ahead.detectors.get(ShapeProbe.name) if ahead else None
     shown, held_back = sample_of(classifier, clean, sought, request.seed, report, notes.stage, usual)
     recovered = [*found.recovered, *shown]
-    chosen = [Stamper.recovered(one) for one in (*found.recovered, *held_back) if one.target in accused]
+    chosen = [
+        Stamper.recovered(one)
+        for one in (*found.recovered, *held_back)
+        if one.mapping or one.target in accused
+    ]
     with notes.stage("verify"):
         before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
     with notes.stage("purify"):
@@ -163,7 +167,9 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         ),
         purification=results.purification(subject.model, request.method, purified, accepted, reason),
         verdict=found.judged.verdict,
-        sentence=_purified(reason, accepted, accused, subject.class_names),
+        sentence=_purified(
+            reason, accepted, accused, any(one.mapping for one in found.recovered), subject.class_names
+        ),
         edit=purified.edit,
         expected=results.expectation(edited, clean.report.images),
         architecture=subject.model.architecture.name,
@@ -332,14 +338,14 @@ def _working(measured: Measurement, bar: float, class_names: Sequence[str]) -> l
             "WIPER-B04",
             Severity.CRITICAL,
             f"The {trigger.origin} trigger {trigger.family} sends {_percent(trigger.asr)} of the images to "
-            f"{called(trigger.target, class_names)} (without it {_percent(trigger.base_rate)}).",
+            f"{_led(trigger, class_names)} (without it {_percent(trigger.base_rate)}).",
             evidence={
                 "asr": trigger.asr.value,
                 "corrected_asr": trigger.corrected_asr,
                 "threshold": bar,
                 "images": trigger.asr.n,
             },
-            place={"class": trigger.target},
+            place=_place(trigger),
         )
         for trigger in measured.triggers
         # A trigger fitted to this very model succeeds on honest models too.
@@ -352,10 +358,10 @@ def _asked(measured: Measurement, class_names: Sequence[str]) -> Iterator[Findin
     for trigger in measured.triggers:
         leads = (
             f"The {trigger.origin} trigger {trigger.family} sends {_percent(trigger.asr)} of the images to "
-            f"{called(trigger.target, class_names)}"
+            f"{_led(trigger, class_names)}"
         )
         evidence = {"asr": trigger.asr.value, "images": trigger.asr.n, "runtime": measured.asked.runtime}
-        place = {"class": trigger.target}
+        place = _place(trigger)
         if trigger.batched is not None:
             sentence = (
                 f"{leads} one by one, and {_percent(trigger.batched)} in batches of {measured.asked.batch}."
@@ -372,10 +378,24 @@ def _asked(measured: Measurement, class_names: Sequence[str]) -> Iterator[Findin
             )
 
 
-def _purified(reason: str, accepted: bool, accused: Sequence[int], class_names: Sequence[str]) -> str:
+def _led(trigger: TriggerRates, class_names: Sequence[str]) -> str:
+    """Where it sends images."""
+    return "another class each" if trigger.target is None else called(trigger.target, class_names)
+
+
+def _place(trigger: TriggerRates) -> dict[str, Any]:
+    return {} if trigger.target is None else {"class": trigger.target}
+
+
+def _purified(
+    reason: str, accepted: bool, accused: Sequence[int], mapped: bool, class_names: Sequence[str]
+) -> str:
     """What the original was suspected of, and what became of it."""
     names = ", ".join(called(target, class_names) for target in accused)
-    suspected = f"A backdoor towards {names} was suspected" if accused else "No backdoor was suspected"
+    towards = [f"towards {names}"] * bool(accused) + ["from each class to another one"] * mapped
+    suspected = (
+        f"A backdoor {' and '.join(towards)} was suspected" if towards else "No backdoor was suspected"
+    )
     return f"{suspected}. {reason}" if accepted else f"{suspected}. {reason} Nothing was written."
 
 

@@ -88,7 +88,7 @@ def shown_detection(
 
 def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
     """One detector's evidence; what it recovered is shown where it fired, since elsewhere it did not work."""
-    works = [found for found in piece.recovered if piece.fired and found.target == piece.target]
+    works = [one for one in piece.recovered if piece.fired and (piece.mapping or one.target == piece.target)]
     trigger = works[0] if works else None
     return {
         "name": piece.name,
@@ -110,7 +110,7 @@ def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
         if trigger is None
         else {
             "family": trigger.family,
-            "target": trigger.target,
+            "target": piece.target,
             "facts": jsonable(trigger.facts),
             "pictures": pictures(subject, trigger),
         },

@@ -16,8 +16,11 @@ DETECTORS: Final[Table[type[Detector]]] = Table(
         "warp-inversion": "wiper_cli.detectors.warp_inversion:WarpInversion",
         "square-probe": "wiper_cli.detectors.square_probe:SquareProbe",
         "shape-probe": "wiper_cli.detectors.shape_probe:ShapeProbe",
+        "class-map": "wiper_cli.detectors.class_map:ClassMap",
     }
 )
+
+_OTHER_FILLS = ("white", "grey", "green", "blue", "magenta", "checker")
 
 #: Name → module and class, and the settings in which a probe differs from the scan. A purifier trains
 #: against what the scan found, so what judges it looks elsewhere: other sizes, places, fills, grids, starts.
@@ -27,7 +30,7 @@ PROBES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "wiper_cli.detectors.square_probe:SquareProbe",
         {
             "sides": (2, 3, 4, 6),
-            "fills": ("white", "grey", "green", "blue", "magenta", "checker"),
+            "fills": _OTHER_FILLS,
             "step": 5,
             "offset": 2,
             "border": 2,
@@ -36,6 +39,10 @@ PROBES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "margins from other starts": ("wiper_cli.detectors.max_margin:MaxMargin", {"starts": 8, "steps": 80}),
     "coarser warp": ("wiper_cli.detectors.warp_inversion:WarpInversion", {"grid": 4, "bound": 1.5}),
     "other shapes": ("wiper_cli.detectors.shape_probe:ShapeProbe", {}),
+    "maps of classes elsewhere": (
+        "wiper_cli.detectors.class_map:ClassMap",
+        {"sides": (2, 3, 4, 6), "fills": _OTHER_FILLS, "step": 5, "offset": 2, "border": 2},
+    ),
     "additive pattern": ("wiper_cli.detectors.additive_inversion:AdditiveInversion", {}),
 }
 

@@ -35,9 +35,10 @@ class Evidence:
     """One detector's answer.
 
     ``ran``: False with a ``reason`` when it could not look. ``statistic`` against ``threshold`` (``fired`` is
-    their comparison); ``threshold_origin``: where that number comes from; ``false_alarm_rate``: measured on
-    clean models, ``None`` while nobody has. ``per_class``: the statistic of every class. ``suspects``:
-    classes worth unlearning, most suspicious first, also when nothing fired. ``recovered``: what was found.
+    their comparison, for a ``target`` or for a ``mapping`` of classes to others); ``threshold_origin``: where that
+    number comes from; ``false_alarm_rate``: measured on clean models, ``None`` while nobody has. ``per_class``: the
+    statistic of every class. ``suspects``: classes worth unlearning, most suspicious first, also when nothing
+    fired. ``recovered``: what was found.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Evidence:
     false_alarm_rate: float | None = None
     fired: bool = False
     target: int | None = None
+    mapping: Mapping[int, int] = field(default_factory=dict)
     per_class: Sequence[float] = ()
     suspects: Sequence[int] = ()
     recovered: Sequence[Recovered] = ()

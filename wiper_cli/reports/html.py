@@ -133,11 +133,11 @@ def _rows(report: Report, budget: int) -> Iterator[Row]:
         if trigger and (trigger["family"], trigger.get("target")) not in again:
             facts = (trigger.get("facts") or {}).items()
             shown = [(plain.label(key), plain.fact(key, value)) for key, value in facts]
-            about = [("target", story.class_name(report, trigger.get("target"))), *shown]
+            about = [("target", story.led(report, trigger)), *shown]
             found = "Recovered" if detector.get("fired") else "Strongest found, its detector silent:"
             entries.append((f"{found} {trigger['family']}", about, trigger.get("pictures") or {}))
     for trigger, twin in story.pairs(report):
-        about = [("target", story.class_name(report, trigger.get("target")))]
+        about = [("target", story.led(report, trigger))]
         for name, key in (("success", "asr"), ("accuracy under it", "ra"), ("base rate", "base_rate")):
             about += _change(name, story.rate(trigger.get(key)), story.rate(twin.get(key)))
         corrected = [entry.get("corrected_asr") for entry in (trigger, twin)]

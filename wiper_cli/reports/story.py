@@ -92,6 +92,12 @@ def class_name(report: Report, index: int | None) -> str:
     return f"class {index} ({name})" if name and name != str(index) else f"class {index}"
 
 
+def led(report: Report, trigger: Mapping[str, Any]) -> str:
+    """Where a trigger sends images."""
+    target = trigger.get("target")
+    return "another class each" if target is None else class_name(report, target)
+
+
 def outcome(report: Report) -> str:
     """The key of :data:`OUTCOMES` that heads the report."""
     purification = report.get("purification")
@@ -126,8 +132,7 @@ def measures(report: Report) -> tuple[Measure, ...]:
     if chosen:
         index, trigger = chosen
         twin = _twin(trigger, index, after)
-        target = class_name(report, trigger.get("target"))
-        about = f"{named(trigger)} → {target}"
+        about = f"{named(trigger)} → {led(report, trigger)}"
         base = rate(trigger.get("base_rate"))
         found.append(Measure("Trigger's success", rate(trigger["asr"]), rate(twin.get("asr")), base, about))
         found.append(
@@ -190,8 +195,7 @@ def _scanned(report: Report) -> Iterator[Measure]:
         trigger = detector.get("trigger") or {}
         success = (trigger.get("facts") or {}).get("success")
         if isinstance(success, (int, float)) and 0 <= success <= 1:
-            where = class_name(report, trigger.get("target"))
-            about = f"{plain(trigger['family'], 40)} → {where}, detector {detector_state(detector)}"
+            about = f"{plain(trigger['family'], 40)} → {led(report, trigger)}, detector {detector_state(detector)}"
             images = trigger["facts"].get("images")
             n = images if isinstance(images, int) and not isinstance(images, bool) else None
             if best is None or best.before is None or success > best.before.value:

@@ -27,10 +27,11 @@ class Piece:
     per_class: tuple = ()
     suspects: tuple = ()
     recovered: tuple = field(default=())
+    mapping: dict = field(default_factory=dict)
 
     @property
     def fired(self):
-        return self.ran and self.target is not None
+        return self.ran and (self.target is not None or bool(self.mapping))
 
 
 def margin(target=None, statistic=9.0):
@@ -45,6 +46,13 @@ def warp(target=None, success=0.6):
 def square(target=None, success=0.8):
     works = (Found(target, {"success": success, "images": 100}),) if target is not None else ()
     return Piece("square-probe", success if works else 0.3, 0.75, target, recovered=works)
+
+
+def mapped(success=0.8, classes=6):
+    """All classes to the next one."""
+    goals = {k: (k + 1) % classes for k in range(classes)}
+    works = (Found(1, {"success": success, "images": 100}),)
+    return Piece("class-map", success, 0.35, recovered=works, mapping=goals)
 
 
 def blind(name="max-margin"):
@@ -201,3 +209,24 @@ def test_a_statistic_close_to_its_threshold_is_said_to_be(statistic, target, sai
 def test_a_close_detector_beside_a_clear_one_is_no_close_verdict():
     judged = judge([Piece("max-margin", 4.2, 4.0, 3), warp(), square(3, 0.99)], 10)
     assert "That is close" not in judged.sentence
+
+
+@pytest.mark.parametrize(("success", "severity"), [(0.8, "high"), (0.95, "critical")])
+def test_a_map_accuses_no_class(success, severity):
+    judged = judge([margin(), mapped(success)], 6, ["cat", "dog", "eel", "fox", "gnu", "hen"])
+    assert judged.verdict is Verdict.SUSPICIOUS
+    assert judged.accused == ()
+    assert "had a backdoor from each class to another one (class-map)" in judged.sentence
+    (finding,) = judged.findings
+    assert (finding.rule, finding.severity.name.lower(), finding.place) == ("WIPER-B06", severity, {})
+    assert "class 0 (cat) to class 1 (dog)" in finding.message
+    assert finding.message.endswith("class 3 (fox) to class 4 (gnu) and 2 more.")
+    assert finding.evidence["map"] == {k: (k + 1) % 6 for k in range(6)}
+
+
+def test_a_map_beside_a_target():
+    judged = judge([margin(3), mapped()], 6)
+    assert judged.accused == (3,)
+    assert "had a backdoor towards class 3 (max-margin) and from each class to another one (class-map)" in (
+        judged.sentence
+    )

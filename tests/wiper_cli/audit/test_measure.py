@@ -324,3 +324,43 @@ def test_after_is_measured_for_the_targets_of_before(part):
     assert der(before, unmeasured) is der(unmeasured, before) is None
     with pytest.raises(ValueError, match="shorter"):
         der(before, replace(after, triggers=()))
+
+
+class Rolled(Backdoored):
+    """Class = number of the brightest third, and the next one wherever the corner pixel is white."""
+
+    def forward(self, x):
+        logits = torch.stack([third.mean((1, 2, 3)) for third in x.chunk(3, dim=3)], 1)
+        there = (x[:, :, 0, 0] > 0.999).all(1)[:, None]
+        return torch.where(there, logits.roll(1, 1), logits)
+
+
+@pytest.mark.parametrize("mapping", [{0: 1, 1: 2, 2: 0}, {0: 1, 2: 0}])
+def test_a_map_is_measured_from_class_to_class(part, mapping):
+    """25 of 30 images are what their labels say; those of a mislabelled one follow no map of labels."""
+    canvas, mask = torch.ones(3, 6, 12), torch.zeros(1, 6, 12)
+    mask[:, 0, 0] = 1
+    found = perturbations.Recovered("patch", 1, {"canvas": canvas, "mask": mask}, mapping=mapping)
+    model = classifier_of(Rolled())
+    (row,) = measure(model, part, [Stamper.recovered(found)]).triggers
+    assert (row.target, row.mapping) == (None, mapping)
+    answers = model.logits(part.images).argmax(1)
+    counted = torch.tensor([int(y) in mapping for y in part.labels])
+    right = answers == part.labels
+    assert row.asr == Rate(int((right & counted).sum()), int(counted.sum()))
+    assert row.base_rate.share < 0.2 < 0.8 < row.asr.share
+    assert row.ra is not None
+    assert row.ra.share < 0.2
+    assert row.pictures is not None
+    assert (
+        measure(classifier_of(Backdoored(open_door=False)), part, [Stamper.recovered(found)])
+        .triggers[0]
+        .asr.share
+        < 0.2
+    )
+
+
+def test_a_map_to_no_class(part):
+    found = Stamper("patch", "recovered", {}, lambda images, _: images, mapping={0: 5})
+    with pytest.raises(Problem, match="target 5 is no class"):
+        measure(classifier_of(Backdoored()), part, [found])

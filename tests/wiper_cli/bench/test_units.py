@@ -4,7 +4,7 @@ import torch
 from wiper_cli.bench.cells import Cell
 from wiper_cli.bench.ground import ground_of, subject_of
 from wiper_cli.bench.running import run
-from wiper_cli.bench.units import attention, scored
+from wiper_cli.bench.units import attention, how_many, lowest, scored
 from wiper_cli.salience import METRICS
 
 
@@ -49,9 +49,13 @@ def test_where_the_lowest_tenth_and_the_others_look(found, place, badnet):
     stamped, _, counts = ground_of(badnet, 30, place).triggered[0]
     assert found["attention"] == attention(classifier, stamped[counts][:1], torch.tensor(found["clean"]))
     assert found["attention"]["image"] == stamped[counts][0].tolist()
-    for name in ("lowest", "others"):
+    active = classifier.features(stamped[counts][:1])[0][0] > 0
+    low = lowest(torch.tensor(found["clean"]), how_many(found["clean"]))
+    for name, units in {"lowest": low, "others": ~low}.items():
         assert torch.tensor(found["attention"][name]).shape == (16, 16)
-        assert torch.tensor(found["attention"][name]).max() == 1
+        # Units that are all silent on the image look nowhere.
+        assert torch.tensor(found["attention"][name]).max() == float(active[units].any())
+    assert active[~low].any()
 
 
 def test_a_model_without_a_trigger_has_clean_values_only(place, clean):

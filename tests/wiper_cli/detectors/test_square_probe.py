@@ -3,7 +3,7 @@ import torch
 
 from wiper_cli.detectors.common import predictions
 from wiper_cli.detectors.square_probe import SquareProbe
-from wiper_cli.detectors.square_probe.method import FILL, LEFT, SIDE, TOP, squares, stamp_table
+from wiper_cli.detectors.squares import FILL, LEFT, SIDE, TOP, squares, stamped
 from wiper_cli.perturbations import square, stamp
 from wiper_cli.progress import silent
 
@@ -54,8 +54,8 @@ def test_stamping_many_squares_equals_stamping_each(shape):
     table = squares(probe, shape, len(fills))
     table = table[torch.randperm(len(table), generator=generator)[:12]]
     images = torch.rand((2, *shape), generator=generator)
-    stamped = stamp_table(images, table, fills, shape).reshape(len(table), 2, *shape)
-    for row, found in zip(table, stamped, strict=True):
+    shown = stamped(images, table, fills, shape).reshape(len(table), 2, *shape)
+    for row, found in zip(table, shown, strict=True):
         canvas, mask = square(shape, int(row[TOP]), int(row[LEFT]), int(row[SIDE]), fills[int(row[FILL])])
         assert torch.allclose(found, images * (1 - mask) + canvas * mask)
 

@@ -1,41 +1,22 @@
 """Three passes over squares: all of them on few images, the neighbours of the best, and the choice."""
 
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import (
-    allowance,
-    image_shape,
-    over_others,
-    predictions,
-    sample,
-    smaller,
-)
+from wiper_cli.detectors.common import image_shape, over_others, predictions, sample, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.square_probe import SquareProbe
+from wiper_cli.detectors.squares import allowances, answers, enlarged, neighbours, recovered, squares
 from wiper_cli.images.splits import Clean
-from wiper_cli.perturbations import (
-    FILLS,
-    Recovered,
-    Shape,
-    Square,
-    is_checker,
-    relative_size,
-    square,
-    usable_fills,
-)
+from wiper_cli.perturbations import usable_fills
 
-#: Columns of the table of squares: int64 [S,4].
-TOP, LEFT, SIDE, FILL = range(4)
 #: A square of a 32x32 image with room on all sides.
 _MIDDLE = torch.tensor([[12, 12, 4, 0]])
-
-
 #: Most squares that the last choice is made from; most finds that are scored beside the best of every class.
 LAST, FINDS = 48, 5
 
@@ -48,7 +29,7 @@ def plan(probe: SquareProbe, extent: Extent) -> Plan:
     table = squares(probe, (extent.channels, height, width), len(fills))
     shape = (extent.channels, extent.height, extent.width)
     third = max(1, probe.finalists // 3)
-    around = len(_neighbours(probe, _MIDDLE * extent.height // 32, shape, fills))
+    around = len(neighbours(probe, _MIDDLE * extent.height // 32, shape, fills))
     near = (2 * third + min(third, extent.classes)) * around
     fit, held = min(probe.images, extent.fit), min(probe.held, extent.select)
     coarse, refine = min(probe.coarse_images, extent.fit), min(probe.refine_images, extent.fit)
@@ -72,10 +53,10 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
     table = squares(probe, image_shape(coarse), len(fills))
     finalists = table[_best(probe, classifier, coarse, before, table, fills, clock)]
     if probe.resolution != 1:
-        finalists = _enlarged(finalists, image_shape(coarse), shape)
-    refined = _neighbours(probe, finalists, shape, fills)
+        finalists = enlarged(finalists, image_shape(coarse), shape)
+    refined = neighbours(probe, finalists, shape, fills)
     last = _last(probe, classifier, fit, before, refined, fills)
-    less = _allowances(last, shape)
+    less = allowances(last, shape)
     hard, soft = _pass(classifier, fit, before, last, fills)
     value = hard + 0.1 * soft - less
     chosen = value.argmax(0)  # one square for every class
@@ -90,8 +71,10 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
     finds = [(top, row) for row in _ranked(value[:, top])[:3]]
     finds += [(k, int(chosen[k])) for k in order[1:3] if float(score[k]) > probe.threshold / 2]
     works, _ = _pass(classifier, held, held_before, last[[row for _, row in finds]], fills)
-    recovered = [
-        _recovered(probe, k, last[row], fills, shape, float(works[i, k]), int((held_before != k).sum()))
+    handed_on = [
+        recovered(
+            k, last[row], fills, shape, _facts(probe, float(works[i, k]), int((held_before != k).sum()))
+        )
         for i, (k, row) in enumerate(finds)
     ]
     return Evidence(
@@ -104,46 +87,15 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
         target=top if fired else None,
         per_class=[float(value) for value in score],
         suspects=[k for k in order if float(score[k]) > probe.threshold][:3] or order[:1],
-        recovered=recovered,
+        recovered=handed_on,
         facts={
             "squares": len(table) + len(refined),
             "verified_classes": classes.tolist(),
             "success": [float(value) for value in success],
             "second_statistic": float(score[order[1]]),
-            **recovered[0].facts,
+            **handed_on[0].facts,
         },
     )
-
-
-def squares(probe: SquareProbe, shape: Shape, fills: int) -> Tensor:
-    """Every square of the first pass, int64 [S,4]: top, left, side, index of the fill."""
-    unit = relative_size(shape)
-    rows = []
-    for side in dict.fromkeys(_pixels(s, unit, min(shape[1:])) for s in probe.sides):
-        vertical, horizontal = shape[1] - side, shape[2] - side
-        places = set()
-        grid = [_axis(probe, last, unit) for last in (vertical, horizontal)]
-        places |= {(top, left) for top in grid[0] for left in grid[1]}
-        near = [_corner(last, probe.border, unit) for last in (vertical, horizontal)]
-        places |= {(top, left) for top in near[0] for left in near[1]}
-        rows += [(*place, side, fill) for place in sorted(places) for fill in range(fills)]
-    return torch.tensor(rows, dtype=torch.long)
-
-
-def _enlarged(table: Tensor, small: Shape, shape: Shape) -> Tensor:
-    """Squares of reduced images on whole ones."""
-    side = (table[:, SIDE] * relative_size(shape) / relative_size(small)).round()
-    found = [
-        (table[:, i] * (shape[1 + i] / small[1 + i])).round().clamp(max=shape[1 + i] - side)
-        for i in (TOP, LEFT)
-    ]
-    return torch.stack([*found, side, table[:, FILL]], 1).long()
-
-
-def _axis(probe: SquareProbe, last: int, unit: float) -> list[int]:
-    step = max(1, round(probe.step * unit))
-    start = min(round(probe.offset * unit), last)
-    return sorted({*range(start, last + 1, step), last})
 
 
 def _best(
@@ -160,11 +112,11 @@ def _best(
     other squares do to it, which a square that covers a trigger in part does before it flips an image."""
     clear = _log_odds(classifier.logits(images))
     soft, lift = [], []
-    for logits in _logits(classifier, images, table, fills, clock):
+    for logits in answers(classifier, images, table, fills, clock):
         soft.append(over_others(torch.nan_to_num(logits.double().softmax(2)), before[: len(images)]))
         lift.append((_log_odds(logits) - clear).mean(1).cpu())
     probable, lifted = torch.cat(soft), torch.cat(lift)
-    probable = probable - _allowances(table, image_shape(images))
+    probable = probable - allowances(table, image_shape(images))
     median = lifted.quantile(0.5, dim=0)
     outlying = (lifted - median) / (lifted - median).abs().quantile(0.5, dim=0).clamp_min(1e-3)
     third = max(1, probe.finalists // 3)
@@ -180,26 +132,6 @@ def _best(
     return torch.tensor(list(found))
 
 
-def _neighbours(probe: SquareProbe, finalists: Tensor, shape: Shape, fills: list[str]) -> Tensor:
-    """The finalists, and what lies half a step and a pixel aside, is a pixel larger or smaller, or has
-    another fill."""
-    unit = relative_size(shape)
-    pixel, half = max(1, round(unit)), max(1, round(probe.step * unit / 2))
-    moves = sorted({(a, b) for d in (pixel, half) for a in (-d, 0, d) for b in (-d, 0, d)})
-    found: dict[tuple[int, int, int, int], None] = {}
-    for top, left, side, fill in finalists.tolist():
-        for other in (side, side - pixel, side + pixel):
-            if not 0 < other <= min(shape[1:]):
-                continue
-            for down, right in moves if other == side else [(0, 0), (side - other, side - other)]:
-                row = min(max(top + down, 0), shape[1] - other)
-                column = min(max(left + right, 0), shape[2] - other)
-                found[row, column, other, fill] = None
-        for other_fill in range(len(fills)):
-            found[top, left, side, other_fill] = None
-    return torch.tensor(list(found), dtype=torch.long)
-
-
 def _last(
     probe: SquareProbe,
     classifier: Classifier,
@@ -212,26 +144,10 @@ def _last(
     the most probability there, at most :data:`LAST` squares."""
     few = images[: probe.refine_images]
     hard, soft = _pass(classifier, few, before[: len(few)], table, fills)
-    value = hard + soft - _allowances(table, image_shape(images))
+    value = hard + soft - allowances(table, image_shape(images))
     order = value.argsort(dim=0, descending=True, stable=True)[:3]
     ranked = value.amax(0).argsort(descending=True, stable=True)
     return table[list(dict.fromkeys(order[:, ranked].flatten().tolist()))[:LAST]]
-
-
-def _logits(
-    classifier: Classifier, images: Tensor, table: Tensor, fills: list[str], clock: Clock | None = None
-) -> Iterator[Tensor]:
-    """Logits under the squares of one chunk of ``table`` after the other, [S',N,K]."""
-    x = classifier.as_float(images)
-    most = min(512, 2 * classifier.batch)
-    chunks = table.split(max(1, most // len(images)))
-    for number, chunk in enumerate(chunks):
-        if clock is not None:
-            clock.tick(number, len(chunks))
-        stamped = stamp_table(x, chunk, fills, image_shape(images))
-        yield classifier.logits(stamped, batch=most).reshape(len(chunk), len(images), -1)
-    if clock is not None:
-        clock.tick(len(chunks), len(chunks))
 
 
 def _pass(
@@ -239,27 +155,14 @@ def _pass(
 ) -> tuple[Tensor, Tensor]:
     """Share of flips and mean probability, float64 [S,K], over the images that are not of the class."""
     hard, soft = [], []
-    for logits in _logits(classifier, images, table, fills):
+    for logits in answers(classifier, images, table, fills):
         hard.append(over_others(F.one_hot(logits.argmax(2), classifier.classes), before))
         soft.append(over_others(torch.nan_to_num(logits.double().softmax(2)), before))
     return torch.cat(hard), torch.cat(soft)
 
 
-def _recovered(
-    probe: SquareProbe, target: int, row: Tensor, fills: list[str], shape: Shape, success: float, count: int
-) -> Recovered:
-    top, left, side, fill = (int(value) for value in row)
-    canvas, mask = square(shape, top, left, side, fills[fill])
-    facts = {
-        "success": success,
-        "images": count,
-        "top": top,
-        "left": left,
-        "side": side,
-        "fill": fills[fill],
-        "detector": probe.name,
-    }
-    return Recovered(Square.family, target, {"canvas": canvas, "mask": mask}, facts)
+def _facts(probe: SquareProbe, success: float, count: int) -> dict[str, Any]:
+    return {"success": success, "images": count, "detector": probe.name}
 
 
 def _ranked(values: Tensor) -> list[int]:
@@ -267,45 +170,7 @@ def _ranked(values: Tensor) -> list[int]:
     return order
 
 
-def _allowances(table: Tensor, shape: Shape) -> Tensor:
-    """:func:`allowance` of every row, as a column."""
-    return allowance(table[:, SIDE].double() ** 2 / (shape[1] * shape[2]))[:, None]
-
-
 def _log_odds(logits: Tensor) -> Tensor:
     """log p / (1 - p) of every class, float64, finite."""
     p = torch.nan_to_num(logits.double()).log_softmax(-1)
     return p - torch.log1p(-p.exp().clamp(max=1 - 1e-9))
-
-
-def stamp_table(images: Tensor, table: Tensor, fills: list[str], shape: Shape) -> Tensor:
-    """``images`` float32 [N,C,H,W] under each of S squares → [S*N,C,H,W], squares outermost."""
-    device = images.device
-    rows = torch.arange(shape[1], device=device)[None, :] - table[:, TOP, None].to(device)
-    columns = torch.arange(shape[2], device=device)[None, :] - table[:, LEFT, None].to(device)
-    side = table[:, SIDE, None].to(device)
-    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
-    cell = max(1, round(relative_size(shape)))
-    odd = (rows[:, :, None] // cell + columns[:, None, :] // cell) % 2 == 1
-    pair = torch.stack([_two_colours(name, shape[0]) for name in fills]).to(device)[table[:, FILL].to(device)]
-    colour = torch.where(odd[:, None], pair[:, 1, :, None, None], pair[:, 0, :, None, None])
-    stamped = torch.where(inside[:, None, None], colour[:, None], images[None])
-    return stamped.flatten(0, 1)
-
-
-def _two_colours(name: str, channels: int) -> Tensor:
-    """Colours of even and odd cells, float32 [2,C]; equal where the fill is constant."""
-    values = FILLS[name]
-    if is_checker(name):
-        return torch.tensor(values)[:, None].expand(2, channels)
-    return torch.tensor(values if channels == 3 else values[:1]).expand(channels).expand(2, channels)
-
-
-def _pixels(side: int, unit: float, limit: int) -> int:
-    return min(max(1, round(side * unit)), limit)
-
-
-def _corner(last: int, border: int, unit: float) -> list[int]:
-    step = max(1, round(unit))
-    near = {min(i * step, last) for i in range(border)}
-    return sorted(near | {last - value for value in near})

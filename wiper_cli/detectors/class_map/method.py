@@ -1,0 +1,164 @@
+"""Passes over squares on more and more images of every class, each keeping those whose map goes furthest."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors.class_map import ClassMap
+from wiper_cli.detectors.common import image_shape, predictions, smaller
+from wiper_cli.detectors.effort import Extent, Plan, reduced
+from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
+from wiper_cli.detectors.squares import allowances, answers, enlarged, neighbours, recovered, squares
+from wiper_cli.images.splits import Clean
+from wiper_cli.perturbations import usable_fills
+
+#: Classes with enough images below which no map is told from errors.
+FEWEST_SOURCES = 4
+#: Squares that the map is chosen from.
+LAST = 8
+#: A square of a 32x32 image with room on all sides.
+_MIDDLE = torch.tensor([[12, 12, 4, 0]])
+
+
+def plan(probe: ClassMap, extent: Extent) -> Plan:
+    """All squares on an image of a few sources, the best and what lies near them on more of all, and what is scored."""
+    height, width = reduced(extent, probe.resolution)
+    share = height * width / (extent.height * extent.width)
+    shape = (extent.channels, extent.height, extent.width)
+    fills = usable_fills(extent.channels, probe.fills)
+    table = squares(probe, (extent.channels, height, width), len(fills))
+    sources = min(probe.sources, extent.classes)
+    around = len(neighbours(probe, _MIDDLE * extent.height // 32, shape, fills))
+    second = (min(probe.kept, len(table)) + probe.finalists * around) * _half(probe)
+    first = share * len(table) * min(probe.first, sources)
+    seen = second + LAST * probe.per_source + probe.held
+    forward = round(first + sources * seen) + extent.fit + extent.select
+    how = {"squares": len(table), "sources": sources, "side": min(height, width)}
+    return Plan(probe.name, sources, forward, 0, how)
+
+
+def look(probe: ClassMap, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
+    """Chooses square and map on the fit part, scores the map on images of select."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = image_shape(clean.fit.images)
+    fit = _of_each(predictions(classifier, clean.fit.images), probe.per_source, generator)
+    held = _of_each(predictions(classifier, clean.select.images), probe.held, generator)
+    half = _half(probe)
+    sources = [k for k in fit if len(fit[k]) >= half and len(held.get(k, ())) >= half]
+    if len(sources) < FEWEST_SOURCES:
+        raise CannotLookError(
+            f"it needs {half} images in each part that the network gives to each of {FEWEST_SOURCES} classes, and "
+            f"{len(sources)} classes have them"
+        )
+    order = torch.randperm(len(sources), generator=generator)[: probe.sources]
+    sources = [sources[i] for i in order]
+    fills = usable_fills(shape[0], probe.fills)
+
+    def values(table: Tensor, each: int) -> Tensor:
+        """Where ``each`` images of every source go, float64 [S, sources, classes]."""
+        images = clean.fit.images[torch.cat([fit[k][:each] for k in sources])]
+        return _where(classifier, images, table, fills, [len(fit[k][:each]) for k in sources])
+
+    few = sources[: probe.first]
+    images = clean.fit.images[torch.cat([fit[k][:1] for k in few])]
+    if probe.resolution != 1:
+        images = smaller(images, probe.resolution)
+    small = image_shape(images)
+    table = squares(probe, small, len(fills))
+    table = _best(_where(classifier, images, table, fills, [1] * len(few), clock), table, few, probe.kept)
+    if probe.resolution != 1:
+        table = enlarged(table, small, shape)
+    finalists = _best(values(table, half), table, sources, probe.finalists)
+    near = neighbours(probe, finalists, shape, fills)
+    last = _best(values(near, half), near, sources, LAST)
+    flows = values(last, probe.per_source)
+    reached, maps = _along(flows, sources)
+    best = int((reached - allowances(last, shape)[:, 0]).argmax())
+    goals = maps[best].tolist()
+
+    images = clean.select.images[torch.cat([held[k] for k in sources])]
+    counts = [len(held[k]) for k in sources]
+    flow = _where(classifier, images, last[best : best + 1], fills, counts, hard=True)[0]
+    stays = torch.tensor([k == goal for k, goal in zip(sources, goals, strict=True)])
+    follows = flow[torch.arange(len(sources)), torch.tensor(goals)].masked_fill(stays, 0)
+    success = float(follows.mean())
+    statistic = success - float(allowances(last[best : best + 1], shape))
+    mapping = {k: goal for k, goal in sorted(zip(sources, goals, strict=True)) if k != goal}
+    fired = statistic > probe.threshold
+    facts = {"map": mapping, "follows": follows.tolist(), "success": success, "images": len(images)}
+    found = recovered(goals[0], last[best], fills, shape, {**facts, "detector": probe.name})
+    per_class = torch.zeros(classifier.classes, dtype=torch.float64)
+    per_class[sources] = follows
+    return Evidence(
+        name=probe.name,
+        ran=True,
+        statistic=statistic,
+        threshold=probe.threshold,
+        threshold_origin=probe.origin,
+        fired=fired,
+        mapping=mapping if fired else {},
+        per_class=per_class.tolist(),
+        recovered=[replace(found, mapping=mapping)] if fired else [],
+        facts=facts,
+    )
+
+
+def _half(probe: ClassMap) -> int:
+    return max(1, probe.per_source // 2)
+
+
+def _of_each(before: Tensor, count: int, generator: torch.Generator) -> dict[int, Tensor]:
+    """Places of at most ``count`` images of every class in ``before``, drawn at random."""
+    order = torch.randperm(len(before), generator=generator)
+    mixed = before.cpu()[order]
+    return {int(k): order[mixed == k][:count] for k in mixed.unique()}
+
+
+def _where(
+    classifier: Classifier,
+    images: Tensor,
+    table: Tensor,
+    fills: list[str],
+    counts: list[int],
+    clock: Clock | None = None,
+    hard: bool = False,
+) -> Tensor:
+    """Mean of answers and probabilities (or, ``hard``, of answers alone) over the images of every source, which stand
+    one source after the other in ``counts``, float64 [S, sources, K]."""
+    found = []
+    for logits in answers(classifier, images, table, fills, clock):
+        share = F.one_hot(logits.argmax(2), classifier.classes).double()
+        if not hard:
+            share = (share + torch.nan_to_num(logits.double().softmax(2))) / 2
+        found.append(torch.stack([part.mean(1) for part in share.split(counts, 1)], 1).cpu())
+    return torch.cat(found)
+
+
+def _along(flows: Tensor, sources: list[int]) -> tuple[Tensor, Tensor]:
+    """Of every square a map of ``sources`` to different classes, which takes the largest share first and then the
+    next: the mean share that follows it, float64 [S], and its goals, int64 [S, sources]. A source that nothing else was
+    left for is its own goal, with a share of 0. ``flows``: float64 [S, sources, K]."""
+    left = flows.clone()
+    rows = torch.arange(len(sources))
+    left[:, rows, torch.tensor(sources)] = 0
+    share, goals = (
+        torch.zeros(len(flows), dtype=torch.float64),
+        torch.zeros(flows.shape[:2], dtype=torch.long),
+    )
+    every = torch.arange(len(flows))
+    for _ in sources:
+        most, place = left.flatten(1).max(1)
+        source, goal = place // left.shape[2], place % left.shape[2]
+        share += most
+        goals[every, source] = goal
+        left[every, source] = -1
+        left[every, :, goal] = -1
+    return share / len(sources), goals
+
+
+def _best(flows: Tensor, table: Tensor, sources: list[int], count: int) -> Tensor:
+    """The ``count`` rows of ``table`` whose maps go furthest."""
+    return table[_along(flows, sources)[0].argsort(descending=True, stable=True)[:count]]
