@@ -66,12 +66,28 @@ def test_the_same_seed_gives_the_same_evidence(classifier, clean):
     assert (first.statistic, first.facts) == (second.statistic, second.facts)
 
 
-def test_too_few_classes_with_images(classifier, clean):
-    few = clean.fit.labels < 3
-    fit = replace(clean.fit, images=clean.fit.images[few], labels=clean.fit.labels[few])
-    evidence = ClassMap().run(classifier(), replace(clean, fit=fit), silent, 0)
+def test_a_network_that_answers_with_one_class_has_no_map(classifier, clean):
+    class Constant(torch.nn.Module):
+        def forward(self, x):
+            return torch.eye(CLASSES)[torch.zeros(len(x), dtype=torch.long)]
+
+    evidence = ClassMap().run(classifier(network=Constant()), clean, silent, 0)
     assert not evidence.ran
-    assert "4 classes" in evidence.reason
+    assert "all in the same class" in evidence.reason
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_few_images_of_each_class_are_enough(classifier, clean, each):
+    """More classes than images of each, as a thousand classes have them."""
+
+    def few(part):
+        rows = torch.cat([(part.labels == k).nonzero().flatten()[:each] for k in range(CLASSES)])
+        rows = rows.repeat(-(-10 // len(rows)))
+        return replace(part, images=part.images[rows], labels=part.labels[rows])
+
+    less = replace(clean, fit=few(clean.fit), select=few(clean.select))
+    assert ClassMap().run(classifier(network=Mapped(GOALS)), less, silent, 0).fired
+    assert not ClassMap().run(classifier(), less, silent, 0).fired
 
 
 def test_a_map_takes_the_largest_share_first():

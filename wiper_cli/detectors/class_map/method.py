@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.class_map import ClassMap
-from wiper_cli.detectors.common import image_shape, predictions, smaller
+from wiper_cli.detectors.common import image_shape, predictions, sample, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
 from wiper_cli.detectors.squares import allowances, answers, enlarged, neighbours, recovered, squares
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import usable_fills
 
-#: Classes with enough images below which no map is told from errors.
-FEWEST_SOURCES = 4
+#: Classes with images in both parts, below which there is no map.
+FEWEST_SOURCES = 2
 #: Squares that the map is chosen from.
 LAST = 8
 #: A square of a 32x32 image with room on all sides.
@@ -35,7 +35,9 @@ def plan(probe: ClassMap, extent: Extent) -> Plan:
     second = (min(probe.kept, len(table)) + probe.finalists * around) * _half(probe)
     first = share * len(table) * min(probe.first, sources)
     seen = second + LAST * probe.per_source + probe.held
-    forward = round(first + sources * seen) + extent.fit + extent.select
+    forward = (
+        round(first + sources * seen) + min(probe.searched, extent.fit) + min(probe.searched, extent.select)
+    )
     how = {"squares": len(table), "sources": sources, "side": min(height, width)}
     return Plan(probe.name, sources, forward, 0, how)
 
@@ -44,26 +46,24 @@ def look(probe: ClassMap, classifier: Classifier, clean: Clean, clock: Clock, se
     """Chooses square and map on the fit part, scores the map on images of select."""
     generator = torch.Generator().manual_seed(seed)
     shape = image_shape(clean.fit.images)
-    fit = _of_each(predictions(classifier, clean.fit.images), probe.per_source, generator)
-    held = _of_each(predictions(classifier, clean.select.images), probe.held, generator)
-    half = _half(probe)
-    sources = [k for k in fit if len(fit[k]) >= half and len(held.get(k, ())) >= half]
-    if len(sources) < FEWEST_SOURCES:
-        raise CannotLookError(
-            f"it needs {half} images in each part that the network gives to each of {FEWEST_SOURCES} classes, and "
-            f"{len(sources)} classes have them"
-        )
-    order = torch.randperm(len(sources), generator=generator)[: probe.sources]
-    sources = [sources[i] for i in order]
+    searched = sample(clean.fit.images, probe.searched, generator)
+    scored = sample(clean.select.images, probe.searched, generator)
+    fit = _of_each(predictions(classifier, searched), probe.per_source, generator)
+    held = _of_each(predictions(classifier, scored), probe.held, generator)
+    both = [k for k in fit if k in held]
+    if len(both) < FEWEST_SOURCES:
+        raise CannotLookError("the network puts the images of one part or the other all in the same class")
+    mixed = [both[i] for i in torch.randperm(len(both), generator=generator)]
+    sources = sorted(mixed, key=lambda k: -min(len(fit[k]), len(held[k])))[: probe.sources]
     fills = usable_fills(shape[0], probe.fills)
 
     def values(table: Tensor, each: int) -> Tensor:
         """Where ``each`` images of every source go, float64 [S, sources, classes]."""
-        images = clean.fit.images[torch.cat([fit[k][:each] for k in sources])]
+        images = searched[torch.cat([fit[k][:each] for k in sources])]
         return _where(classifier, images, table, fills, [len(fit[k][:each]) for k in sources])
 
     few = sources[: probe.first]
-    images = clean.fit.images[torch.cat([fit[k][:1] for k in few])]
+    images = searched[torch.cat([fit[k][:1] for k in few])]
     if probe.resolution != 1:
         images = smaller(images, probe.resolution)
     small = image_shape(images)
@@ -71,15 +71,15 @@ def look(probe: ClassMap, classifier: Classifier, clean: Clean, clock: Clock, se
     table = _best(_where(classifier, images, table, fills, [1] * len(few), clock), table, few, probe.kept)
     if probe.resolution != 1:
         table = enlarged(table, small, shape)
-    finalists = _best(values(table, half), table, sources, probe.finalists)
+    finalists = _best(values(table, _half(probe)), table, sources, probe.finalists)
     near = neighbours(probe, finalists, shape, fills)
-    last = _best(values(near, half), near, sources, LAST)
+    last = _best(values(near, _half(probe)), near, sources, LAST)
     flows = values(last, probe.per_source)
     reached, maps = _along(flows, sources)
     best = int((reached - allowances(last, shape)[:, 0]).argmax())
     goals = maps[best].tolist()
 
-    images = clean.select.images[torch.cat([held[k] for k in sources])]
+    images = scored[torch.cat([held[k] for k in sources])]
     counts = [len(held[k]) for k in sources]
     flow = _where(classifier, images, last[best : best + 1], fills, counts, hard=True)[0]
     stays = torch.tensor([k == goal for k, goal in zip(sources, goals, strict=True)])
