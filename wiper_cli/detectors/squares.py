@@ -1,6 +1,7 @@
 """Squares by the thousand: tables of them, laid over a grid or near a find, stamped on images in chunks."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -134,10 +135,15 @@ def _two_colours(name: str, channels: int) -> Tensor:
 
 
 def recovered(
-    target: int, row: Tensor, fills: list[str], shape: Shape, facts: Mapping[str, Any]
+    target: int,
+    row: Tensor,
+    fills: list[str],
+    shape: Shape,
+    facts: Mapping[str, Any],
+    mapping: Mapping[int, int] = MappingProxyType({}),
 ) -> Recovered:
     """The square of a row of a table, with ``facts`` beside its place, side and fill."""
     top, left, side, fill = (int(value) for value in row)
     canvas, mask = square(shape, top, left, side, fills[fill])
     place = {"top": top, "left": left, "side": side, "fill": fills[fill]}
-    return Recovered(Square.family, target, {"canvas": canvas, "mask": mask}, {**facts, **place})
+    return Recovered(Square.family, target, {"canvas": canvas, "mask": mask}, {**facts, **place}, mapping)

@@ -38,11 +38,29 @@ def test_the_map_and_the_square_are_found(classifier, clean, goals, head_only):
     assert evidence.fired
     assert evidence.target is None
     assert evidence.mapping == dict(enumerate(goals))
-    (found,) = evidence.recovered
+    found = evidence.recovered[0]
     assert found.mapping == evidence.mapping
     images, labels = clean.report.images, clean.report.labels
     after = model.logits(stamp(found, images.float() / 255)).argmax(1)
     assert torch.equal(after, torch.tensor(goals)[labels])
+
+
+def test_squares_of_other_colours_and_places_are_handed_on(classifier, clean):
+    """The network looks for its square on both sides, as one that learned from mirrored images."""
+
+    class Twice(Mapped):
+        def forward(self, x):
+            left = super().forward(x)
+            there = (x[:, :, 20:23, -7:-4].amin((1, 2, 3)) > 0.95)[:, None]
+            mapped = torch.empty_like(left)
+            mapped[:, self.goals] = self.inner(x)
+            return torch.where(there, mapped, left)
+
+    evidence = ClassMap().run(classifier(network=Twice(GOALS)), clean, silent, 0)
+    assert len(evidence.recovered) >= 2
+    assert {found.facts["left"] < 16 for found in evidence.recovered} == {True, False}
+    assert all(found.mapping == dict(enumerate(GOALS)) for found in evidence.recovered)
+    assert all(found.facts["success"] >= 0.5 for found in evidence.recovered)
 
 
 @pytest.mark.parametrize("shortcut", [None, "square"])

@@ -1,7 +1,5 @@
 """Passes over squares on more and more images of every class, each keeping those whose map goes furthest."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,14 +9,23 @@ from wiper_cli.detectors.class_map import ClassMap
 from wiper_cli.detectors.common import image_shape, predictions, sample, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
-from wiper_cli.detectors.squares import allowances, answers, enlarged, neighbours, recovered, squares
+from wiper_cli.detectors.squares import (
+    FILL,
+    SIDE,
+    allowances,
+    answers,
+    enlarged,
+    neighbours,
+    recovered,
+    squares,
+)
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import usable_fills
 
 #: Classes with images in both parts, below which there is no map.
 FEWEST_SOURCES = 2
-#: Squares that the map is chosen from.
-LAST = 8
+#: Squares that the map is chosen from; most others that are handed on with it; the share that makes a square work.
+LAST, HANDED_ON, WORKS = 8, 7, 0.5
 #: A square of a 32x32 image with room on all sides.
 _MIDDLE = torch.tensor([[12, 12, 4, 0]])
 
@@ -34,7 +41,7 @@ def plan(probe: ClassMap, extent: Extent) -> Plan:
     around = len(neighbours(probe, _MIDDLE * extent.height // 32, shape, fills))
     second = (min(probe.kept, len(table)) + probe.finalists * around) * _half(probe)
     first = share * len(table) * min(probe.first, sources)
-    seen = second + LAST * probe.per_source + probe.held
+    seen = second + LAST * probe.per_source + (1 + HANDED_ON) * probe.held
     forward = (
         round(first + sources * seen) + min(probe.searched, extent.fit) + min(probe.searched, extent.select)
     )
@@ -71,27 +78,34 @@ def look(probe: ClassMap, classifier: Classifier, clean: Clean, clock: Clock, se
     table = _best(_where(classifier, images, table, fills, [1] * len(few), clock), table, few, probe.kept)
     if probe.resolution != 1:
         table = enlarged(table, small, shape)
-    finalists = _best(values(table, _half(probe)), table, sources, probe.finalists)
-    near = neighbours(probe, finalists, shape, fills)
-    last = _best(values(near, _half(probe)), near, sources, LAST)
-    flows = values(last, probe.per_source)
-    reached, maps = _along(flows, sources)
+    flows = values(table, _half(probe))
+    near = neighbours(probe, _best(flows, table, sources, probe.finalists), shape, fills)
+    tried, flows = torch.cat([near, table]), torch.cat([values(near, _half(probe)), flows])
+    last = _best(flows, tried, sources, LAST)
+    reached, maps = _along(values(last, probe.per_source), sources)
     best = int((reached - allowances(last, shape)[:, 0]).argmax())
-    goals = maps[best].tolist()
+    goals = maps[best]
+    stays = torch.tensor(sources) == goals
 
-    images = scored[torch.cat([held[k] for k in sources])]
-    counts = [len(held[k]) for k in sources]
-    flow = _where(classifier, images, last[best : best + 1], fills, counts, hard=True)[0]
-    stays = torch.tensor([k == goal for k, goal in zip(sources, goals, strict=True)])
-    follows = flow[torch.arange(len(sources)), torch.tensor(goals)].masked_fill(stays, 0)
-    success = float(follows.mean())
-    statistic = success - float(allowances(last[best : best + 1], shape))
-    mapping = {k: goal for k, goal in sorted(zip(sources, goals, strict=True)) if k != goal}
+    def following(flows: Tensor) -> Tensor:
+        """Of every source the share that goes to its goal, float64 [S, sources]."""
+        return flows[:, torch.arange(len(sources)), goals].masked_fill(stays, 0)
+
+    shown = _apart(last[best], tried, following(flows).mean(1))
+    images, counts = scored[torch.cat([held[k] for k in sources])], [len(held[k]) for k in sources]
+    follows = following(_where(classifier, images, shown, fills, counts, hard=True))
+    success = follows.mean(1)
+    statistic = float(success[0] - allowances(shown[:1], shape)[0, 0])
+    mapping = {k: goal for k, goal in sorted(zip(sources, goals.tolist(), strict=True)) if k != goal}
     fired = statistic > probe.threshold
-    facts = {"map": mapping, "follows": follows.tolist(), "success": success, "images": len(images)}
-    found = recovered(goals[0], last[best], fills, shape, {**facts, "detector": probe.name})
+    facts = {
+        "map": mapping,
+        "follows": follows[0].tolist(),
+        "success": float(success[0]),
+        "images": len(images),
+    }
     per_class = torch.zeros(classifier.classes, dtype=torch.float64)
-    per_class[sources] = follows
+    per_class[sources] = follows[0]
     return Evidence(
         name=probe.name,
         ran=True,
@@ -101,9 +115,38 @@ def look(probe: ClassMap, classifier: Classifier, clean: Clean, clock: Clock, se
         fired=fired,
         mapping=mapping if fired else {},
         per_class=per_class.tolist(),
-        recovered=[replace(found, mapping=mapping)] if fired else [],
+        recovered=[
+            recovered(
+                int(goals[0]),
+                row,
+                fills,
+                shape,
+                {"success": float(share), "images": len(images), "detector": probe.name},
+                mapping,
+            )
+            for row, share in zip(shown, success, strict=True)
+            if fired and share >= WORKS
+        ],
         facts=facts,
     )
+
+
+def _apart(best: Tensor, tried: Tensor, worth: Tensor) -> Tensor:
+    """``best`` and at most :data:`HANDED_ON` others of ``tried`` that work, int64 [S,4]: each has another fill than
+    those before, or lies elsewhere. A network that answers to one square answers to its like, and what is to be
+    unlearned or measured are they all."""
+    chosen = [best]
+    for i in worth.argsort(descending=True, stable=True).tolist():
+        if worth[i] < WORKS or len(chosen) > HANDED_ON:
+            break
+        if all(_differs(tried[i], other) for other in chosen):
+            chosen.append(tried[i])
+    return torch.stack(chosen)
+
+
+def _differs(one: Tensor, other: Tensor) -> bool:
+    moved = (one[:SIDE] - other[:SIDE]).abs().amax() >= torch.maximum(one[SIDE], other[SIDE])
+    return bool(moved or one[FILL] != other[FILL])
 
 
 def _half(probe: ClassMap) -> int:
