@@ -126,6 +126,8 @@ class InputSpec:
     batch: int | None = None
     #: "declared" by the file, "derived" from the first layer or by trying, "unknown".
     origin: str = "unknown"
+    #: The network takes the numbers of a picture, 0..255, and scales them itself: nothing else is right.
+    whole: bool = False
 
 
 @dataclass(frozen=True)

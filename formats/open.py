@@ -160,6 +160,7 @@ def _find_input(
         )
     for channels, height, width in _candidates(declared, sizes, manifest):
         example = torch.randn(2, channels, height, width, generator=generator)
+        example = 128 + 64 * example if declared.whole else example
         try:
             logits = _try(network, example)
         except Exception as raised:  # any layer may refuse a size, each in its own words
@@ -179,6 +180,7 @@ def _find_input(
             None if free else width,
             declared.batch,
             declared.origin if declared.channels is not None and free else "derived",
+            declared.whole,
         )
         return spec, example, logits
     reason = f" ({str(error).splitlines()[0][:200]})" if error is not None and str(error) else ""

@@ -13,7 +13,7 @@ from torch import Tensor
 from formats.dataflow import SMALL, Builder, Dataflow, Span, cropped, roles
 from formats.errors import Unsupported
 from formats.model import Manifest, Source
-from formats.onnx import proto
+from formats.onnx import images, proto
 from formats.onnx.graph import build
 from formats.onnx.operators import SHAPE_INPUTS
 from formats.onnx.order import in_order
@@ -69,7 +69,7 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
     :func:`formats.onnx.order.in_order` raise."""
     model = proto.load(source, manifest)
     entry = proto.signature(model)
-    tracer = _Tracer(dict(proto.stored(model)))
+    tracer = _Tracer(dict(proto.stored(model)), entry.axes)
     known = {
         value.name: tracer.image(value.name) for value in model.graph.input if value.name not in tracer.stored
     }
@@ -95,12 +95,16 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
 class _Tracer(Builder):
     """Names of the graph → numbers of nodes, a graph at a time."""
 
-    def __init__(self, stored: Mapping[str, onnx.TensorProto]) -> None:
+    def __init__(self, stored: Mapping[str, onnx.TensorProto], axes: str) -> None:
         super().__init__()
-        self.stored = stored
+        self.stored, self.axes = stored, axes
+        #: Node → the order of the image's axes in its value, as long as it has them.
+        self.orders: dict[int, str] = {}
 
     def image(self, name: str) -> int:
-        return self.add("input", "input", place=name)
+        number = self.add("input", "input", place=name)
+        self.orders[number] = self.axes
+        return number
 
     def constant(self, name: str, tensor: onnx.TensorProto | None = None) -> int:
         """A stored tensor; without one, what the graph does not tell and no pixel can have made."""
@@ -143,14 +147,20 @@ class _Tracer(Builder):
             role = "step"
         details = {"place": node.name or (node.output[0] if node.output else "")}
         spans = self.spans(node, read, attributes) or [None] * len(node.output)
+        order = next((self.orders[one] for one in read if one in self.orders), "")
+        if order:
+            spans = [one and tuple(_of_image(span, order) for span in one) for one in spans]
         if node.op_type == "Pad" and spans[0]:
             role = "pick"
-        return [
+        made = [
             self.add(
                 node.op_type, role, data, [read[i] for i in operands if i in control], spans=span, **details
             )
             for span in spans
         ]
+        if kept := order and images.after(order, node):
+            self.orders.update(dict.fromkeys(made, kept))
+        return made
 
     def without_scale(self, read: Sequence[int]) -> Sequence[int]:
         """The operands of a product, less the scale by which the other one had been quantised while running: that gives
@@ -224,6 +234,13 @@ class _Tracer(Builder):
             both = zip(given(3, "") or range(len(pads)), pairs, strict=False)
             return [tuple(cropped(axis, *pair) for axis, pair in both if min(pair) < 0)]
         return None
+
+
+def _of_image(span: Span, order: str) -> Span:
+    """``span`` with its axis as in [N,C,H,W], of a value whose axes are in another order."""
+    if not -len(order) <= span.axis < len(order):
+        return span
+    return span._replace(axis=images.AXES.index(order[span.axis]))
 
 
 def _literal(attributes: Mapping[str, onnx.AttributeProto]) -> onnx.TensorProto | None:

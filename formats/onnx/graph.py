@@ -51,10 +51,11 @@ class GraphNetwork(nn.Module):
     the last one filled up.
     """
 
-    def __init__(self, batch: int | None, dtype: torch.dtype) -> None:
+    def __init__(self, entry: proto.Signature) -> None:
         super().__init__()
-        self.batch = batch
-        self.dtype = dtype
+        self.entry = entry
+        self.batch = entry.batch
+        self.dtype = torch.float64 if entry.elem_type == onnx.TensorProto.DOUBLE else torch.float32
         self._steps: list[Step] = []
         self._image_steps: list[Step] = []
         self._slots: Slots = [None]  # slot 0: an input that the node leaves out
@@ -81,7 +82,7 @@ class GraphNetwork(nn.Module):
         slots = list(known if known is not None else self._slots)
         for slot, name in self._tensors:
             slots[slot] = getattr(self, name)
-        slots[self._entry] = x.to(self.dtype)
+        slots[self._entry] = self.entry.fed(x).to(self.dtype)
         if known is not None:
             for step in self._image_steps:
                 _call(step, slots, x.device)
@@ -89,6 +90,8 @@ class GraphNetwork(nn.Module):
             self._first_run(slots, x.device, key)
         logits = slots[self._exit]
         assert logits is not None
+        if logits.dim() == 1 and self.batch == 1:
+            logits = logits[None]
         return logits.float().flatten(1) if logits.dim() > 2 else logits.float()
 
     def _first_run(self, slots: Slots, device: torch.device, key: tuple[Any, ...]) -> None:
@@ -161,8 +164,7 @@ def build(
 
     output = aliases.get(entry.output, entry.output)
     calls = fuse(calls, constants, {name: tuple(value.shape) for name, value in weights.items()}, output)
-    dtype = torch.float64 if entry.elem_type == onnx.TensorProto.DOUBLE else torch.float32
-    emitter = _Emitter(GraphNetwork(entry.batch, dtype), constants)
+    emitter = _Emitter(GraphNetwork(entry), constants)
     names = {name: emitter.register(name, value, True) for name, value in weights.items()}
     emitter.network._entry = emitter.slot(entry.input)
     for call in calls:

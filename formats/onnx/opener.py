@@ -9,6 +9,7 @@ from formats.model import Architecture, Manifest, Opened, Source
 from formats.onnx import proto
 from formats.onnx.graph import build
 from formats.onnx.headless import HeadRuntime
+from formats.onnx.images import require_moves
 
 #: Operators of quantised graphs, besides those whose name begins with QLinear.
 _QUANTISED = (
@@ -37,6 +38,8 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     architecture = Architecture(name, "graph")
     missing = proto.unknown(nodes, proto.opset(model))
     if not missing:
+        if entry.spec.whole:
+            require_moves(nodes, entry.input)
         try:
             network, tensors = build(model, nodes, entry, manifest)
         except FormatError:

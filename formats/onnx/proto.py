@@ -10,15 +10,15 @@ from typing import Any
 
 import onnx
 import onnx.inliner
+from torch import Tensor
 
-from formats.dtypes import DTYPES, FLOATS
 from formats.errors import Unreadable, Unsupported
 from formats.model import InputSpec, Manifest, Source
+from formats.onnx import images
 from formats.onnx.operators import KNOWN_VALUES, lookup
 from formats.onnx.order import in_order
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
-_FLOATS = tuple(DTYPES[name].onnx for name in FLOATS)
 #: Monotone maps that deployments put behind the logits.
 _BEHIND_LOGITS = ("Softmax", "LogSoftmax", "Sigmoid", "Identity")
 #: Operators whose function returns all their outputs; of others only the first may be used.
@@ -27,10 +27,11 @@ _ALL_OUTPUTS = ("Split", "TopK")
 
 @dataclass(frozen=True)
 class Signature:
-    """The image input (``shape``: declared dims, ``None`` where free), the value that holds the logits, and the
-    graph's own output, ``served``, which may be a softmax of it."""
+    """The image input (``shape``: declared dims [N,C,H,W], ``None`` where free; ``axes``: how the file has them), the
+    value that holds the logits, and the graph's own output, ``served``, which may be a softmax of it."""
 
     input: str
+    axes: str
     shape: tuple[int | None, ...]
     elem_type: int
     output: str
@@ -46,7 +47,12 @@ class Signature:
     def spec(self) -> InputSpec:
         """The same, as the rest of the program reads it."""
         batch, channels, height, width = self.shape
-        return InputSpec(channels, height, width, batch, "declared")
+        return InputSpec(channels, height, width, batch, "declared", images.is_whole(self.elem_type))
+
+    def fed(self, x: Tensor) -> Tensor:
+        """float32 [N,C,H,W] as the graph takes it: axes in its order, whole numbers where it takes those."""
+        x = images.arranged(x, self.axes)
+        return images.whole(x) if images.is_whole(self.elem_type) else x
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,11 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     )
 
 
-def _is_flat(shape: tuple[int | None, ...] | None) -> bool:
-    """Whether a value may be [N,K], or [N,K,1,1]."""
-    return shape is None or len(shape) == 2 or (len(shape) == 4 and set(shape[2:]) <= {1, None})
+def _is_flat(shape: tuple[int | None, ...] | None, batch: bool) -> bool:
+    """Whether a value may be [N,K], or [N,K,1,1]; without a batch [K] too."""
+    if shape is None or len(shape) == 2 or (len(shape) == 1 and not batch):
+        return True
+    return len(shape) == 4 and set(shape[2:]) <= {1, None}
 
 
 def signature(model: onnx.ModelProto) -> Signature:
@@ -129,17 +137,14 @@ def signature(model: onnx.ModelProto) -> Signature:
         names = ", ".join(value.name for value in inputs[:4])
         raise Unsupported(f"The ONNX graph has {len(inputs)} inputs ({names}); one image input is needed.")
     entry = inputs[0]
-    shape = _dims(entry) or (None,) * 4
+    declared = _dims(entry) or (None,) * 4
     elem_type = entry.type.tensor_type.elem_type
-    if len(shape) != 4 or elem_type not in _FLOATS:
-        raise Unsupported(
-            f"The ONNX graph's input {entry.name!r} is {onnx.TensorProto.DataType.Name(elem_type)}"
-            f"{[size or '?' for size in shape]}; images as floats [N,C,H,W] are needed."
-        )
-    if shape[3] in (1, 3) and shape[1] is not None and shape[1] > 4:
-        raise Unsupported("The ONNX graph takes images with channels last; export it with channels first.")
+    axes = images.axes_of(graph, entry.name, declared, elem_type)
+    shape = images.canonical(declared, axes)
     notes = []
-    flat = [value for value in graph.output if _is_flat(_dims(value))]
+    if axes != images.AXES:
+        notes.append(f"The graph takes images as [{','.join(axes)}]; they are given to it so.")
+    flat = [value for value in graph.output if _is_flat(_dims(value), "N" in axes)]
     if not flat:
         raise Unsupported("The ONNX graph has no output of the form [N, classes].")
     if len(graph.output) > 1:
@@ -154,7 +159,7 @@ def signature(model: onnx.ModelProto) -> Signature:
         if node.op_type != "Identity":
             notes.append(f"The logits are read before the final {node.op_type}.")
         output = node.input[0]
-    return Signature(entry.name, shape, elem_type, output, flat[0].name, tuple(notes))
+    return Signature(entry.name, axes, shape, elem_type, output, flat[0].name, tuple(notes))
 
 
 def reads(node: onnx.NodeProto) -> list[str]:

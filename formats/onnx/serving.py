@@ -12,7 +12,7 @@ from torch import Tensor
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it looks when it is imported, and tells its makers otherwise
 import onnxruntime
 
-from formats.dtypes import DTYPES, FLOATS
+from formats.dtypes import DTYPES
 from formats.errors import Unsupported
 from formats.model import Source
 from formats.onnx import proto
@@ -22,7 +22,7 @@ RUNTIME = "onnxruntime"
 
 _ORT: Any = onnxruntime  # its stubs export nothing
 #: Type of the images by that of the graph's input; numpy has no bfloat16.
-_INPUTS = {DTYPES[name].onnx: np.dtype(DTYPES[name].numpy or "float32") for name in FLOATS}
+_INPUTS = {one.onnx: np.dtype(one.numpy or "float32") for one in DTYPES.values()}
 
 
 class Session:
@@ -54,18 +54,21 @@ class Session:
             raise _refused(error) from error
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        images = x.detach().cpu().numpy().astype(_INPUTS[self._entry.elem_type])
+        images = x.detach().cpu()
         size = self._entry.batch or max(len(images), 1)
         rows: list[list[Tensor]] = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
             count = len(part)
             if self._entry.batch and count < size:
-                part = np.concatenate([part, np.repeat(part[-1:], size - count, 0)])
+                part = torch.cat([part, part[-1:].expand(size - count, -1, -1, -1)])
+            fed = self._entry.fed(part).numpy().astype(_INPUTS[self._entry.elem_type])
             try:
-                values = self._session.run(self._outputs, {self._entry.input: part})
+                values = self._session.run(self._outputs, {self._entry.input: fed})
             except Exception as error:
                 raise _refused(error) from error
+            if "N" not in self._entry.axes:
+                values = [value[None] if np.ndim(value) == 1 else value for value in values]
             rows.append([_float(value)[:count] for value in values])
         return [torch.cat(column) for column in zip(*rows, strict=True)]
 

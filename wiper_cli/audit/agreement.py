@@ -126,7 +126,8 @@ def noise(model: Model) -> Tensor:
         for height, width in sizes:
             if not refusal(model, Geometry(channels, height, width)):
                 generator = torch.Generator().manual_seed(0)
-                return torch.randn(2 * EVERY, channels, height, width, generator=generator)
+                pixels = torch.randn(2 * EVERY, channels, height, width, generator=generator)
+                return 128 + 64 * pixels if spec.whole else pixels
     raise Unsupported("The network takes none of the usual image sizes.")
 
 

@@ -55,6 +55,8 @@ CANDIDATES: Mapping[int, Mapping[str, tuple[Numbers, Numbers]]] = {
         "0..255": ((0.0,), (1 / 255,)),
     },
 }
+#: Of networks that take whole numbers, there is no choice.
+WHOLE = {channels: options["0..255"] for channels, options in CANDIDATES.items()}
 #: What networks from Caffe take, blue first.
 CAFFE = (103.939 / 255, 116.779 / 255, 123.68 / 255), (1 / 255, 1 / 255, 1 / 255)
 #: Images of the select part on which candidates are compared.
@@ -218,7 +220,9 @@ def _ordered(
     if channels == 3 and (flags.channel_order == "bgr" or (hint and hint.bgr)):
         model = replace(model, bgr=True)
     usual = dict(CANDIDATES[channels])
-    if flags.mean is not None and flags.std is not None:
+    if model.input.whole:
+        usual = {"0..255": WHOLE[channels]}
+    elif flags.mean is not None and flags.std is not None:
         usual = {"given": (_each(flags.mean, channels, "--mean"), _each(flags.std, channels, "--std"))}
     elif hint and hint.mean and hint.std and _usable(hint.mean, hint.std, channels):
         usual["described"] = _each(hint.mean, channels, "mean"), _each(hint.std, channels, "std")
@@ -353,6 +357,13 @@ def resolve(
     blue = flags.channel_order == "bgr" and channels == 3
     if (flags.mean is None) != (flags.std is None):
         raise Problem("--mean and --std go together; give both or neither.")
+    if model.input.whole:
+        if flags.mean is not None and not flags.file:
+            raise Problem(
+                "The model takes pixels as they are and scales them itself; leave out --mean and --std."
+            )
+        said = "Pixels as they are, 0..255: the model scales them itself."
+        return Preprocessing(geometry, *WHOLE[channels], said, bgr=blue)
     if flags.mean is not None and flags.std is not None:
         mean, std = _each(flags.mean, channels, "--mean"), _each(flags.std, channels, "--std")
         if not all(value > 0 for value in std):

@@ -72,6 +72,19 @@ def test_flags_win_over_everything(tmp_path):
     }  # fmt: skip
 
 
+def test_a_model_that_scales_whole_numbers_itself_is_given_them(tmp_path):
+    """Nothing beside it or usual elsewhere is tried: 0..255 is what it takes."""
+    hint = Hint(*IMAGENET, origin="config.json")
+    model = model_of(Brightness(level=130.0), hint=hint)
+    model.input = replace(model.input, whole=True)
+    folder = save(tmp_path / "c", 100, 160)
+    done = prepare(model, folder).preprocessing
+    assert (done.mean, done.std) == CANDIDATES[3]["0..255"]
+    assert "scales them itself" in done.origin
+    with refused("scales them itself; leave out --mean and --std", ExitCode.USAGE):
+        prepare(model, folder, Flags(mean=(0.5,), std=(0.5,)))
+
+
 def test_hint_of_the_file(tmp_path):
     hint = Hint(IMAGENET[0], IMAGENET[1], (16, 12), 18, "bicubic", "config.json")
     done = prepare(model_of(Brightness(), hint=hint), save(tmp_path / "c", 100, 160)).preprocessing
