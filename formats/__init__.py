@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from formats.errors import (
+    Ambiguous,
     EditError,
     FormatError,
     Hostile,
@@ -68,6 +69,7 @@ _LAZY = {
 
 __all__ = [
     "Address",
+    "Ambiguous",
     "Architecture",
     "Edit",
     "EditError",

@@ -3,14 +3,15 @@
 FormatError
 ├── Unreadable            not a whole model file: empty, truncated, random bytes, a folder, an LFS pointer
 ├── Unsupported           a real file of a kind, version or content that cannot be opened here
-│   └── UnknownArchitecture   tensors without a network: the names of likely ones are in ``candidates``
+│   ├── UnknownArchitecture   tensors without a network: the names of likely ones are in ``candidates``
+│   └── Ambiguous             several outputs that may be the logits: their widths are in ``outputs``
 ├── Hostile               the file breaks a rule that no honest exporter breaks; ``rule`` names it
 └── EditError             an edit that does not fit the file it is meant for
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class FormatError(Exception):
@@ -31,6 +32,14 @@ class UnknownArchitecture(Unsupported):
     def __init__(self, message: str, candidates: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.candidates = tuple(candidates)
+
+
+class Ambiguous(Unsupported):
+    """Several outputs may be the logits. ``outputs``: name → number of columns, ``None`` where open."""
+
+    def __init__(self, message: str, outputs: Mapping[str, int | None]) -> None:
+        super().__init__(message)
+        self.outputs = dict(outputs)
 
 
 class Hostile(FormatError):

@@ -27,12 +27,14 @@ class Source:
 
     ``data``: the model file. ``files``: other files that hold tensors, by the location the model names
     (ONNX external data). ``sidecars``: small descriptive files of the same folder (``config.json``, …).
+    ``logits``: name of the output that is meant, where the model has several.
     """
 
     name: str
     data: bytes
     files: Mapping[str, bytes] = field(default_factory=dict)
     sidecars: Mapping[str, bytes] = field(default_factory=dict)
+    logits: str | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -270,3 +272,5 @@ class Opened:
     runtime: Runtime | None = None
     head: Head | None = None
     notes: tuple[str, ...] = ()
+    #: Name of the output that was taken, where the file has several.
+    logits: str | None = None

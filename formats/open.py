@@ -36,6 +36,7 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
     """
     manifest = manifest or inspect(source)
     opened = opener(manifest.kind).open_file(source, manifest, arch)
+    source = replace(source, logits=opened.logits)
     preprocessing = preprocessing_hint(source, manifest) or opened.preprocessing
     if opened.network is None:
         return _head_only(source, manifest, opened, preprocessing)

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from formats.dataflow import SMALL, Builder, Dataflow, Span, cropped, roles
-from formats.errors import Unsupported
+from formats.errors import Ambiguous, Unsupported
 from formats.model import Manifest, Source
 from formats.onnx import images, proto
 from formats.onnx.graph import build
@@ -68,14 +68,20 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
     """The dataflow of a checked file. Raises what :func:`formats.onnx.proto.load`, ``signature`` and
     :func:`formats.onnx.order.in_order` raise."""
     model = proto.load(source, manifest)
-    entry = proto.signature(model)
+    try:
+        entries = [proto.signature(model, source.logits)]
+    except Ambiguous as several:  # a branch may lead to any of them
+        entries = [proto.signature(model, name) for name in several.outputs]
+    entry = entries[0]
     tracer = _Tracer(dict(proto.stored(model)), entry.axes)
     known = {
         value.name: tracer.image(value.name) for value in model.graph.input if value.name not in tracer.stored
     }
     known = tracer.graph(model.graph, known)
-    if entry.output not in known:
-        raise Unsupported(f"Nothing in the ONNX graph computes its output {entry.output!r}.")
+    if missing := [one.output for one in entries if one.output not in known]:
+        raise Unsupported(f"Nothing in the ONNX graph computes its output {missing[0]!r}.")
+    ends = [known[one.output] for one in entries]
+    output = ends[0] if len(ends) == 1 else tracer.add("outputs", "concat", ends)
     names = {number: name for name, number in known.items()}
 
     def prefix(node: int) -> Callable[[Tensor], Tensor]:
@@ -83,13 +89,13 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
             raise Unsupported("The value lies inside a branch.")
         wanted = replace(entry, output=names[node])
         nodes = proto.live(model.graph, wanted.output)
-        if missing := proto.unknown(nodes, proto.opset(model)):
-            raise Unsupported(f"{missing[0]} is unknown here.")
+        if strange := proto.unknown(nodes, proto.opset(model)):
+            raise Unsupported(f"{strange[0]} is unknown here.")
         network, _ = build(model, nodes, wanted, manifest)
         return network.requires_grad_(False)
 
     notes = [f"{len(model.graph.output)} outputs"] if len(model.graph.output) > 1 else []
-    return Dataflow(tuple(tracer.nodes), known[entry.output], entry.shape, prefix, tuple(notes))
+    return Dataflow(tuple(tracer.nodes), output, entry.shape, prefix, tuple(notes))
 
 
 class _Tracer(Builder):

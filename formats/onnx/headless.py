@@ -205,7 +205,7 @@ class HeadRuntime:
     def __init__(self, source: Source, manifest: Manifest) -> None:
         self._source, self._manifest = source, manifest
         model = proto.load(source, manifest)
-        entry = proto.signature(model)
+        entry = proto.signature(model, source.logits)
         found = _find(model, entry.output)
         if found is None or found.weight.name not in manifest.tensors:
             raise Unsupported("No last linear layer with stored weights was found in front of the logits.")

@@ -18,7 +18,7 @@ Shape = tuple[int | None, ...]
 
 #: Axes of every network here, and numbers of channels that pictures have.
 AXES, _CHANNELS = "NCHW", (1, 3)
-_FLOATS = tuple(DTYPES[name].onnx for name in FLOATS)
+FLOAT_TYPES = tuple(DTYPES[name].onnx for name in FLOATS)
 _WHOLE = (onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 #: What stands between the input and the transposition that shows where its channels are.
 _BEFORE = (
@@ -50,12 +50,12 @@ def axes_of(graph: onnx.GraphProto, name: str, shape: Shape, elem_type: int) -> 
 
     Channels are where the shape has 1 or 3; where that is open, or true of both ends, a transposition tells.
     """
-    if elem_type in (*_FLOATS, *_WHOLE) and len(shape) == 4:
+    if elem_type in (*FLOAT_TYPES, *_WHOLE) and len(shape) == 4:
         if _is_count(shape[3]) and not _is_count(shape[1]) and (shape[1] is None or shape[1] > 4):
             return "NHWC"
         told = _is_count(shape[1]) != _is_count(shape[3]) or shape[1] is not None
         return "NHWC" if not told and _transposed(graph, name, 4) == [0, 3, 1, 2] else "NCHW"
-    if elem_type in (*_FLOATS, *_WHOLE) and len(shape) == 3:
+    if elem_type in (*FLOAT_TYPES, *_WHOLE) and len(shape) == 3:
         if _is_count(shape[0]) != _is_count(shape[2]):
             return "CHW" if _is_count(shape[0]) else "HWC"
         return "HWC" if _transposed(graph, name, 3) == [2, 0, 1] else "CHW" if _is_count(shape[0]) else "NHW"
@@ -119,7 +119,7 @@ def require_moves(nodes: Sequence[onnx.NodeProto], name: str) -> None:
         if names.isdisjoint(node.input):
             continue
         to = next((one.i for one in node.attribute if one.name == "to"), 0)
-        if node.op_type == "Cast" and to in _FLOATS:
+        if node.op_type == "Cast" and to in FLOAT_TYPES:
             continue
         if node.op_type not in _MOVES:
             raise Unsupported(

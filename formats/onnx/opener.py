@@ -29,7 +29,7 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     and no last linear map with stored weights.
     """
     model = proto.load(source, manifest)
-    entry = proto.signature(model)
+    entry = proto.signature(model, source.logits)
     nodes = proto.live(model.graph, entry.output)
     notes = list(entry.notes)
     if arch is not None:
@@ -47,7 +47,7 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
         except Exception as error:  # what constant nodes raise when they are folded
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise Unsupported(f"The ONNX graph cannot be computed: {reason}") from error
-        return Opened(network, tensors, architecture, entry.spec, notes=tuple(notes))
+        return Opened(network, tensors, architecture, entry.spec, notes=tuple(notes), logits=entry.served)
     reason = _reason(missing)
     try:
         runtime = HeadRuntime(source, manifest)
@@ -57,7 +57,16 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
         f"Opened head-only, because {reason}: features come from onnxruntime and only the last layer can be "
         "changed; methods that need gradients through the network do not run."
     )
-    return Opened(None, {}, architecture, entry.spec, runtime=runtime, head=runtime.head, notes=tuple(notes))
+    return Opened(
+        None,
+        {},
+        architecture,
+        entry.spec,
+        runtime=runtime,
+        head=runtime.head,
+        notes=tuple(notes),
+        logits=entry.served,
+    )
 
 
 def _reason(missing: Sequence[proto.Unknown]) -> str:

@@ -12,6 +12,7 @@ import onnx
 import onnx.inliner
 from torch import Tensor
 
+from formats import outputs
 from formats.errors import Unreadable, Unsupported
 from formats.model import InputSpec, Manifest, Source
 from formats.onnx import images
@@ -128,8 +129,11 @@ def _is_flat(shape: tuple[int | None, ...] | None, batch: bool) -> bool:
     return len(shape) == 4 and set(shape[2:]) <= {1, None}
 
 
-def signature(model: onnx.ModelProto) -> Signature:
-    """Choose the image input and the logits. Raises ``Unsupported`` when the graph has no such."""
+def signature(model: onnx.ModelProto, logits: str | None = None) -> Signature:
+    """Choose the image input and the logits; ``logits``: name of the output that holds them.
+
+    Raises ``Unsupported`` when the graph has no such, ``Ambiguous`` where several outputs may be.
+    """
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
@@ -144,22 +148,52 @@ def signature(model: onnx.ModelProto) -> Signature:
     notes = []
     if axes != images.AXES:
         notes.append(f"The graph takes images as [{','.join(axes)}]; they are given to it so.")
-    flat = [value for value in graph.output if _is_flat(_dims(value), "N" in axes)]
-    if not flat:
-        raise Unsupported("The ONNX graph has no output of the form [N, classes].")
+    served = _served(graph, "N" in axes, logits)
     if len(graph.output) > 1:
-        ignored = ", ".join(value.name for value in graph.output if value is not flat[0])
-        notes.append(
-            f"Of {len(graph.output)} outputs {flat[0].name!r} is taken for the logits; ignored: {ignored}."
-        )
-    output = flat[0].name
-    producers = {name: node for node in graph.node for name in node.output}
-    while output in producers and producers[output].op_type in _BEHIND_LOGITS:
-        node = producers[output]
+        notes.append(outputs.remark(served, [value.name for value in graph.output]))
+    output = served
+    for node in _behind_logits(graph, served):
         if node.op_type != "Identity":
             notes.append(f"The logits are read before the final {node.op_type}.")
         output = node.input[0]
-    return Signature(entry.name, axes, shape, elem_type, output, flat[0].name, tuple(notes))
+    return Signature(entry.name, axes, shape, elem_type, output, served, tuple(notes))
+
+
+def _served(graph: onnx.GraphProto, batch: bool, logits: str | None) -> str:
+    """The graph's output that holds the logits, or a softmax of them."""
+    flat = {
+        value.name: dims
+        for value in graph.output
+        if _is_flat(dims := _dims(value), batch) and _is_float(value)
+    }
+    if not flat:
+        raise Unsupported("The ONNX graph has no output of the form [N, classes].")
+    widths = {name: dims[len(dims) > 1] if dims else None for name, dims in flat.items()}
+    if logits is None:  # a softmax and what it is made of are one
+        ends = {name: [name, *(node.input[0] for node in _behind_logits(graph, name))][-1] for name in widths}
+        one_each = {end: name for name, end in reversed(ends.items())}
+        widths = {name: widths[name] for name in widths if name in one_each.values()}
+    if len(widths) == 1:
+        return outputs.chosen(widths, logits)
+    made_from = {name: {value for node in live(graph, name) for value in reads(node)} for name in widths}
+    return outputs.chosen(widths, logits, made_from)
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    """Top classes and labels are whole numbers; 0 is unknown."""
+    return value.type.tensor_type.elem_type in (0, *images.FLOAT_TYPES)
+
+
+def _behind_logits(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
+    """From an output backwards, what does not change which class is the highest."""
+    producers = {name: node for node in graph.node for name in node.output}
+    found: list[onnx.NodeProto] = []
+    while (
+        output in producers and producers[output].op_type in _BEHIND_LOGITS and len(found) < len(graph.node)
+    ):
+        found.append(producers[output])
+        output = producers[output].input[0]
+    return found
 
 
 def reads(node: onnx.NodeProto) -> list[str]:

@@ -89,7 +89,7 @@ def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]
     deployment gets.
     """
     model = proto.load(source, read_manifest(source))
-    entry = proto.signature(model)
+    entry = proto.signature(model, source.logits)
     session = Session(model, entry, [entry.output, entry.served])
 
     def run(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from formats.errors import Unsupported
+from formats.outputs import chosen
 from formats.torchscript.lift import Lifted, plain_execution
 
 #: Fixed batch sizes that are tried where the file records none.
@@ -44,6 +45,8 @@ class GraphNetwork(nn.Module):
         self.lifted = lifted
         self.slots = slots
         self.batch: int | None = None
+        #: Name of the value that holds the logits, of several.
+        self.logits: str | None = None
         self.weights = nn.Module()
         for key, value in parameters.items():
             self.weights.register_parameter(key, nn.Parameter(value))
@@ -52,36 +55,55 @@ class GraphNetwork(nn.Module):
         self.eval()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tensors = [self._tensor(slot) for slot in self.slots]
-
         def run(part: torch.Tensor) -> torch.Tensor:
-            return logits_of(self.lifted.function(part, part.device, *tensors))
+            return logits_of(self.raw(part), self.logits)
 
         with plain_execution():
             return batched(run, x, self.batch).float()
+
+    def raw(self, x: torch.Tensor) -> Any:
+        """What the graph returns for one batch."""
+        tensors = [self._tensor(slot) for slot in self.slots]
+        return self.lifted.function(x, x.device, *tensors)
 
     def _tensor(self, slot: Slot) -> torch.Tensor:
         value: torch.Tensor = getattr(self.weights, slot.key)
         return value if slot.view is None else value.as_strided(*slot.view)
 
 
-def logits_of(output: Any) -> torch.Tensor:
-    """The logits of what a network returns: the tensor itself, ``logits``, ``out``, or the first of several.
-
-    Raises Unsupported when there is no tensor ``[N,K]``.
-    """
+def outputs_of(output: Any) -> dict[str, torch.Tensor]:
+    """What a network returns, by name: of several values those of the form [N,K], called as they are or by their
+    number; one alone is called "". Raises Unsupported when there is none."""
     if isinstance(output, Mapping):
-        output = next(
-            (output[key] for key in ("logits", "out") if key in output), next(iter(output.values()), None)
-        )
+        named = {str(key): value for key, value in output.items()}
     elif isinstance(output, tuple | list):
-        output = getattr(output, "logits", next(iter(output), None))
-    if isinstance(output, torch.Tensor) and output.dim() > 2 and output.shape[2:].numel() == 1:
-        output = output.flatten(1)
-    if not isinstance(output, torch.Tensor) or output.dim() != 2:
-        shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        named = dict(zip(getattr(output, "_fields", map(str, range(len(output)))), output, strict=False))
+    else:
+        named = {"": output}
+    flat = {name: _flat(value) for name, value in named.items()}
+    kept = {
+        name: value
+        for name, value in flat.items()
+        if isinstance(value, torch.Tensor) and value.dim() == 2 and value.is_floating_point()
+    }
+    if not kept:
+        first = next(iter(flat.values()), None)
+        shape = list(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
         raise Unsupported(f"The network returns {shape}; a classifier returns logits of shape [N, K].")
-    return output
+    return kept
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[2:].numel() == 1:
+        return value.flatten(1)
+    return value
+
+
+def logits_of(output: Any, name: str | None = None) -> torch.Tensor:
+    """The logits of what a network returns, of several values the one called ``name`` or as
+    :func:`formats.outputs.chosen` says."""
+    found = outputs_of(output)
+    return found[chosen({one: value.shape[1] for one, value in found.items()}, name)]
 
 
 def batched(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, batch: int | None) -> torch.Tensor:

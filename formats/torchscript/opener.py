@@ -13,14 +13,17 @@ from dataclasses import replace
 import torch
 
 from formats.dtypes import FLOATS
-from formats.errors import Unsupported
+from formats.errors import Ambiguous, Unsupported
+from formats.head import walk
 from formats.model import Address, Architecture, Edit, InputSpec, Manifest, NewTensor, Opened, Source
+from formats.outputs import chosen, remark
 from formats.ranges import contiguous
 from formats.tensors import TORCH, from_bytes
 from formats.torchscript import lift
 from formats.torchscript.central import Archive, read_archive
+from formats.torchscript.lift import plain_execution
 from formats.torchscript.manifest import covers
-from formats.torchscript.network import BATCHES, GraphNetwork, Slot
+from formats.torchscript.network import BATCHES, GraphNetwork, Slot, outputs_of
 from formats.torchscript.patch import patch
 
 #: Image sizes on which the batch is tried when the file tells none, in pixels; small ones cost less.
@@ -60,9 +63,8 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
         values.setdefault(_key(outer), _value(archive, a, narrow, argument))
     buffers = {key: value for key, value in buffers.items() if key not in parameters}
     network = GraphNetwork(lifted, tuple(slots), parameters, buffers)
+    network.logits = source.logits
     spec, notes = _try_inputs(network, lifted.channels, example_shape(manifest))
-    if lifted.returns != "TensorType":
-        notes.append("the network returns several values; its logits are taken")
     if narrow:
         dtypes = " and ".join(narrow)
         notes.append(f"the file stores {dtypes}; the network computes in float32 and is rounded when written")
@@ -76,6 +78,7 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
         architecture=Architecture(manifest.metadata["root_class"].rpartition(".")[2], "graph"),
         input=spec,
         notes=tuple(notes),
+        logits=network.logits,
     )
 
 
@@ -197,7 +200,10 @@ def _try_inputs(
     trials = [(example[0], example[1:])] if example else list(_trials([channels] if channels else [3, 1]))
     for usual, shape in trials:
         try:
+            said = _settle_output(network, _noise(usual, shape))
             network.batch = _fixed_batch(network, shape, usual)
+        except Ambiguous:
+            raise
         except Exception as error:  # any operator may refuse a size, each in its own words
             if example is not None:
                 reason = lift.reason(error)
@@ -211,9 +217,27 @@ def _try_inputs(
             if fixed
             else []
         )
+        notes += said
         height, width = shape[1:] if example else (None, None)
         return InputSpec(shape[0], height, width, fixed, "declared" if example else "derived"), notes
     return InputSpec(channels=channels), []
+
+
+def _settle_output(network: GraphNetwork, x: torch.Tensor) -> list[str]:
+    """Sets ``network.logits`` where the network returns several values, and says so. Raises what
+    :func:`formats.outputs.chosen` does."""
+    with torch.enable_grad(), plain_execution():
+        found = outputs_of(network.raw(x))
+    if found.keys() == {""} and network.logits is None:
+        return []
+    behind = {name: set(walk(value.grad_fn)) for name, value in found.items()}
+    made_from = {
+        name: {other for other, value in found.items() if value.grad_fn in behind[name]} for name in found
+    }
+    network.logits = chosen(
+        {name: value.shape[1] for name, value in found.items()}, network.logits, made_from
+    )
+    return [remark(network.logits, [*found])] if len(found) > 1 else []
 
 
 def _noise(count: int, shape: tuple[int, ...]) -> torch.Tensor:

@@ -66,7 +66,8 @@ class ScanAnswer(ExaminationAnswer):
 @dataclass(frozen=True, kw_only=True)
 class PurifyAnswer(ExaminationAnswer):
     """``edit``: the new weights, accepted or not. ``expected``: ``inputs``, normalised float32 [N,C,H,W], and the
-    ``outputs`` [N,K] that the purified file has to give for them. ``architecture``: name of the network."""
+    ``outputs`` [N,K] that the purified file has to give for them. ``architecture``: name of the network. ``logits``: of
+    the output that was taken, of several."""
 
     detection: Section
     verification: Section
@@ -74,6 +75,7 @@ class PurifyAnswer(ExaminationAnswer):
     edit: Edit
     expected: Mapping[str, NewTensor]
     architecture: str
+    logits: str | None = None
 
     @property
     def accepted(self) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from formats import FormatError, Hostile, read_source, trace
 from wiper_cli.audit.judgement import Judgement, called
+from wiper_cli.audit.requests import Request
 from wiper_cli.audit.served import Served
 from wiper_cli.audit.subject import Notes, Reporter
 from wiper_cli.graph.flow import Flow
@@ -93,12 +93,12 @@ class Branches:
             raise Problem(sentence, ExitCode.NO_VERDICT, findings, Verdict.SUSPICIOUS) from error
 
 
-def read(model: Path, report: Reporter, notes: Notes) -> Branches:
+def read(request: Request[Any], report: Reporter, notes: Notes) -> Branches:
     """What the graph of the file shows; nothing of it runs."""
     report("audit the graph", 0, 0)
     with notes.stage("graph"):
         try:
-            dataflow = trace(read_source(model))
+            dataflow = trace(replace(read_source(request.model), logits=request.logits))
             if dataflow is None:
                 return Branches()
             flow = Flow(dataflow)

@@ -75,7 +75,7 @@ def scan(
     is told before the work and after each detector what is the answer if nothing follows."""
     notes = Notes()
     known(request.detectors)
-    graph = branches.read(request.model, report, notes)
+    graph = branches.read(request, report, notes)
     with graph.told():
         subject = ready(request, report, notes)
     with notes.stage("graph"):
@@ -119,7 +119,7 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     the purifier did not train against. A branch in the graph ends it before any work: no training removes one.
     """
     notes = Notes()
-    graph = branches.read(request.model, report, notes)
+    graph = branches.read(request, report, notes)
     if graph.standing:
         raise Problem(graph.refusal, ExitCode.NO_VERDICT, graph.findings, Verdict.SUSPICIOUS)
     subject = prepare(request, report, notes)
@@ -173,6 +173,7 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         edit=purified.edit,
         expected=results.expectation(edited, clean.report.images),
         architecture=subject.model.architecture.name,
+        logits=subject.model.source.logits,
         **results.examined(subject, notes),
     )
 
@@ -196,7 +197,8 @@ def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answer
     if request.purified is not None:
         purified = read_source(request.purified)
         # What stands beside the original describes a purified file that was written elsewhere.
-        purified = replace(purified, sidecars={**subject.model.source.sidecars, **purified.sidecars})
+        sidecars = {**subject.model.source.sidecars, **purified.sidecars}
+        purified = replace(purified, sidecars=sidecars, logits=subject.model.source.logits)
         model = open_model(purified, request.arch or architecture(subject.model))
         if (model.classes, model.input.channels) != (subject.model.classes, subject.model.input.channels):
             raise Problem("The two files do not fit each other: their classes or input channels differ.")
@@ -224,7 +226,8 @@ def check(request: requests.CheckRequest, report: Reporter = SILENT) -> answers.
     report("check the written file in its own runtime", 0, 0)
     expected = (request.expected[name] for name in ("inputs", "outputs"))
     x, outputs = (from_bytes(one.data, one.dtype, one.shape) for one in expected)
-    served = serve(read_source(request.model), request.arch)(x).float().flatten(1)
+    source = replace(read_source(request.model), logits=request.logits)
+    served = serve(source, request.arch)(x).float().flatten(1)
     if served.shape != outputs.shape or not bool(served.isfinite().all()):
         return answers.CheckAnswer(largest_logit_difference=None, agrees=False)
     largest = float((served - outputs).abs().max()) / max(1.0, float(outputs.abs().max()))

@@ -24,9 +24,11 @@ Asked = Literal["auto", "quick", "normal", "thorough"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Job[A]):
-    """``arch``: architecture of a safetensors file, by name or as FILE.py:FACTORY."""
+    """``arch``: architecture of a safetensors file, by name or as FILE.py:FACTORY. ``logits``: name of the output that
+    holds them, of several."""
 
     arch: str | None = None
+    logits: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from formats import Model, Unsupported, open_model, read_source
+from formats import Ambiguous, Model, Unsupported, open_model, read_source
 from wiper_cli.audit.agreement import questions, require_agreement
 from wiper_cli.audit.requests import Examination, Request
 from wiper_cli.audit.served import Served
@@ -98,10 +98,27 @@ def open_file(request: Request[Any], report: Reporter, notes: Notes, arch: str |
     """Opens the model; says what opening had to leave out."""
     report("open the model", 0, 0)
     with notes.stage("open"):
-        model = open_model(read_source(request.model), arch or request.arch)
+        source = replace(read_source(request.model), logits=request.logits)
+        try:
+            model = open_model(source, arch or request.arch)
+        except Ambiguous as several:
+            fitting = _fitting(request, several)
+            if request.logits is not None or len(fitting) != 1:
+                raise
+            model = open_model(replace(source, logits=fitting[0]), arch or request.arch)
+            said = f"of the outputs {fitting[0]!r} alone has as many numbers as there are folders"
+            model.notes = (*model.notes, said)
     for note in model.notes:
         report.log(note)
     return model
+
+
+def _fitting(request: Request[Any], several: Ambiguous) -> list[str]:
+    """The outputs with as many numbers as the clean images have classes."""
+    if not isinstance(request, Examination) or not request.clean.is_dir():
+        return []
+    folders = sum(entry.is_dir() for entry in request.clean.iterdir())
+    return [name for name, width in several.outputs.items() if width == folders]
 
 
 def prepare(request: Examination[Any], report: Reporter, notes: Notes, salience: bool = True) -> Subject:

@@ -37,7 +37,12 @@ def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, *
                     gated = subject.gated
                     document["sentence"] = f"{KIND_NAMES[gated.kind]} file with {gated.tensors} tensors."
                 else:
-                    merge(document, run.ask(InspectRequest(model=subject.copy, arch=settings.arch)))
+                    merge(
+                        document,
+                        run.ask(
+                            InspectRequest(model=subject.copy, arch=settings.arch, logits=settings.logits)
+                        ),
+                    )
             document["verdict"] = "no_finding"
             document["exit_code"] = int(ExitCode.OK)
             document["not_done"].append({"what": "detection", "why": "inspect does not look for backdoors."})

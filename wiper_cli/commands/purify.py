@@ -108,6 +108,7 @@ def _write(run: Run, subject: Subject, answer: PurifyAnswer, place: Destination,
     request = CheckRequest(
         model=stage.model,
         arch=run.settings.arch or (answer.architecture if subject.gated.kind == "safetensors" else None),
+        logits=answer.logits,
         dtypes=subject.gated.dtypes,
         expected=answer.expected,
     )

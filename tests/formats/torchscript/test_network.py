@@ -3,7 +3,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from formats import Unsupported
+from formats import Ambiguous, Unsupported
 from formats.torchscript.network import batched, logits_of
 
 
@@ -11,7 +11,11 @@ def test_logits_of_several_outputs():
     logits, other = torch.ones(2, 5), torch.zeros(2, 7)
     named = namedtuple("named", ["aux", "logits"])
     assert logits_of(logits) is logits
-    assert logits_of((logits, other)) is logits
+    assert logits_of((logits, other), "0") is logits
+    with pytest.raises(Ambiguous, match="2 outputs"):
+        logits_of((logits, other))
+    assert logits_of({"aux_logits": other, "logits": logits}) is logits
+    assert logits_of({"aux": None, "map": torch.ones(2, 5, 4, 4), "any": logits}) is logits
     assert logits_of(named(other, logits)) is logits
     assert logits_of({"aux": other, "logits": logits}) is logits
     assert logits_of({"aux": other, "out": logits}) is logits

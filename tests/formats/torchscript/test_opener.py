@@ -155,7 +155,7 @@ def test_several_outputs():
     net = network("cnn")
     _, _, found = opened(as_bytes(torch.jit.script(Both(net))))
     assert torch.equal(found.network(images()), net(images()))
-    assert "logits are taken" in found.notes[0]
+    assert "'logits' is taken for the logits" in found.notes[0]
 
 
 def test_no_classifier():

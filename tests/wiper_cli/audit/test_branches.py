@@ -14,13 +14,17 @@ from wiper_cli.audit import branches
 from wiper_cli.audit.branches import Branches
 from wiper_cli.audit.judgement import Judgement
 from wiper_cli.audit.pipeline import purify, scan
-from wiper_cli.audit.requests import PurifyRequest
+from wiper_cli.audit.requests import InspectRequest, PurifyRequest
 from wiper_cli.audit.subject import Notes
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 
 FILES = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt"}
 BRANCH = Finding("WIPER-G03", Severity.HIGH, "A path.")
 NOTHING = Judgement(Verdict.NO_FINDING, "No finding: none.", (), (), ())
+
+
+def asked(path):
+    return InspectRequest(model=path)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +70,7 @@ def test_no_purification_is_said_to_remove_a_branch(variant, branched, job):
 @pytest.mark.parametrize("name", [*FILES.values(), "model.safetensors"])
 def test_honest_files_show_none(name, heard):
     notes = Notes()
-    found = branches.read(DIGITS / name, heard, notes)
+    found = branches.read(asked(DIGITS / name), heard, notes)
     assert (found.findings, found.reason, notes.not_done) == ((), "", [])
     assert (found.flow is None) == name.endswith("safetensors")
 
@@ -80,7 +84,7 @@ def test_a_branch_is_told_where_the_images_do_not_fit(branched, job, tmp_path):
 
 
 def test_a_branch_that_nothing_opens_stays_as_grave_as_it_was(branched, heard, monkeypatch):
-    found = branches.read(branched("onnx", "arithmetic"), heard, Notes())
+    found = branches.read(asked(branched("onnx", "arithmetic")), heard, Notes())
     monkeypatch.setattr(branches, "solve", lambda *_: (None, 5))
     told = found.confirm(None, None, [], heard)
     assert told.findings[0].message.endswith("No input that takes it was found in 5 passes.")
@@ -101,7 +105,7 @@ class TwoImages(nn.Module):
 def test_a_graph_that_cannot_be_followed_leaves_no_verdict(heard, tmp_path):
     (tmp_path / "m.pt").write_bytes(as_bytes(torch.jit.script(TwoImages().eval())))
     notes = Notes()
-    found = branches.read(tmp_path / "m.pt", heard, notes)
+    found = branches.read(asked(tmp_path / "m.pt"), heard, notes)
     assert [one["what"] for one in notes.not_done] == ["the graph audit"]
     verdict, sentence = found.weigh(NOTHING)
     assert verdict is Verdict.INCOMPLETE

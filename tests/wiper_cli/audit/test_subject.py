@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from refusals import refused
 from safetensors.torch import save_file
+from small_classifiers import DIGITS
 
-from formats import Source, open_model
+from formats import Ambiguous, Source, open_model
 from wiper_cli.audit.subject import Notes, device, prepare, ready
 from wiper_cli.verdict import ExitCode, Problem, Severity
 
@@ -271,3 +272,32 @@ def test_folders_of_some_classes_are_matched_with_names_from_a_file(job, heard, 
     file.write_text("\n".join(names[:9]))
     with pytest.raises(Problem, match="does not give the names of 10 classes"):
         prepare(job(clean=tmp_path / "clean", classes=file), heard, Notes())
+
+
+class _Heads(torch.nn.Module):
+    """The digits beside another head."""
+
+    def __init__(self, path, classes):
+        super().__init__()
+        self.digits = torch.jit.load(path)
+        self.other = torch.nn.Linear(3, classes)
+
+    def forward(self, x):
+        return self.other(x.mean((2, 3)).expand(-1, 3)), self.digits(x)
+
+
+@pytest.mark.parametrize("classes", [4, 10])
+def test_of_two_heads_the_one_that_fits_the_folders(job, heard, tmp_path, classes):
+    """As many numbers as there are folders; where both have, it has to be named."""
+    path = tmp_path / "heads.pt"
+    network = _Heads(DIGITS / "model.torchscript.pt", classes).eval()
+    torch.jit.save(torch.jit.script(network), path)
+    if classes == 10:
+        with pytest.raises(Ambiguous, match="--logits NAME"):
+            prepare(job(model=path), heard, Notes())
+        assert prepare(job(model=path, logits="1"), heard, Notes()).accuracy > 0.9
+        return
+    subject = prepare(job(model=path), heard, Notes())
+    assert subject.accuracy > 0.9
+    assert subject.model.source.logits == "1"
+    assert any("'1' alone has as many numbers as there are folders" in note for note in subject.model.notes)

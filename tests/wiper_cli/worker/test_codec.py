@@ -31,7 +31,7 @@ EXAMINED = {
     "detection": {"suspects": [1]},
 }  # fmt: skip
 MESSAGES = [
-    InspectRequest(**MODEL, arch="resnet18"),
+    InspectRequest(**MODEL, arch="resnet18", logits="age"),
     ScanRequest(**MODEL, clean=Path("c"), mean=(0.5, 1), input_size=(32, 24), resize="crop", explain=Path("t")),
     PurifyRequest(**MODEL, clean=Path("c"), method=METHODS["wiper"](lr=0.1, train="head"), targets=(1, 2), live=True),
     VerifyRequest(**MODEL, clean=Path("c"), triggers=(), trigger_files=(Path("a"), Path("b"))),
@@ -40,7 +40,7 @@ MESSAGES = [
     ScanAnswer(**EXAMINED, explanation=None),
     PurifyAnswer(
         **EXAMINED, verification={}, purification={"accepted": True}, edit=Edit({"/fc/w": TENSOR}), expected={},
-        architecture="resnet18",
+        architecture="resnet18", logits="age",
     ),
 ]  # fmt: skip
 

@@ -54,6 +54,7 @@ class Settings:
     clean: Path | None
     output_formats: tuple[str, ...]
     arch: str | None
+    logits: str | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     input_size: tuple[int, int] | None
@@ -224,6 +225,7 @@ SHARED: Sequence[Callable[[Any], Any]] = (
         help=f"Report format ({', '.join(FORMATS)}), to stdout or to FILE; repeatable.",
     ),
     option("--arch", metavar="NAME|FILE.py:FACTORY", help="Architecture of a safetensors file; FILE.py is run."),
+    option("--logits", metavar="NAME", help="Which of several outputs holds the logits."),
     option("--mean", type=_Numbers(), help="Mean that the model expects to be subtracted (images in 0..1)."),
     option("--std", type=_Numbers(), help="Standard deviation that the model expects to be divided by."),
     option("--input-size", type=_Size(), metavar="H[xW]", help="Size of the model's input in pixels."),
