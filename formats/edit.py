@@ -41,19 +41,24 @@ def edit_of(model: Model, network: torch.nn.Module) -> Edit:
 
 
 def head_edit(model: Model, weight: torch.Tensor, bias: torch.Tensor | None) -> Edit:
-    """New values of the head: ``weight`` [K,D], ``bias`` [K] (dropped when the file has none).
+    """New values of the head: ``weight`` [K,D], ``bias`` [K] (dropped when the file has none). Where one row stands for
+    two classes, it gets the difference of theirs.
 
     Raises :class:`EditError` when the model has no linear head or the shapes do not fit.
     """
     head = model.head
     if head is None or not head.linear:
         raise EditError("The model has no linear head that could be replaced alone.")
-    if tuple(weight.shape) != (head.classes, head.units):
-        raise EditError(f"The head takes weights of {head.classes} x {head.units}, not {list(weight.shape)}.")
+    if tuple(weight.shape) != (model.classes, head.units):
+        raise EditError(
+            f"The head takes weights of {model.classes} x {head.units}, not {list(weight.shape)}."
+        )
     runtime: Any = model.runtime
     if model.network is None and hasattr(runtime, "head_edit"):
         edit: Edit = runtime.head_edit(weight, bias)
         return edit
+    if head.classes == 1:
+        weight, bias = weight[1:] - weight[:1], None if bias is None else bias[1:] - bias[:1]
     weight = weight.detach().double() / head.scale
     values = {head.weight: weight.T if head.layout == "in_out" else weight}
     if bias is not None and head.bias is not None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from formats.ending import two_classes
 from formats.model import Head, Model
 
 
@@ -81,13 +82,15 @@ class HeadTap:
         raise ValueError(f"the head {self.head.weight!r} does not take part in the logits")
 
 
-def find_head(network: nn.Module, tensors: Mapping[str, str], example: Tensor) -> Head | None:
+def find_head(
+    network: nn.Module, tensors: Mapping[str, str], example: Tensor, outputs: int | None = None
+) -> Head | None:
     """The head of ``network``, or ``None`` when no stored weight is the last linear map.
 
     ``tensors``: name in the file → name of the parameter; ``example`` float32 [N,C,H,W], N ≥ 2, on which
     ``Head.linear`` and ``Head.scale`` are measured (relative 1e-4), with the head as it is and with its sign
     turned, so that a rectifier behind it shows. Log-probabilities count as logits, since they differ from them
-    by one constant a row.
+    by one constant a row. ``outputs``: rows of the map, 1 where one number stands for two classes; else the classes.
     """
     parameters = dict(network.named_parameters())
     named = {name: parameters[inner] for name, inner in tensors.items()}
@@ -97,7 +100,7 @@ def find_head(network: nn.Module, tensors: Mapping[str, str], example: Tensor) -
             parameter.requires_grad_(True)
         with torch.enable_grad():
             logits = network(example)
-        described = (_describe(found, named, logits.shape[1]) for found in _frontier(logits))
+        described = (_describe(found, named, outputs or logits.shape[1]) for found in _frontier(logits))
         heads = list({head.weight: head for head in described if head is not None}.values())
         if not heads:
             return None
@@ -159,6 +162,13 @@ def _frontier(logits: Tensor) -> list[_Found]:
                 seen.add(child)
                 queue.append((child, (node, *above)))
     return found
+
+
+def behind_views(node: Any) -> str:
+    """Name of the last node that does more than show values in another shape; "" for none."""
+    while node is not None and node.name() in _VIEWS:
+        node = node.next_functions[0][0]
+    return str(node.name()) if node is not None else ""
 
 
 def leaf_of(node: Any) -> tuple[Tensor | None, bool]:
@@ -224,10 +234,12 @@ def _operand(found: _Found) -> Tensor:
 
 
 def _matrix(head: Head, named: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """(weight [K,D], bias [K]) as stored, detached copies in float32."""
+    """(weight [K,D], bias [K]) as stored, or of both classes where one row stands for two; detached, in float32."""
     weight = named[head.weight].detach().float()
     weight = weight.T if head.layout == "in_out" else weight.reshape(head.classes, head.units)
     bias = named[head.bias].detach().float().reshape(-1) if head.bias else weight.new_zeros(head.classes)
+    if head.classes == 1:
+        return two_classes(weight), two_classes(bias)
     return weight.clone(), bias.clone()
 
 

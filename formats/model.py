@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from formats.dtypes import BITS
+from formats.ending import Ending
 
 if TYPE_CHECKING:
     import torch
@@ -164,6 +165,7 @@ class Architecture:
 class Head:
     """The last linear map to the logits. ``units`` (D) are its inputs, ``classes`` (K) its outputs.
 
+    With ``classes`` 1 they are one number that stands for two classes, see :mod:`formats.ending`.
     ``weight``, ``bias``: names of tensors of the file. ``layout``: how the file stores the weight.
     ``linear``: the logits equal ``features @ W.T + b`` (checked when opening); False when something
     follows the map (an activation before pooling, a second averaged head), and then only whole-network
@@ -212,8 +214,10 @@ class Model:
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     runtime: Runtime | None = None
-    #: The file ends in a softmax; ``network`` gives the logarithm of its output.
-    probabilities: bool = False
+    #: How what the file gives becomes logits, and back.
+    ending: Ending = field(default_factory=Ending)
+    #: Each class has a sigmoid of its own, and is answered by being above its threshold.
+    multilabel: bool = False
     #: The network takes blue first, and pictures are read red first.
     bgr: bool = False
     #: Sentences on what opening had to leave out or decide.
@@ -274,3 +278,5 @@ class Opened:
     notes: tuple[str, ...] = ()
     #: Name of the output that was taken, where the file has several.
     logits: str | None = None
+    #: A final sigmoid was left out: ``network`` gives what it is applied to.
+    sigmoid: bool = False

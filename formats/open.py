@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from formats.dataflow import Dataflow
+from formats.ending import Ending
 from formats.errors import FormatError, Unsupported
-from formats.head import find_head, reaching
+from formats.head import behind_views, find_head, reaching
 from formats.identify import identify, inspect
 from formats.kinds import opener, server, tracer
 from formats.model import InputSpec, Manifest, Model, Opened, Preprocessing, Source
@@ -48,11 +49,18 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
     notes = [*manifest.notes, *opened.notes]
     if not bool(logits.isfinite().all()):
         raise Unsupported("The network's output is not finite on a random image; its weights are damaged.")
-    if _are_probabilities(logits):
-        network.logarithm = True
+    network.ending = _ending(network, example, logits)
+    if network.ending.softmax:
         notes.append("the file ends in a softmax; its logarithm serves as logits")
+    sigmoid = network.ending.sigmoid or opened.sigmoid
+    if network.ending.single:
+        notes.append(
+            f"one {'sigmoid' if sigmoid else 'logit'} stands for two classes; above the middle it is class 1"
+        )
+    elif sigmoid:
+        notes.append(f"each of the {logits.shape[1]} classes has a sigmoid of its own (multi-label)")
     tensors = _that_reach(network, tensors, example)
-    head = find_head(network, tensors, example)
+    head = find_head(network, tensors, example, logits.shape[1])
     if head is None:
         notes.append("no stored weight is the last linear map: methods that need a head cannot run")
     elif head.frontier:
@@ -65,12 +73,13 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
         network=network,
         tensors=tensors,
         head=head,
-        classes=logits.shape[1],
+        classes=max(logits.shape[1], 2),
         architecture=opened.architecture,
         input=spec,
-        class_names=opened.class_names or class_names_hint(source, manifest, logits.shape[1]),
+        class_names=opened.class_names or class_names_hint(source, manifest, max(logits.shape[1], 2)),
         preprocessing=preprocessing,
-        probabilities=network.logarithm,
+        ending=network.ending,
+        multilabel=sigmoid and not network.ending.single,
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -99,12 +108,12 @@ def trace(source: Source, manifest: Manifest | None = None) -> Dataflow | None:
 
 
 class _Classifier(nn.Module):
-    """``network`` with its first output as [N,K], and its logarithm when the file ends in a softmax."""
+    """``network`` with its first output as logits [N,K]."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.logarithm = False
+        self.ending = Ending()
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.network(x)
@@ -112,7 +121,7 @@ class _Classifier(nn.Module):
             output = next(iter(output.values() if isinstance(output, dict) else output))
         if output.ndim > 2 and output.shape[2:].numel() == 1:
             output = output.flatten(1)
-        return output.clamp_min(torch.finfo(output.dtype).tiny).log() if self.logarithm else output
+        return self.ending.logits(output)
 
 
 def _head_only(
@@ -120,6 +129,10 @@ def _head_only(
 ) -> Model:
     if opened.runtime is None or opened.head is None:
         raise Unsupported("The file has neither a network that can be opened here nor a head that was found.")
+    if opened.head.classes < 2:
+        raise Unsupported(
+            "The file can be opened head-only, and has one logit for two classes: not supported together."
+        )
     return Model(
         source=source,
         manifest=manifest,
@@ -132,6 +145,7 @@ def _head_only(
         class_names=opened.class_names or class_names_hint(source, manifest, opened.head.classes),
         preprocessing=preprocessing,
         runtime=opened.runtime,
+        multilabel=opened.sigmoid,
         notes=(*manifest.notes, *opened.notes),
     )
 
@@ -167,10 +181,10 @@ def _find_input(
         except Exception as raised:  # any layer may refuse a size, each in its own words
             error = error or raised
             continue
-        if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
+        if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 1:
             raise Unsupported(
                 f"The network's output has the shape {list(logits.shape)} for two images; "
-                "an image classifier gives one row of two or more logits for each."
+                "an image classifier gives one row of logits for each."
             )
         if declared.height is not None and declared.origin == "declared":
             return replace(declared, channels=channels), example, logits
@@ -216,8 +230,13 @@ def _accepts(network: nn.Module, example: Tensor) -> bool:
     return True
 
 
-def _are_probabilities(logits: Tensor) -> bool:
-    return bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-4).all())
+def _ending(network: nn.Module, example: Tensor, output: Tensor) -> Ending:
+    """What ``output`` is, by its values and by what made it last."""
+    if output.shape[1] > 1 and bool((output >= 0).all() and ((output.sum(1) - 1).abs() < 1e-4).all()):
+        return Ending(softmax=True)
+    with torch.enable_grad():
+        last = behind_views(network(example).grad_fn)
+    return Ending(sigmoid=last.startswith("SigmoidBackward"), single=output.shape[1] == 1)
 
 
 def _that_reach(network: nn.Module, tensors: dict[str, str], example: Tensor) -> dict[str, str]:

@@ -47,7 +47,15 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
         except Exception as error:  # what constant nodes raise when they are folded
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise Unsupported(f"The ONNX graph cannot be computed: {reason}") from error
-        return Opened(network, tensors, architecture, entry.spec, notes=tuple(notes), logits=entry.served)
+        return Opened(
+            network,
+            tensors,
+            architecture,
+            entry.spec,
+            notes=tuple(notes),
+            logits=entry.served,
+            sigmoid=entry.sigmoid,
+        )
     reason = _reason(missing)
     try:
         runtime = HeadRuntime(source, manifest)
@@ -66,6 +74,7 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
         head=runtime.head,
         notes=tuple(notes),
         logits=entry.served,
+        sigmoid=entry.sigmoid,
     )
 
 

@@ -29,7 +29,8 @@ _ALL_OUTPUTS = ("Split", "TopK")
 @dataclass(frozen=True)
 class Signature:
     """The image input (``shape``: declared dims [N,C,H,W], ``None`` where free; ``axes``: how the file has them), the
-    value that holds the logits, and the graph's own output, ``served``, which may be a softmax of it."""
+    value that holds the logits, and the graph's own output, ``served``, which may be a softmax of it; ``sigmoid``: or
+    that."""
 
     input: str
     axes: str
@@ -37,6 +38,7 @@ class Signature:
     elem_type: int
     output: str
     served: str
+    sigmoid: bool
     notes: tuple[str, ...]
 
     @property
@@ -152,11 +154,21 @@ def signature(model: onnx.ModelProto, logits: str | None = None) -> Signature:
     if len(graph.output) > 1:
         notes.append(outputs.remark(served, [value.name for value in graph.output]))
     output = served
-    for node in _behind_logits(graph, served):
+    behind = _behind_logits(graph, served)
+    for node in behind:
         if node.op_type != "Identity":
             notes.append(f"The logits are read before the final {node.op_type}.")
         output = node.input[0]
-    return Signature(entry.name, axes, shape, elem_type, output, served, tuple(notes))
+    return Signature(
+        entry.name,
+        axes,
+        shape,
+        elem_type,
+        output,
+        served,
+        any(node.op_type == "Sigmoid" for node in behind),
+        tuple(notes),
+    )
 
 
 def _served(graph: onnx.GraphProto, batch: bool, logits: str | None) -> str:

@@ -86,9 +86,12 @@ def test_softmax_is_undone_up_to_a_constant():
     assert torch.equal(head_values(model)[0], head_values(plain)[0])
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("one", "two or more"), ("image", "shape"), ("impossible", "sizes")]
-)
+def test_one_number_cut_out_of_several_has_no_head_of_its_own():
+    model = open_model(*source_of("one"))
+    assert (model.classes, model.head) == (2, None)
+
+
+@pytest.mark.parametrize(("name", "words"), [("image", "shape"), ("impossible", "sizes")])
 def test_what_is_no_image_classifier_is_refused(name, words):
     with pytest.raises(Unsupported, match=words):
         open_model(*source_of(name))

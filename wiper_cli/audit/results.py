@@ -188,9 +188,7 @@ def expectation(classifier: Classifier, images: Tensor) -> dict[str, NewTensor]:
     x = x.flip(1) if classifier.model.bgr else x
     mean = torch.tensor(classifier.mean).reshape(1, -1, 1, 1)
     std = torch.tensor(classifier.std).reshape(1, -1, 1, 1)
-    logits = classifier.logits(images).cpu()
-    # A file that ends in a softmax was opened as the logarithm of its output.
-    outputs = logits.exp() if classifier.model.probabilities else logits
+    outputs = classifier.model.ending.output(classifier.logits(images).cpu())
     expected = {"inputs": (x - mean) / std, "outputs": outputs}
     return {name: NewTensor("F32", tuple(value.shape), to_bytes(value)) for name, value in expected.items()}
 

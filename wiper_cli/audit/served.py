@@ -50,8 +50,7 @@ class Served:
 
     def run(self, x: Tensor) -> Tensor:
         """Normalised float32 [N,C,H,W] → logits float32 [N,K], in the caller's gradient mode and in one batch."""
-        logits = self._run(x).float().flatten(1)
-        return logits.clamp_min(torch.finfo(logits.dtype).tiny).log() if self.model.probabilities else logits
+        return self.model.ending.logits(self._run(x).float().flatten(1))
 
     @torch.no_grad()
     def logits(self, images: Tensor, batch: int = 256) -> Tensor:

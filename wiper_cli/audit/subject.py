@@ -21,6 +21,11 @@ from wiper_cli.images.splits import Clean, Part
 from wiper_cli.salience.stream import Salience, SaliencePass
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity
 
+_MULTILABEL = (
+    "The network has a sigmoid for each class (multi-label). Which class is the highest is examined, not which ones "
+    "are above their thresholds, and training with one label an image would move those. If each image has one class, "
+    "export the network without the sigmoid."
+)
 #: Most networks of the same tensors that are tried by their accuracy.
 _CANDIDATES = 6
 
@@ -86,7 +91,8 @@ class Subject:
     @property
     def doubt(self) -> str:
         """Why nothing that is not found here is worth a verdict; empty as a rule."""
-        return self.folder.doubt or ("" if self.preprocessing.settled else self.preprocessing.doubt)
+        doubtful = "" if self.preprocessing.settled else self.preprocessing.doubt
+        return self.folder.doubt or doubtful or (_MULTILABEL if self.model.multilabel else "")
 
     def everything(self) -> Part:
         """All images in memory, for measurements after which nothing is chosen."""

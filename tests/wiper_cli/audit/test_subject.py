@@ -301,3 +301,22 @@ def test_of_two_heads_the_one_that_fits_the_folders(job, heard, tmp_path, classe
     assert subject.accuracy > 0.9
     assert subject.model.source.logits == "1"
     assert any("'1' alone has as many numbers as there are folders" in note for note in subject.model.notes)
+
+
+def test_a_sigmoid_for_each_class_leaves_a_doubt(job, heard, tmp_path):
+    """Nothing found is no verdict, and nothing is purified: thresholds are not what is examined."""
+
+    class Sigmoids(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.digits = torch.jit.load(DIGITS / "model.torchscript.pt")
+
+        def forward(self, x):
+            return self.digits(x).sigmoid()
+
+    path = tmp_path / "m.pt"
+    torch.jit.save(torch.jit.script(Sigmoids().eval()), path)
+    subject = prepare(job(model=path), heard, Notes())
+    assert subject.accuracy > 0.9
+    assert "multi-label" in subject.doubt
+    assert not prepare(job(), heard, Notes()).doubt
