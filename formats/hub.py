@@ -9,10 +9,12 @@ import os
 from pathlib import Path
 
 from formats.errors import Unreadable, Unsupported
+from formats.safetensors.shards import SUFFIX
 
 #: What a model is called, below the folder, the safest to read first.
 USUAL = (
-    "model.safetensors", "model.onnx", "onnx/model.onnx", "model.pt", "pytorch_model.bin",
+    "model.safetensors", "model.safetensors.index.json", "model.onnx", "onnx/model.onnx", "model.pt",
+    "pytorch_model.bin",
 )  # fmt: skip
 #: Suffixes of model files with other names.
 SUFFIXES = (".safetensors", ".onnx", ".pt", ".pth", ".torchscript", ".bin")
@@ -31,9 +33,9 @@ def model_in(folder: Path) -> Path:
         if usual is not None:
             return usual
         with os.scandir(folder) as entries:
-            files = sorted(
-                e.name for _, e in zip(range(_MOST), entries, strict=False) if e.name.endswith(SUFFIXES)
-            )
+            names = sorted(e.name for _, e in zip(range(_MOST), entries, strict=False))
+        indices = [name for name in names if name.endswith(SUFFIX)]
+        files = indices or [name for name in names if name.endswith(SUFFIXES)]
     except OSError as error:
         raise Unreadable(f"{folder} cannot be read: {error.strerror}.") from error
     if not files:

@@ -128,7 +128,9 @@ def identify(data: bytes, name: str) -> Kind:
 def inspect(source: Source) -> Manifest:
     """Kind and tensor addresses of a file, from its bytes alone; nothing in it is executed."""
     manifest = reader(identify(source.data, source.name)).read_manifest(source)
-    polyglot.refuse(source.data, manifest.kind)
+    # Shards are files of that kind themselves; external data of ONNX is of none.
+    for data in (source.data, *(source.files.values() if manifest.kind == "safetensors" else ())):
+        polyglot.refuse(data, manifest.kind)
     return manifest
 
 

@@ -15,9 +15,10 @@ from formats.identify import inspect
 from formats.kinds import reader, writer
 from formats.model import Edit, Manifest, Source
 from formats.ranges import check_fits, gather, overwritten
+from formats.safetensors.shards import SUFFIX
 
 #: What a model's data files are called by us.
-DATA_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*\.[0-9a-f]{16}(-\d+)?\.data", re.ASCII)
+DATA_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*\.[0-9a-f]{16}(-\d+)?\.(data|safetensors)", re.ASCII)
 
 
 def write_edit(source: Source, manifest: Manifest, edit: Edit) -> dict[str, bytes]:
@@ -50,9 +51,12 @@ def own_names(
         return {name: data}
     digests = b"".join(hashlib.sha256(content).digest() for content in outside.values())
     digest = hashlib.sha256(digests).hexdigest()[:16]
-    stem = name if DATA_NAME.fullmatch(f"{name}.{digest}.data") else "model"
+    # Shards are loaded by their suffix.
+    end = "safetensors" if manifest.kind == "safetensors" else "data"
+    stem = name.removesuffix(SUFFIX)
+    stem = stem if DATA_NAME.fullmatch(f"{stem}.{digest}.{end}") else "model"
     numbers = [""] if len(outside) == 1 else [f"-{number}" for number in range(1, len(outside) + 1)]
-    names = {old: f"{stem}.{digest}{number}.data" for old, number in zip(outside, numbers, strict=True)}
+    names = {old: f"{stem}.{digest}{number}.{end}" for old, number in zip(outside, numbers, strict=True)}
     renamed = writer(manifest.kind).renamed
     model = renamed(data, names)
     back = renamed(model, {new: old for old, new in names.items()})

@@ -11,11 +11,13 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from formats.dtypes import BITS, DTYPES
 from formats.errors import Hostile, Unreadable
 from formats.model import Address, Manifest, Source
+from formats.safetensors.shards import is_index, require_match, weight_map
 
 #: What no honest writer makes, one id each; ids are stable and never reused.
 RULES: Mapping[str, str] = {
@@ -40,11 +42,11 @@ MAX_ENTRY = 4096
 
 
 def read_manifest(source: Source) -> Manifest:
-    """The addresses of all tensors of a safetensors file, in order of their offsets.
+    """The addresses of all tensors of a safetensors file, in order of their offsets, or of an index, shard by shard.
 
     Raises :class:`Unreadable` for a truncated file, :class:`Hostile` for what no honest writer makes.
     """
-    tensors, metadata = read_header(source.data)
+    tensors, metadata = _sharded(source) if is_index(source.data) else read_header(source.data)
     unaligned = sum(a.offset % a.item > 0 for a in tensors)
     notes = [f"{unaligned} tensors start at an unaligned offset"] if unaligned else []
     notes += [
@@ -55,8 +57,27 @@ def read_manifest(source: Source) -> Manifest:
 
 
 def external_locations(data: bytes) -> tuple[str, ...]:
-    """None: the file holds all its tensors."""
-    return ()
+    """The shards of an index, in its order; a file of tensors holds all its own."""
+    return tuple(dict.fromkeys(weight_map(data).values())) if is_index(data) else ()
+
+
+def _sharded(source: Source) -> tuple[list[Address], dict[str, str]]:
+    """The tensors of all shards, each checked as a file of its own, and the metadata in which they do not differ."""
+    index = weight_map(source.data)
+    tensors: list[Address] = []
+    metadata: list[dict[str, str]] = []
+    held: dict[str, list[str]] = {}
+    for file in dict.fromkeys(index.values()):
+        if file not in source.files:
+            raise Unreadable(f"The shard {file!r} is missing; put it beside the index.")
+        found, told = read_header(source.files[file])
+        tensors += [replace(one, member=file) for one in found]
+        metadata.append(told)
+        held[file] = [one.name for one in found]
+    require_match(index, held)
+    return tensors, {
+        key: value for key, value in metadata[0].items() if all(m.get(key) == value for m in metadata)
+    }
 
 
 def read_header(data: bytes) -> tuple[list[Address], dict[str, str]]:

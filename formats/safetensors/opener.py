@@ -7,6 +7,7 @@ from torch import Tensor
 from formats.errors import Unsupported
 from formats.model import InputSpec, Manifest, Opened, Source
 from formats.safetensors.architectures import Choice, choose, load_state
+from formats.safetensors.patch import members
 from formats.tensors import TORCH, from_bytes
 
 
@@ -35,8 +36,9 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
 
 
 def _tensors(source: Source, manifest: Manifest) -> dict[str, Tensor]:
+    parts = members(source)
     return {
-        name: from_bytes(source.data[a.offset : a.offset + a.length], a.dtype, a.shape)
+        name: from_bytes(parts[a.member][a.offset : a.offset + a.length], a.dtype, a.shape)
         for name, a in manifest.tensors.items()
     }
 

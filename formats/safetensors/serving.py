@@ -19,7 +19,8 @@ def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]
     from safetensors.torch import load
 
     choice = choose(source, read_manifest(source), arch)
-    load_state(choice, load(source.data))
+    parts = source.files.values() or [source.data]
+    load_state(choice, {name: tensor for part in parts for name, tensor in load(part).items()})
     network = choice.network
 
     def run(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from formats.safetensors.shards import SUFFIX
 from wiper_cli.audit.answers import PurifyAnswer
 from wiper_cli.audit.requests import CheckRequest, PurifyRequest
 from wiper_cli.commands.shared import document as documents
@@ -23,7 +24,7 @@ from wiper_cli.commands.shared.run import Run, Subject, check_requested, finish,
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.commands.shared.transaction import Destination, commit, lay_out, reserved
 from wiper_cli.purifiers import METHODS
-from wiper_cli.verdict import ExitCode, Verdict
+from wiper_cli.verdict import ExitCode, Problem, Verdict
 
 
 @click.command(cls=MethodCommand)
@@ -81,6 +82,15 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
 
         def work(document: Document) -> None:
             with run.subject(model, document) as subject:
+                if (
+                    subject.gated.kind == "safetensors"
+                    and subject.gated.locations
+                    and not output.name.endswith(SUFFIX)
+                ):
+                    raise Problem(
+                        f"The model is an index of {len(subject.gated.locations)} shards, and so is what is written: "
+                        f"name it like {output.stem}{SUFFIX}."
+                    )
                 request = PurifyRequest(
                     **run.examined(subject),
                     method=method,

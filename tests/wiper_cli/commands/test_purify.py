@@ -8,6 +8,9 @@ import stat
 import jsonschema
 import onnx
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from formats import open_model, read_source
 from wiper_cli.audit import pipeline, results
@@ -134,3 +137,39 @@ def test_exit_zero_spares_a_refusal_that_is_a_finding(purify, child, monkeypatch
         pipeline, "run", lambda *asked: dataclasses.replace(real(*asked), verdict=Verdict.SUSPICIOUS)
     )
     assert (purify()[0], purify("--exit-zero")[0], left(tmp_path)) == (1, 0, [])
+
+
+def test_shards_become_shards_under_an_index(wiper, child, few_digits, tmp_path):
+    tensors = load_file(DIGITS / "model.safetensors")
+    with safe_open(DIGITS / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    names, index = sorted(tensors), {}
+    for shard, part in {"a.safetensors": names[::2], "b.safetensors": names[1::2]}.items():
+        save_file({name: tensors[name] for name in part}, tmp_path / shard, metadata)
+        index.update(dict.fromkeys(part, shard))
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    arguments = (
+        "purify",
+        tmp_path,
+        "--clean",
+        few_digits,
+        *HEAD,
+        "-q",
+        "-f",
+        "json",
+        "--accept-unverified",
+        "-o",
+    )
+    code, out, err = wiper(*arguments, tmp_path / "out.safetensors")
+    assert code == 2
+    assert (
+        "index of 2 shards, and so is what is written: name it like out.safetensors.index.json" in out + err
+    )
+    code, out, err = wiper(*arguments, tmp_path / "out.safetensors.index.json")
+    assert code == 0, err
+    output = json.loads(out)["purification"]["output"]
+    written = json.loads((tmp_path / "out.safetensors.index.json").read_text())["weight_map"]
+    assert {*written} == {*names}
+    assert {*written.values()} == {*output["data"]}
+    again = {name: load_file(tmp_path / file)[name] for name, file in written.items()}
+    assert 0 < sum(not torch.equal(again[name], tensors[name]) for name in names) <= 2
