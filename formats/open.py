@@ -6,8 +6,10 @@ The opener of each kind builds the network; what is common to all kinds is decid
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,9 @@ from formats.sidecar import class_names_hint, preprocessing_hint
 SIZES = (32, 224, 28, 64, 96, 128, 160, 299, 192, 240, 256, 288, 336, 384, 448, 512)
 #: Most numbers that a network may ask for at once, as a float32 tensor 1 GiB.
 MAX_INPUT = 1 << 28
+#: Largest side that is sought where a layer says how many numbers it takes, and how far others of one kind may be.
+LARGEST_SIDE, _ALIKE = 640, 8
+_PRODUCT = re.compile(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
 #: How much larger a second image is that shows whether the size is free.
 _STEP = 32
 
@@ -173,7 +178,7 @@ def _find_input(
         raise Unsupported(
             f"The network takes images as {asked}, which is more than {MAX_INPUT} numbers at a time."
         )
-    for channels, height, width in _candidates(declared, sizes, manifest):
+    for channels, height, width in chain(_candidates(declared, sizes, manifest), _fitting(network, declared)):
         example = torch.randn(2, channels, height, width, generator=generator)
         example = 128 + 64 * example if declared.whole else example
         try:
@@ -214,6 +219,34 @@ def _candidates(
     for height, width in dict.fromkeys(own):
         for count in channels:
             yield count, height, width
+
+
+def _fitting(network: nn.Module, declared: InputSpec) -> Iterator[tuple[int, int, int]]:
+    """As :func:`_candidates`, the square that a network needs which flattens its maps for a linear layer: torch says
+    how many numbers the layer got and how many it takes, and more pixels give more. Of several, a round one."""
+    if declared.height and declared.width:
+        return
+    for channels in [declared.channels] if declared.channels else [3, 1]:
+        low, high = 1, LARGEST_SIDE
+
+        def compared(side: int, channels: int = channels) -> int:
+            """Whether the layer gets less (-1) or more (1) than it takes."""
+            try:
+                _try(network, torch.zeros(2, channels, side, side))
+            except Exception as error:  # too small an image fails in any layer's words
+                found = _PRODUCT.search(str(error))
+                return 1 if found and int(found[1]) > int(found[2]) else -1
+            return 0
+
+        while low <= high:
+            side = (low + high) // 2
+            outcome = compared(side)
+            if not outcome:
+                alike = [one for one in range(side - _ALIKE, side + _ALIKE) if one > 0 and not compared(one)]
+                side = next((one for step in (32, 10, 4) for one in alike if one % step == 0), side)
+                yield channels, side, side
+                break
+            low, high = (side + 1, high) if outcome < 0 else (low, side - 1)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from formats.onnx import proto
 from formats.onnx.graph import build
 from formats.onnx.headless import HeadRuntime
 from formats.onnx.images import require_moves
+from formats.onnx.serving import TooNew
 
 #: Operators of quantised graphs, besides those whose name begins with QLinear.
 _QUANTISED = (
@@ -59,6 +60,8 @@ def open_file(source: Source, manifest: Manifest, arch: str | None = None) -> Op
     reason = _reason(missing)
     try:
         runtime = HeadRuntime(source, manifest)
+    except TooNew:
+        raise
     except Unsupported as error:
         raise Unsupported(f"The ONNX file cannot be opened as a network: {reason}. {error}") from error
     notes.append(

@@ -1,6 +1,7 @@
 """Run an ONNX graph as a deployment does: onnxruntime on the CPU, from one self-contained byte string."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,11 @@ RUNTIME = "onnxruntime"
 _ORT: Any = onnxruntime  # its stubs export nothing
 #: Type of the images by that of the graph's input; numpy has no bfloat16.
 _INPUTS = {one.onnx: np.dtype(one.numpy or "float32") for one in DTYPES.values()}
+#: What is too new, and how onnxruntime says so.
+_VERSIONS = {
+    "IR version": r"IR version: (\d+), max supported IR version: (\d+)",
+    "opset": r"Opset (\d+) is under development.* till opset (\d+)",
+}
 
 
 class Session:
@@ -78,8 +84,21 @@ def _float(value: Any) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
+class TooNew(Unsupported):
+    """The file is of a later version of the format than the runtime here."""
+
+
 def _refused(error: Exception) -> Unsupported:
-    return Unsupported(f"onnxruntime refuses the model: {str(error).splitlines()[0][:300]}")
+    text = " ".join(str(error).split())
+    for what, said in _VERSIONS.items():
+        if found := re.search(said, text):
+            return TooNew(
+                f"The ONNX file has {what} {found[1]} and onnxruntime {onnxruntime.__version__} takes up to "
+                f"{found[2]}: export it for that, or install a newer onnxruntime."
+            )
+    # Less the place in the source of onnxruntime and the signature of the function there.
+    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)
+    return Unsupported(f"onnxruntime refuses the model: {text[:300]}")
 
 
 def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]:

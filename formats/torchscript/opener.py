@@ -198,7 +198,10 @@ def _try_inputs(
     if example is not None and (len(example) != 4 or 0 in example):
         raise Unsupported(f"The network was traced with an input of shape {list(example)}, not with images.")
     trials = [(example[0], example[1:])] if example else list(_trials([channels] if channels else [3, 1]))
+    flattens = False
     for usual, shape in trials:
+        if flattens and usual > 1:
+            break  # it is the size that does not fit, whatever the batch
         try:
             said = _settle_output(network, _noise(usual, shape))
             network.batch = _fixed_batch(network, shape, usual)
@@ -210,6 +213,7 @@ def _try_inputs(
                 raise Unsupported(
                     f"The network fails on the shape that it was traced with: {reason}"
                 ) from error
+            flattens = flattens or "shapes cannot be multiplied" in str(error)
             continue
         fixed = network.batch
         notes = (

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save
 from torch import nn
+from torchscript_files import as_bytes
 
 from formats import Source, Unsupported, head_values, open_model
 from formats.model import InputSpec, Manifest
@@ -136,3 +137,32 @@ def test_an_input_that_fills_the_memory_is_refused_before_it_is_made(asked):
     declared = InputSpec(*asked, origin="declared")
     with pytest.raises(Unsupported, match="numbers at a time"):
         _find_input(nn.Identity(), declared, [], Manifest("onnx", {}))
+
+
+class Flattening(nn.Module):
+    """A LeNet for pictures of one side alone."""
+
+    def __init__(self, side):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 6, 5)
+        self.fc = nn.Linear(6 * ((side - 4) // 2) ** 2, 5)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(torch.max_pool2d(self.conv(x).relu(), 2), 1))
+
+
+@pytest.mark.parametrize(("side", "found"), [(50, 50), (100, 100), (113, 112), (32, 32)])
+def test_the_size_that_a_flattened_map_needs_is_found(side, found):
+    """None of the usual sizes; of those that give equally many numbers a round one."""
+    spec, example, _ = _find_input(Flattening(side).eval(), InputSpec(), [], Manifest("safetensors", {}))
+    assert (spec.channels, spec.height, spec.width) == (3, found, found)
+    assert example.shape == (2, 3, found, found)
+
+
+def test_a_scripted_file_of_an_unusual_size_opens():
+    network = Flattening(50).eval()
+    model = open_model(Source("m.pt", as_bytes(torch.jit.script(network))))
+    x = torch.randn(2, 3, 50, 50)
+    torch.testing.assert_close(model.network(x), network(x), rtol=1e-4, atol=1e-5)
+    assert (model.input.height, model.input.width) == (50, 50)

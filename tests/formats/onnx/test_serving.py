@@ -55,3 +55,17 @@ import formats.onnx.serving
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert said.stdout.split()[0] == "1"
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("ir", r"IR version 99 and .* up to \d+"), ("opset", "opset 99 and .* up to")]
+)
+def test_a_file_that_is_too_new_is_refused_in_one_short_sentence(what, words):
+    model = tiny.classifier(ir=99) if what == "ir" else tiny.classifier(opset=99)
+    with pytest.raises(Unsupported, match=words) as caught:
+        serve(tiny.source_of(model))
+    assert len(str(caught.value)) < 160
+    assert "onnxruntime_src" not in str(caught.value)
+    model.graph.node[1].op_type = "Hardmax"  # unknown here: opened by onnxruntime, or not at all
+    with pytest.raises(Unsupported, match=words):
+        tiny.opened(model)
