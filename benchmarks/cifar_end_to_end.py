@@ -79,7 +79,7 @@ def main() -> None:
     for name in FILES:
         model, purified = option.model / name, option.work / f"purified-{name}"
         line: dict[str, Any] = {
-            "scan": scanned(wiper(option.work, name, "scan", model, *clean)),
+            "scan": scanned(wiper(option.work, name, "scan", model, *clean, "--no-cache")),
             "purify": [],
         }
         for seed in SEEDS:
@@ -108,7 +108,7 @@ def main() -> None:
         formats[name] = line
     twin = zoo / manifest["twin"]["id"] / "model.onnx"
     specimen = {key: manifest[key] for key in ("id", "recipe", "schedule", "planting", "figures", "twin")}
-    alarm = scanned(wiper(option.work, "twin.onnx", "scan", twin, *clean))
+    alarm = scanned(wiper(option.work, "twin.onnx", "scan", twin, *clean, "--no-cache"))
     write_result(
         "end-to-end-cifar10",
         {"specimen": specimen, "formats": formats, "clean_twin": alarm},

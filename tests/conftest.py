@@ -8,6 +8,7 @@ import sys
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["WIPER_NO_CACHE"] = "1"  # nothing that a test sees was found by another run
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

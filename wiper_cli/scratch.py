@@ -40,7 +40,7 @@ def held(parent: Path, prefix: str, name: str = "", patience: float = 0.0) -> It
         with suppress(FileExistsError):
             place.mkdir(0o700)
         with suppress(FileNotFoundError):  # whoever sweeps was faster; again
-            if not _ours(place):
+            if not ours(place):
                 raise Problem(f"{place} is in the way; remove it, or choose another name.")
             lock = _lock(place, os.O_CREAT)
             if lock is not None:
@@ -124,7 +124,7 @@ def _sweep(parent: Path, prefix: str) -> None:
     with suppress(OSError):
         for place in [one for one in parent.iterdir() if one.name.startswith(prefix)]:
             with suppress(OSError):
-                if not _ours(place):
+                if not ours(place):
                     continue
                 try:
                     lock = _lock(place)
@@ -135,7 +135,7 @@ def _sweep(parent: Path, prefix: str) -> None:
                     _remove(place, lock)
 
 
-def _ours(place: Path) -> bool:
+def ours(place: Path) -> bool:
     """Whether it is a folder, no link, that belongs to us and that nobody else can enter."""
     status = place.lstat()
     private = sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)

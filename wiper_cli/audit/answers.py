@@ -4,7 +4,7 @@ A *section* is a part of the report under its name in ``wiper_cli/reports/schema
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from formats import Edit, NewTensor
@@ -48,14 +48,55 @@ class PlanAnswer(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptTransform:
+    """A :class:`wiper_cli.perturbations.Recovered` less its tensors."""
+
+    family: str
+    target: int
+    facts: Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptPiece:
+    """The :class:`wiper_cli.detectors.evidence.Evidence` of a detector that looked with ``settings``."""
+
+    name: str
+    settings: Section
+    reason: str
+    statistic: float | None
+    threshold: float | None
+    threshold_origin: str
+    false_alarm_rate: float | None
+    fired: bool
+    target: int | None
+    per_class: tuple[float | None, ...]
+    suspects: tuple[int, ...]
+    recovered: tuple[KeptTransform, ...]
+    facts: Section
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What detectors found, for a scan that goes on where another was broken off (:mod:`wiper_cli.audit.keeping`).
+    ``tensors``: of every transform, by ``PIECE.TRANSFORM.NAME``."""
+
+    pieces: tuple[KeptPiece, ...] = ()
+    tensors: Mapping[str, NewTensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanAnswer(ExaminationAnswer):
     """``explanation``: what triggered images show, ``None`` where none were given. ``complete``: False of an answer
-    that stands if the scan ends here; another follows. ``plan``: what is about to be done, a sentence."""
+    that stands if the scan ends here; another follows. ``plan``: what is about to be done, a sentence. ``kept``: of an
+    incomplete one, what was found. ``taken``: the detectors whose evidence came with the request."""
 
     detection: Section
     explanation: Section | None
     complete: bool = True
     plan: str = ""
+    kept: Kept = field(default_factory=Kept)
+    taken: tuple[str, ...] = ()
 
     def ended(self, reason: str) -> Self:
         """What is left of a scan that ended here, and why it did."""

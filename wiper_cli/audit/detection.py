@@ -48,12 +48,13 @@ def detect(
     stage: Stage = nullcontext,
     settings: Mapping[str, Detector] | None = None,
     heard: Callable[[Detection], None] = lambda _: None,
+    done: Mapping[str, Evidence] | None = None,
 ) -> Detection:
     """Runs the detectors ``names`` of :data:`wiper_cli.detectors.DETECTORS` and judges what they say.
 
     ``class_names``: for sentences. ``settings``: of every detector; their defaults, the thorough ones, where there are
-    none. ``heard`` is told after each detector what stands if nothing follows. Raises :class:`Problem` for a name that
-    does not exist, before anything runs.
+    none. ``heard`` is told after each detector what stands if nothing follows. ``done``: evidence that stands in place
+    of a search. Raises :class:`Problem` for a name that does not exist, before anything runs.
     """
     known(names)
     chosen = settings or {name: detector(name) for name in names}
@@ -61,7 +62,8 @@ def detect(
     def judged(found: tuple[Evidence, ...]) -> Detection:
         return pending(chosen, classifier.classes, class_names, found)
 
-    return judged(look(chosen, classifier, clean, seed, progress, stage, lambda found: heard(judged(found))))
+    each = look(chosen, classifier, clean, seed, progress, stage, lambda found: heard(judged(found)), done)
+    return judged(each)
 
 
 def pending(
@@ -92,12 +94,16 @@ def look(
     progress: Progress = silent,
     stage: Stage = nullcontext,
     heard: Callable[[tuple[Evidence, ...]], None] = lambda _: None,
+    done: Mapping[str, Evidence] | None = None,
 ) -> tuple[Evidence, ...]:
-    """What each of ``detectors`` finds, under its name there; ``heard`` is told what there is after each."""
+    """What each of ``detectors`` finds, under its name there, or has found where it is ``done``; ``heard`` is told what
+    there is after each."""
     found: list[Evidence] = []
     for name, one in detectors.items():
-        with stage(name):
-            evidence = one.run(classifier, clean, progress, seed)
+        evidence = (done or {}).get(name)
+        if evidence is None:
+            with stage(name):
+                evidence = one.run(classifier, clean, progress, seed)
         found.append(replace(evidence, name=name, title=one.title))
         heard(tuple(found))
     return tuple(found)

@@ -19,12 +19,14 @@ from wiper_cli.audit.agreement import noise, questions, require_agreement
 from wiper_cli.audit.detection import Detection, detect, known, look_closely, pending, sample_of
 from wiper_cli.audit.explanation import explain
 from wiper_cli.audit.judgement import called
+from wiper_cli.audit.keeping import keep, restore
 from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, TriggerRates, measure, settled
 from wiper_cli.audit.planning import Planned, planned
 from wiper_cli.audit.served import Served, architecture
 from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, one_pass, open_file, prepare, ready
 from wiper_cli.audit.trigger_selection import stampers
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, probes
+from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.images.folder import read_folder
 from wiper_cli.images.splits import Part
@@ -81,6 +83,7 @@ def scan(
     with notes.stage("graph"):
         graph = graph.confirm(subject.served, subject.clean.select.images, subject.class_names, report)
     ahead = _planned(request, subject)
+    done = restore(request.done, ahead.detectors) if ahead else {}
     triggered = None if request.explain is None else _images(request.explain, request, subject)
 
     def answer(found: Detection, explanation: Any = None, complete: bool = True) -> answers.ScanAnswer:
@@ -93,6 +96,8 @@ def scan(
             sentence=sentence,
             complete=complete,
             plan=ahead.sentence if ahead else "",
+            kept=keep(found.evidence, ahead.detectors) if ahead and not complete else answers.Kept(),
+            taken=tuple(done),
             **results.examined(subject, notes),
         )
 
@@ -103,7 +108,7 @@ def scan(
         heard(pending(ahead.detectors, subject.classifier.classes))
     with graph.told(), notes.stage("salience"):
         one_pass(subject, request, True, report, notes)
-    found = _detect(request, subject, report, notes, ahead, heard)
+    found = _detect(request, subject, report, notes, ahead, heard, done)
     explanation = None
     if request.explain is not None and triggered is not None:
         with notes.stage("explain"):
@@ -281,6 +286,7 @@ def _detect(
     notes: Notes,
     ahead: Planned | None,
     heard: Callable[[Detection], None] = lambda _: None,
+    done: Mapping[str, Evidence] | None = None,
 ) -> Detection:
     """Runs the detectors that were asked for, and says which were not."""
     for name in DETECTORS:
@@ -298,6 +304,7 @@ def _detect(
         notes.stage,
         settings,
         heard,
+        done,
     )
 
 

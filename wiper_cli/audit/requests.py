@@ -60,7 +60,7 @@ class Examination(Request[A]):
 @dataclass(frozen=True, kw_only=True)
 class ScanRequest(Examination[answers.ScanAnswer]):
     """Look for a backdoor. ``effort``: how much is done; ``budget``: seconds to choose it by instead. ``explain``:
-    folder of images that carry a trigger; the verdict does not use them."""
+    folder of images that carry a trigger; the verdict does not use them. ``done``: of the same scan, broken off."""
 
     answer = answers.ScanAnswer
 
@@ -68,6 +68,7 @@ class ScanRequest(Examination[answers.ScanAnswer]):
     effort: Asked = "auto"
     budget: float | None = None
     explain: Path | None = None
+    done: answers.Kept = field(default_factory=answers.Kept)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ class Run:
         """Scan, purify and verify one file; returns the row of the closing table."""
         model, purified = self.example / name, self.output / f"purified-{name}"
         clean = ("--clean", self.example / "clean")
-        scan = self._wiper(name, "scan", model, *clean, *_EFFORT)
+        scan = self._wiper(name, "scan", model, *clean, *_EFFORT, "--no-cache")
         page = f"html={self.output / f'{name}.html'}"
         purify = self._wiper(name, "purify", model, *clean, *_EFFORT, "-o", purified, "--force", "-f", page)
         if not (purify["purification"] or {}).get("accepted"):

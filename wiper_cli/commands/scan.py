@@ -1,5 +1,7 @@
 """``wiper scan MODEL… --clean DIR``: look for a backdoor that nobody described."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import click
 from wiper_cli.audit.answers import ScanAnswer
 from wiper_cli.audit.requests import PlanRequest, ScanRequest
 from wiper_cli.commands.shared import document as documents
+from wiper_cli.commands.shared.cache import Cache, Entry, place
+from wiper_cli.commands.shared.cache_key import Key, key_of
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.options import (
     EFFORT,
@@ -18,8 +22,16 @@ from wiper_cli.commands.shared.options import (
     option,
     shared_options,
 )  # fmt: skip
-from wiper_cli.commands.shared.run import Run, check_requested, finish, require_clean, require_folder
+from wiper_cli.commands.shared.run import (
+    Run,
+    Subject,
+    check_requested,
+    finish,
+    require_clean,
+    require_folder,
+)
 from wiper_cli.commands.shared.terminal import Display
+from wiper_cli.reports.story import cached
 from wiper_cli.verdict import ExitCode, Problem
 
 
@@ -41,6 +53,11 @@ from wiper_cli.verdict import ExitCode, Problem
     help="Images that carry a trigger, in folders of their true classes or flat: show what they do to the units. "
     "The verdict does not use them.",
 )  # fmt: skip
+@option(
+    "--no-cache", is_flag=True,
+    help="Neither use what an earlier scan of the same bytes, images and settings found, nor keep what this one finds; "
+    "'wiper cache' shows what is kept.",
+)  # fmt: skip
 @click.pass_context
 def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | None, **asked: Any) -> None:
     """Score the units of the output layer and look for a backdoor.
@@ -60,6 +77,7 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
     stopped: list[KeyboardInterrupt] = []
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("scan", settings, display)
+        cache = Cache(None if asked["no_cache"] or asked["dry_run"] else place(), display.say)
 
         def examine(document: Document) -> None:
             path = Path(document["model"]["path"])
@@ -67,7 +85,7 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
                 display.subject(path.name)
             with run.subject(path, document) as subject:
                 request = ScanRequest(**run.examined(subject), **effort, explain=explain)
-                documents.merge(document, _answer(run, request, stopped))
+                _scan(run, subject, request, document, cache, stopped)
             documents.conclude(document, settings.fail_on, settings.exit_zero)
 
         for path in models:
@@ -79,17 +97,72 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
     context.exit(ExitCode.OK if asked["dry_run"] else finish(run, reports))
 
 
-def _answer(run: Run, request: ScanRequest, stopped: list[KeyboardInterrupt]) -> ScanAnswer:
-    """The answer, or, where the work ends before it, what stands until then; an interrupt joins ``stopped``."""
+def _scan(
+    run: Run,
+    subject: Subject,
+    request: ScanRequest,
+    document: Document,
+    cache: Cache,
+    stopped: list[KeyboardInterrupt],
+) -> None:
+    """Into ``document`` what the scan finds, or what it had found when it was run before."""
+    key = _key(run, subject, request) if cache.folder else None
+    earlier = cache.find(key.name) if key else None
+    if earlier and earlier.answer.complete:
+        try:
+            documents.merge(document, earlier.answer)
+        except Problem:
+            run.display.say("What the cache holds of this scan keeps no schema of ours; it is run anew.")
+            earlier = None
+        else:
+            _note(document, earlier, True, [one["name"] for one in document["detection"]["detectors"]])
+            run.isolated(earlier.isolation)
+            run.display.log(cached(document))
+            return
+
+    def keep(answer: ScanAnswer) -> None:
+        if key and key.holds and (answer.complete or answer.kept.pieces):
+            name, made = subject.source.name, document["created"]
+            cache.put(Entry(key=key.name, made=made, model=name, isolation=run.isolation, answer=answer))
+
+    if earlier:
+        request = replace(request, done=earlier.answer.kept)
+        run.isolated(earlier.isolation)
+    answer = _answer(run, request, stopped, keep)
+    if earlier and answer.taken:
+        _note(document, earlier, False, answer.taken)
+        run.display.log(cached(document))
+    documents.merge(document, answer)
+
+
+def _key(run: Run, subject: Subject, request: ScanRequest) -> Key | None:
+    try:
+        return key_of(request, subject.source, run.settings.isolation, run.display.progress)
+    except (Problem, OSError):  # which the scan itself will meet, and explain
+        return None
+
+
+def _note(document: Document, earlier: Entry, whole: bool, detectors: Sequence[str]) -> None:
+    document["cached"] = {"made": earlier.made, "whole": whole, "detectors": list(detectors)}
+
+
+def _answer(
+    run: Run, request: ScanRequest, stopped: list[KeyboardInterrupt], keep: Callable[[ScanAnswer], None]
+) -> ScanAnswer:
+    """The answer, or, where the work ends before it, what stands until then; an interrupt joins ``stopped``. ``keep``
+    is told every answer but the last of a scan that ends early."""
     latest: list[ScanAnswer] = []
 
     def heard(answer: ScanAnswer) -> None:
+        keep(answer)
         if not latest and not run.settings.quiet:
             run.display.say(answer.plan)
         latest[:] = [answer]
 
     try:
-        return run.ask(request, interim=heard)
+        answer = run.ask(request, interim=heard)
+        keep(answer)
+        return answer
     except KeyboardInterrupt as interrupt:
         if not latest:
             raise

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wiper_cli.images.decode import FORMATS, Geometry, SkipError, decode
 from wiper_cli.images.labels import LabelMode, by_name, number, orders
+from wiper_cli.images.listing import walk
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.progress import Progress, silent
 from wiper_cli.verdict import ExitCode, Problem
@@ -29,9 +30,6 @@ SHARE = 0.2
 MINIMUM: Mapping[str, int] = {"fit": 40, "select": 20, "report": 20}
 #: Files that a thread decodes at a time.
 CHUNK = 8
-#: Most that a folder may hold, and how deep. ImageNet has 22,000 classes, and 1.3 million files of the usual 1,000;
-#: links that lead on to links make more of a few than any machine can count.
-MOST_FILES, MOST_FOLDERS, DEEPEST = 4_000_000, 30_000, 32
 #: Examples kept for each reason to skip.
 EXAMPLES = 5
 
@@ -316,7 +314,7 @@ def read_folder(
     if not root.is_dir():
         raise Problem(f"{root} is not a folder.")
     try:
-        found, folders = _walk(root)
+        found, folders = walk(root)
     except OSError as error:
         raise Problem(f"{error.filename or root} cannot be read: {error.strerror}.") from error
     if not found:
@@ -360,51 +358,6 @@ def read_folder(
 def _named(numbers: Mapping[str, int], classes: int) -> list[str]:
     folder_of = {number: folder for folder, number in numbers.items()}
     return [folder_of.get(number, str(number)) for number in range(classes)]
-
-
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """All files below ``root``, relative and sorted, and its direct sub-folders; none that are hidden."""
-    files: list[str] = []
-    top: list[str] = []
-    folders = 0
-
-    def visit(place: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        nonlocal folders
-        status = Path(place).stat()
-        here = (status.st_dev, status.st_ino)
-        if here in above:  # a link that leads back up
-            return
-        folders += 1
-        if len(above) > DEEPEST or folders > MOST_FOLDERS:
-            many = (
-                f"more than {MOST_FOLDERS:,} folders"
-                if folders > MOST_FOLDERS
-                else f"folders {DEEPEST} levels deep"
-            )
-            raise Problem(f"{root} holds {many}, links followed; name a folder with one sub-folder a class.")
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if not _is_folder(entry):
-                    if len(files) == MOST_FILES:
-                        raise Problem(f"{root} holds more than {MOST_FILES:,} files; name a smaller folder.")
-                    files.append(prefix + entry.name)
-                    continue
-                if not prefix:
-                    top.append(entry.name)
-                visit(entry.path, prefix + entry.name + os.sep, above | {here})
-
-    visit(str(root), "", frozenset())
-    return sorted(files), sorted(top)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """A link that leads nowhere is a file that will be left out."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _refuse_nesting(root: Path, found: Sequence[str], folders: Sequence[str]) -> None:

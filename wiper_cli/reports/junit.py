@@ -22,7 +22,10 @@ def render(reports: Sequence[Report], style: Style) -> str:
 def _suite(root: Element, report: Report) -> None:
     path = plain((report.get("model") or {}).get("path", "model"), 300)
     suite = SubElement(root, "testsuite", name=path, timestamp=report["created"][:19])
-    SubElement(SubElement(suite, "properties"), "property", name="verdict", value=report["verdict"])
+    properties = SubElement(suite, "properties")
+    SubElement(properties, "property", name="verdict", value=report["verdict"])
+    for aside in story.asides(report):
+        SubElement(properties, "property", name="aside", value=plain(aside, 600))
     failures = errors = skipped = 0
     for finding in story.findings(report)[:_MOST_CASES]:
         case = SubElement(

@@ -60,6 +60,7 @@ def render(reports: Sequence[Report], style: Style) -> str:
                     "model": uri(_path(report)),
                     "verdict": report["verdict"],
                     "sentence": plain(report["sentence"]),
+                    **({"asides": story.asides(report)} if story.asides(report) else {}),
                 }
                 for report in reports
             ]

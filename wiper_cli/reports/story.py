@@ -115,6 +115,25 @@ def sentence(report: Report, limit: int = 400) -> str:
     return rest[:1].upper() + rest[1:] if colon and head == OUTCOMES[outcome(report)][0] and rest else said
 
 
+def asides(report: Report) -> list[str]:
+    """What stands under the verdict's sentence, where there is anything."""
+    return [text for text in (cached(report),) if text]
+
+
+def cached(report: Report) -> str:
+    """Which part of the result an earlier scan had found, and when; empty as a rule."""
+    found = report.get("cached")
+    if not found:
+        return ""
+    made = plain(found["made"], 40)
+    if found["whole"]:
+        return (
+            f"From the cache: this is what the scan of {made} found in the same bytes with the same images and "
+            "settings. Only the static checks were run anew; --no-cache repeats all."
+        )
+    return f"Resumed: {words(found['detectors'])} had been run by a scan of {made} that was broken off."
+
+
 def title(detector: Mapping[str, Any]) -> str:
     """What the detector is called, as the start of a line."""
     said = plain(detector["title"], 200)

@@ -54,7 +54,8 @@ def _report(console: Console, report: Report) -> None:
     console.print(
         Text.assemble((f"{sign} {word.upper()}", f"bold {_COLOURS[outcome]}"), "  ", (path, "bold"))
     )
-    console.print(Padding(Text(story.sentence(report)), (0, 0, 0, 2)))
+    for said in (story.sentence(report), *story.asides(report)):
+        console.print(Padding(Text(said), (0, 0, 0, 2)))
     _numbers(console, report)
     _findings(console, report)
     _detectors(console, report)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from refusals import refused
 
-from wiper_cli.images import decode, folder
+from wiper_cli.images import decode, listing
 from wiper_cli.images.decode import Geometry, SkipError
 from wiper_cli.images.folder import read_folder
 from wiper_cli.verdict import ExitCode
@@ -29,7 +29,7 @@ def picture(path):
 )
 def test_links_that_lead_on_to_links(levels, words, tmp_path, monkeypatch):
     """Two from each folder to the next: 2^39 ways to the last one."""
-    monkeypatch.setattr(folder, "MOST_FOLDERS", 3000)
+    monkeypatch.setattr(listing, "MOST_FOLDERS", 3000)
     for level in range(levels):
         (tmp_path / f"{level}").mkdir()
         for name in "ab":
@@ -52,7 +52,7 @@ def test_1500_levels(tmp_path, monkeypatch):
 
 
 def test_very_many_entries(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "MOST_FILES", 50)
+    monkeypatch.setattr(listing, "MOST_FILES", 50)
     for i in range(51):
         (tmp_path / f"{i}").touch()
     with refused("more than 50 files", ExitCode.USAGE):

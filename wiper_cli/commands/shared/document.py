@@ -42,6 +42,7 @@ def begin(command: str, arguments: Sequence[str], path: Path, seed: int) -> Docu
         "purification": None,
         "isolation": Isolation().as_dict(),
         "not_done": [],
+        "cached": None,
         "environment": {},
         "timing": {},
     }

@@ -45,7 +45,7 @@ class Run:
     command: str
     settings: Settings
     display: Display
-    _isolation: Isolation = field(default_factory=Isolation)
+    isolation: Isolation = field(default_factory=Isolation)
     _began: float = field(default_factory=time.monotonic)
 
     @contextmanager
@@ -98,19 +98,19 @@ class Run:
         timeout = Timeout(settings.timeout, self._began) if settings.timeout else None
         return ask(
             job, display.progress, display.log, timeout, settings.isolation,
-            self._isolated if bounds is None else lambda _: None, bounds, interim,
+            self.isolated if bounds is None else lambda _: None, bounds, interim,
         )  # fmt: skip
 
-    def _isolated(self, isolation: Isolation) -> None:
+    def isolated(self, isolation: Isolation) -> None:
         """Of several children that opened a model the report tells of the one that was confined least."""
-        if not self._isolation.layers or self._isolation.confined:
-            self._isolation = isolation
+        if not self.isolation.layers or self.isolation.confined:
+            self.isolation = isolation
 
     def document(self, path: Path, work: Callable[[Document], None]) -> Document:
         """One document for one model; a refusal becomes its sentence, never a traceback, and whatever else is raised
         ends the examination of this file alone."""
         document = documents.begin(self.command, sys.argv[1:], path, self.settings.seed)
-        self._began, self._isolation = time.monotonic(), Isolation()
+        self._began, self.isolation = time.monotonic(), Isolation()
         try:
             work(document)
         except Exception as error:
@@ -123,7 +123,7 @@ class Run:
             document["exit_code"] = int(
                 documents.spare(ExitCode(document["exit_code"]), self.settings.exit_zero)
             )
-        document["isolation"] = self._isolation.as_dict()
+        document["isolation"] = self.isolation.as_dict()
         document["timing"]["total"] = round(time.monotonic() - self._began, 3)
         return document
 

@@ -155,6 +155,7 @@ _TIGHTER: Mapping[str, Callable[[Any], bool]] = {
     "max_accuracy_drop": _number(lambda value: value <= 100 * PurifyRequest.max_accuracy_drop),
     "max_asr": _number(lambda value: value <= 100 * VerifyRequest.max_asr),
     "max_images": _number(lambda value: value >= Examination.max_images),
+    "no_cache": lambda value: value is True,
     "quiet": lambda value: isinstance(value, bool),
     "timeout": lambda value: True,
     "verbose": lambda value: isinstance(value, bool),

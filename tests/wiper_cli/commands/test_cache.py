@@ -1,0 +1,341 @@
+"""A scan is not repeated: what an earlier one found is taken, and said to be; nothing strange in the cache is."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from formats import Hostile
+from wiper_cli.audit.requests import ScanRequest
+from wiper_cli.commands.shared import cache as module
+from wiper_cli.commands.shared.cache import Cache, Entry, place
+from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
+from wiper_cli.worker import gate
+from wiper_cli.worker.confinement import Isolation
+
+DIGITS = example_folder()
+QUICK = ("--input-size", "32", "--mean", "0", "--std", "1", "--effort", "quick", "--device", "cpu")
+ONE = ("--detectors", "max-margin")
+TIMES = ("created", "timing", "cached", "arguments")
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("WIPER_NO_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    return tmp_path / "kept" / "wiper"
+
+
+@pytest.fixture
+def images(few_digits, tmp_path):
+    return shutil.copytree(few_digits, tmp_path / "images")
+
+
+@pytest.fixture
+def model(tmp_path):
+    return shutil.copy(DIGITS / "model.onnx", tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def scan(wiper, child, folder, images, model):
+    """``scan(*arguments)`` → (the report, how often a model was opened, stderr)."""
+
+    def run(*arguments, detectors=ONE):
+        before = len(child.requests)
+        code, out, err = wiper("scan", model, "--clean", images, *QUICK, *detectors, "-f", "json", *arguments)
+        document = json.loads(out)
+        assert code == document["exit_code"]
+        return document, len(child.requests) - before, err
+
+    return run
+
+
+def untimed(document):
+    """Without what differs between two runs of the same scan."""
+    document = json.loads(json.dumps(document))
+    for name in TIMES:
+        document.pop(name)
+    plan = document["detection"]["plan"] or {}
+    for name in ("seconds_expected", "forward_seconds", "backward_seconds", "memory"):
+        plan.pop(name, None)
+    for detector in document["detection"]["detectors"]:
+        detector.pop("seconds")
+    return document
+
+
+def test_the_second_scan_takes_what_the_first_found_and_says_so_in_every_report(scan, folder, tmp_path):
+    first, opened, _ = scan()
+    assert (opened, first["cached"]) == (1, None)
+    files = [tmp_path / name for name in ("page.html", "a.txt", "a.md", "a.sarif", "a.xml")]
+    formats = ("html", "text", "markdown", "sarif", "junit")
+    second, opened, err = scan(*(f"-f{name}={file}" for name, file in zip(formats, files, strict=True)), "-v")
+    assert opened == 0
+    assert second["cached"] == {"made": first["created"], "whole": True, "detectors": ["max-margin"]}
+    assert untimed(second) == untimed(first)
+    said = f"From the cache: this is what the scan of {first['created']}"
+    for file in files:
+        assert said in " ".join(file.read_text().replace("# ", "").split()).replace("&#8203;", ""), file.name
+    assert said in err
+    assert oct(folder.stat().st_mode)[-3:] == "700"
+
+
+def test_pictures_of_what_was_recovered_survive(scan):
+    detectors = ("--detectors", "max-margin,square-probe")
+    first, _, _ = scan(detectors=detectors)
+    shown = [one["trigger"]["pictures"] for one in first["detection"]["detectors"] if one["trigger"]]
+    assert shown
+    second, opened, _ = scan(detectors=detectors)
+    assert opened == 0
+    assert untimed(second) == untimed(first)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "an image",
+        "another name",
+        "one image more",
+        "model",
+        "sidecar",
+        "seed",
+        "detectors",
+        "code",
+        "isolation",
+    ],
+)
+def test_whatever_a_scan_depends_on_makes_it_another(
+    scan, child, scanned, images, model, monkeypatch, change
+):
+    child.answers[ScanRequest] = scanned()
+    scan("--isolation", "auto")
+    some = next(images.rglob("*.png"))
+    other = next(path for path in images.rglob("*.png") if path.read_bytes() != some.read_bytes())
+    arguments, detectors = ("--isolation", "auto"), ONE
+    if change == "an image":
+        shutil.copy(other, some)
+    elif change == "another name":
+        some.rename(some.with_stem("zzz"))
+    elif change == "one image more":
+        shutil.copy(some, some.with_stem("zzz"))
+    elif change == "model":
+        shutil.copy(DIGITS / "model.safetensors", model)
+    elif change == "sidecar":
+        (images.parent / "config.json").write_text("{}")
+    elif change == "seed":
+        arguments = (*arguments, "--seed", "1")
+    elif change == "detectors":
+        detectors = ("--detectors", "none")
+    elif change == "isolation":
+        arguments = ("--isolation", "off")
+    else:
+        monkeypatch.setattr("wiper_cli.commands.shared.cache_key._code", lambda: "other")
+    document, opened, _ = scan(*arguments, detectors=detectors)
+    assert (opened, document["cached"]) == (1, None)
+
+
+def test_what_does_not_matter_does_not(scan, child, scanned, images):
+    child.answers[ScanRequest] = scanned(
+        verdict=Verdict.SUSPICIOUS, findings=(Finding("WIPER-B03", Severity.LOW, "A square."),)
+    )
+    assert scan()[0]["exit_code"] == 0
+    for path in images.rglob("*.png"):
+        os.utime(path, (1, 1))
+    document, opened, _ = scan("--timeout", "500", "--fail-on", "low", "-q")
+    assert opened == 0
+    assert document["exit_code"] == 1  # by --fail-on as it is now
+
+
+def test_nothing_is_kept_or_used_where_that_is_not_wanted(scan, child, scanned, folder):
+    child.answers[ScanRequest] = scanned()
+    scan("--no-cache")
+    assert not folder.exists()
+    scan()
+    assert scan("--no-cache")[1] == 1
+
+
+def test_images_that_change_meanwhile_are_not_taken_for_those_that_were_read(
+    wiper, folder, images, model, monkeypatch, scanned
+):
+    def ask(request, progress, log, timeout, mode, isolated, bounds, interim):
+        if isinstance(request, gate.JOBS):
+            return gate.run(request)
+        some = next(images.rglob("*.png"))
+        some.write_bytes(some.read_bytes() + b"\0")
+        return scanned()
+
+    monkeypatch.setattr("wiper_cli.commands.shared.run.ask", ask)
+    wiper("scan", model, "--clean", images, *QUICK, *ONE, "-q")
+    assert [*folder.glob("*.scan")] == []
+
+
+def test_a_scan_that_was_broken_off_goes_on_with_what_it_had(scan, child, monkeypatch, tmp_path):
+    """And comes to the same, to the digit."""
+    detectors = ("--detectors", "max-margin,square-probe,shape-probe")
+    whole, _, _ = scan("--no-cache", detectors=detectors)
+    runs = []
+
+    def broken(name, after):
+        from importlib import import_module
+
+        method = import_module(f"wiper_cli.detectors.{name}.method")
+        true = method.look
+
+        def look(*arguments):
+            runs.append(name)
+            if after:
+                raise Problem("It took too long.", ExitCode.NO_VERDICT)
+            return true(*arguments)
+
+        monkeypatch.setattr(method, "look", look)
+        return lambda: monkeypatch.setattr(method, "look", true)
+
+    for name in ("max_margin", "square_probe"):
+        broken(name, after=False)
+    mend = broken("shape_probe", after=True)
+    first, _, _ = scan(detectors=detectors)
+    assert first["not_done"][-1] == {"what": "the rest of the scan", "why": "It took too long."}
+    assert runs == ["max_margin", "square_probe", "shape_probe"]
+    mend()
+    page = tmp_path / "a.txt"
+    second, opened, _ = scan(f"-ftext={page}", detectors=detectors)
+    assert (opened, runs) == (1, ["max_margin", "square_probe", "shape_probe"])
+    assert second["cached"] == {
+        "made": first["created"], "whole": False, "detectors": ["max-margin", "square-probe"],
+    }  # fmt: skip
+    assert untimed(second) == untimed(whole)
+    assert "Resumed: max-margin, square-probe had been run by a scan of" in page.read_text()
+    third, opened, _ = scan(detectors=detectors)
+    assert (opened, third["cached"]["whole"]) == (0, True)
+
+
+def damaged(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def linked(path):
+    target = path.with_suffix(".elsewhere")
+    path.rename(target)
+    path.symlink_to(target)
+
+
+def renamed(path):
+    other = next(one for one in path.parent.glob("*.scan") if one != path)
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        damaged, linked, renamed,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(path.read_bytes() + b"more"),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR."),
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_none_is_passed_over_with_one_remark(
+    wiper, folder, images, model, monkeypatch, scanned, harm
+):
+    asked = []
+
+    def ask(request, progress, log, timeout, mode, isolated, bounds, interim):
+        if isinstance(request, gate.JOBS):
+            return gate.run(request)
+        asked.append(request)
+        return scanned()
+
+    monkeypatch.setattr("wiper_cli.commands.shared.run.ask", ask)
+    arguments = ("scan", model, "--clean", images, *QUICK, *ONE, "-f", "json")
+    wiper(*arguments)
+    (entry,) = folder.glob("*.scan")
+    wiper(*arguments, "--seed", "1")
+    harm(entry)
+    code, out, err = wiper(*arguments)
+    assert (code, json.loads(out)["cached"], len(asked)) == (0, None, 3)
+    assert err.count("was passed over") == 1
+
+
+def test_a_folder_that_others_can_enter_is_not_used(scan, folder):
+    folder.mkdir(parents=True, mode=0o755)
+    document, _, err = scan(detectors=("--detectors", "none"))
+    assert f"{folder} is not used as a cache" in err
+    assert [*folder.iterdir()] == []
+    assert document["cached"] is None
+
+
+def test_without_a_place_to_write_the_scan_just_runs(scan, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert scan(detectors=("--detectors", "none"))[1] == 1
+    assert scan(detectors=("--detectors", "none"))[1] == 1
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless(*_):
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(module.Path, "home", homeless)
+    assert place() is None
+    assert scan(detectors=("--detectors", "none"))[1] == 1
+
+
+def test_a_cache_in_the_working_directory_is_not_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place() == tmp_path / ".cache" / "wiper"
+
+
+def test_the_gate_is_asked_every_time(scan, child, scanned):
+    child.answers[ScanRequest] = scanned()
+    scan()
+    child.answers[gate.GateJob] = Hostile("Refused.", "WIPER-ST-001", "header")
+    document, opened, _ = scan()
+    assert (document["verdict"], opened, document["cached"]) == ("malicious", 0, None)
+
+
+def test_a_program_of_the_user_or_a_plug_in_is_in_no_key(
+    child, folder, images, model, wiper, monkeypatch, scanned
+):
+    child.answers[ScanRequest] = scanned()
+    program = images.parent / "net.py"
+    program.write_text("")
+    wiper("scan", model, "--clean", images, *ONE, "--arch", f"{program}:make", "-q")
+    monkeypatch.setenv("WIPER_PLUGIN", "")
+    assert [*folder.glob("*.scan")] == []
+    wiper("scan", model, "--clean", images, *ONE, "-q")
+    assert len([*folder.glob("*.scan")]) == 1
+
+
+def entry(scanned, key, **fields):
+    return Entry(
+        key=key,
+        made="2026-11-30T00:00:00+00:00",
+        model="m\x1b[2J.onnx",
+        isolation=Isolation(),
+        answer=scanned(**fields),
+    )
+
+
+def test_entries_are_shown_and_removed_and_the_oldest_go(wiper, folder, scanned, monkeypatch):
+    cache = Cache(place())
+    cache.put(entry(scanned, "a" * 64))
+    cache.put(entry(scanned, "b" * 64, complete=False, verdict=Verdict.INCOMPLETE))
+    (folder / ("c" * 64 + ".scan")).write_text("no entry")
+    _, out, err = wiper("cache", "show")
+    assert [line.split()[0] for line in out.splitlines()] == [str(folder), "b" * 12, "a" * 12]
+    assert "broken off" in out
+    assert "no_finding" in out
+    assert "\x1b" not in out
+    assert err.count("was passed over") == 1
+    monkeypatch.setattr(module, "MOST", 2)
+    os.utime(folder / ("b" * 64 + ".scan"), (1, 1))
+    cache.put(entry(scanned, "d" * 64))
+    assert {path.name[0] for path in folder.glob("*.scan")} == {"c", "d"}
+    _, out, _ = wiper("cache", "clear")
+    assert out == "2 removed.\n"
+    assert [*folder.iterdir()] == []

@@ -1,0 +1,144 @@
+"""Scans that were finished, or broken off, in a folder that only the user can enter; a result is data, never code.
+
+An entry is one file under the key of its scan: a line with the digest of what follows, then one message
+(:mod:`wiper_cli.worker.protocol`). The parent alone reads and writes here. What a child said of a model comes back for
+the same model only; whatever is no entry of ours is left out with a remark. Without a place for a cache there is none.
+"""
+
+import hashlib
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wiper_cli.audit.answers import ScanAnswer
+from wiper_cli.scratch import ours, write_whole
+from wiper_cli.verdict import Problem
+from wiper_cli.worker.confinement import Isolation
+from wiper_cli.worker.protocol import ProtocolError, receive, send
+
+#: Largest entry in bytes, and most of them; the oldest go first.
+LARGEST, MOST = 256 << 20, 500
+_SUFFIX, _FIRST = ".scan", b"wiper-scan/1 "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """``made``: when the work was done, ISO 8601. ``answer``: not ``complete`` of a scan that was broken off.
+    ``model``: name of the file, for people. ``isolation``: of the process that opened it."""
+
+    key: str
+    made: str
+    model: str
+    isolation: Isolation
+    answer: ScanAnswer
+
+
+def place() -> Path | None:
+    """Where the system keeps what can be made again, ``None`` where there is no such place; it may not exist yet."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if not Path(given).is_absolute():  # a relative one is to be ignored, says the standard
+        given = os.environ.get("LOCALAPPDATA", "") if sys.platform == "win32" else ""
+    if not given:
+        try:
+            given = str(Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache"))
+        except RuntimeError:
+            return None
+    return Path(given) / "wiper"
+
+
+class Cache:
+    """The entries in ``folder``; ``remark`` hears what is wrong with it, a sentence each."""
+
+    def __init__(self, folder: Path | None, remark: Callable[[str], None] = lambda _: None) -> None:
+        self._remark = remark
+        self.folder = folder if folder is not None and self._usable(folder) else None
+
+    def find(self, key: str) -> Entry | None:
+        """The entry of a scan, if there is one that can be used."""
+        return self._read(self._path(key)) if self.folder else None
+
+    def put(self, entry: Entry) -> None:
+        """Replaces the entry of the same key; silent where that cannot be done, since nothing depends on it."""
+        message = io.BytesIO()
+        send(message, entry)
+        if not self.folder or message.tell() > LARGEST:
+            return
+        data = message.getvalue()
+        head = _FIRST + hashlib.sha256(data).hexdigest().encode() + b"\n"
+        path = self._path(entry.key)
+        with suppress(Problem, OSError):
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                path.unlink()  # to write through a link or into a pipe would be to do so elsewhere
+            write_whole(path, head + data)
+            for old in self._paths()[MOST:]:
+                old.unlink(missing_ok=True)
+
+    def entries(self) -> Iterator[tuple[Path, Entry]]:
+        """All that can be read, the newest first."""
+        for path in self._paths():
+            if entry := self._read(path):
+                yield path, entry
+
+    def clear(self) -> int:
+        """Removes all entries, readable or not; returns how many there were."""
+        paths = self._paths()
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return len(paths)
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def _paths(self) -> list[Path]:
+        if not self.folder:
+            return []
+        found = [path for path in self.folder.iterdir() if path.suffix == _SUFFIX]
+        return sorted(found, key=lambda path: -path.lstat().st_mtime_ns)
+
+    def _usable(self, folder: Path) -> bool:
+        """Whether it is there, or can be made, and only we can enter it."""
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                folder.mkdir(0o700)
+            if ours(folder):
+                return os.access(folder, os.W_OK)
+        except OSError:
+            return False
+        self._remark(f"{folder} is not used as a cache: it is no folder that you alone can enter.")
+        return False
+
+    def _read(self, path: Path) -> Entry | None:
+        try:
+            return _entry(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, ProtocolError, MemoryError):
+            self._remark(f"{path} is no entry of this cache, or a damaged one, and was passed over.")
+            return None
+
+
+def _entry(path: Path) -> Entry:
+    """Raises OSError, ValueError or ProtocolError for whatever :meth:`Cache.put` did not write."""
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        foreign = sys.platform != "win32" and status.st_uid != os.geteuid()
+        if foreign or not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST + 100:
+            raise ValueError("not ours")
+        head, data = file.readline(100), file.read()
+    if head != _FIRST + hashlib.sha256(data).hexdigest().encode() + b"\n":
+        raise ValueError("its digest")
+    message = io.BytesIO(data)
+    entry: Entry | None = receive(message, Entry)
+    if entry is None or message.read(1) or f"{entry.key}{_SUFFIX}" != path.name:
+        raise ValueError("another's")
+    return entry

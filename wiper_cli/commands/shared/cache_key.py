@@ -1,0 +1,135 @@
+"""What a scan depends on, as one digest: the bytes of model and images, what was asked, our code and its libraries."""
+
+import hashlib
+import json
+import os
+import platform
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from formats import Source
+from wiper_cli import __version__
+from wiper_cli.audit.requests import ScanRequest
+from wiper_cli.images.listing import walk
+from wiper_cli.progress import Progress
+from wiper_cli.tables.plugins import VARIABLE
+from wiper_cli.worker.codec import pack
+from wiper_cli.worker.launcher import ROOT
+
+#: What computes, beside our own code.
+_LIBRARIES = (
+    "torch", "torchvision", "timm", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow",
+    "safetensors",
+)  # fmt: skip
+_CODE = (".py", ".json", ".gz")
+
+#: What tells whether a file was written to meanwhile.
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Key:
+    """``name``: hexadecimal digest. ``files``: all that was read for it beside the model, as it was then."""
+
+    name: str
+    files: dict[Path, Stamp | None]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all those files are as they were."""
+        return all(_stamp(path) == was for path, was in self.files.items())
+
+
+def key_of(request: ScanRequest, source: Source, isolation: str, progress: Progress) -> Key | None:
+    """The key of ``request`` on ``source``; ``None`` where code of others takes part, which no digest of ours covers.
+
+    Raises :class:`Problem` or OSError where something that the request names cannot be read.
+    """
+    if os.environ.get(VARIABLE) or (request.arch and ".py:" in request.arch):
+        return None
+    asked = pack(request)[0]
+    files: dict[Path, Stamp | None] = {}
+    del asked["model"], asked["done"]
+    for item in fields(request):
+        value = getattr(request, item.name)
+        if item.name in asked and isinstance(value, Path):
+            # The name, too: a report shows it.
+            asked[item.name] = [
+                str(value),
+                _content(value, files, lambda done, total: progress("read the images", done, total)),
+            ]
+    depends = {
+        "wiper": __version__,
+        "code": _code(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "isolation": isolation,
+        "model": [source.name, source.sha256, _digests(source.files), _digests(source.sidecars)],
+        "asked": asked,
+    }
+    return Key(hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest(), files)
+
+
+def _content(path: Path, files: dict[Path, Stamp | None], progress: Callable[[int, int], None]) -> str:
+    """Digest of a file, or of all names and files in a folder."""
+    if not path.is_dir():
+        return _digest(path, files)
+    names, _ = walk(path)
+    whole = hashlib.sha256()
+    for number, name in enumerate(names):
+        progress(number, len(names))
+        whole.update(
+            f"{len(os.fsencode(name))} ".encode() + os.fsencode(name) + _digest(path / name, files).encode()
+        )
+    return whole.hexdigest()
+
+
+def _digest(path: Path, files: dict[Path, Stamp | None]) -> str:
+    """Of a plain file; what is none, or cannot be read, is not read by the scan either."""
+    files[path] = _stamp(path)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        pass
+    return "none"
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _digests(files: Any) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+@cache
+def _code() -> str:
+    """Of every file of the packages that a scan runs."""
+    whole = hashlib.sha256()
+    for package in ("formats", "wiper_cli"):
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.suffix in _CODE:
+                whole.update(
+                    f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest()
+                )
+    return whole.hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

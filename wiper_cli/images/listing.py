@@ -1,0 +1,57 @@
+"""The names in a folder of images, links followed. Standard library only: the parent process lists, too."""
+
+import os
+from pathlib import Path
+
+from wiper_cli.verdict import Problem
+
+#: Most that a folder may hold, and how deep. ImageNet has 22,000 classes, and 1.3 million files of the usual 1,000;
+#: links that lead on to links make more of a few than any machine can count.
+MOST_FILES, MOST_FOLDERS, DEEPEST = 4_000_000, 30_000, 32
+
+
+def walk(root: Path) -> tuple[list[str], list[str]]:
+    """All files below ``root``, relative and sorted, and its direct sub-folders; none that are hidden.
+
+    Raises :class:`Problem` where there are too many, OSError where one cannot be read."""
+    files: list[str] = []
+    top: list[str] = []
+    folders = 0
+
+    def visit(place: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        nonlocal folders
+        status = Path(place).stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:  # a link that leads back up
+            return
+        folders += 1
+        if len(above) > DEEPEST or folders > MOST_FOLDERS:
+            many = (
+                f"more than {MOST_FOLDERS:,} folders"
+                if folders > MOST_FOLDERS
+                else f"folders {DEEPEST} levels deep"
+            )
+            raise Problem(f"{root} holds {many}, links followed; name a folder with one sub-folder a class.")
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if not _is_folder(entry):
+                    if len(files) == MOST_FILES:
+                        raise Problem(f"{root} holds more than {MOST_FILES:,} files; name a smaller folder.")
+                    files.append(prefix + entry.name)
+                    continue
+                if not prefix:
+                    top.append(entry.name)
+                visit(entry.path, prefix + entry.name + os.sep, above | {here})
+
+    visit(str(root), "", frozenset())
+    return sorted(files), sorted(top)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads nowhere is a file that will be left out."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
