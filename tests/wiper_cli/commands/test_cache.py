@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from untimed import untimed
 
 from formats import Hostile
 from wiper_cli.audit.requests import ScanRequest
@@ -18,7 +19,6 @@ from wiper_cli.worker.confinement import Isolation
 DIGITS = example_folder()
 QUICK = ("--input-size", "32", "--mean", "0", "--std", "1", "--effort", "quick", "--device", "cpu")
 ONE = ("--detectors", "max-margin")
-TIMES = ("created", "timing", "cached", "arguments")
 
 
 @pytest.fixture
@@ -50,19 +50,6 @@ def scan(wiper, child, folder, images, model):
         return document, len(child.requests) - before, err
 
     return run
-
-
-def untimed(document):
-    """Without what differs between two runs of the same scan."""
-    document = json.loads(json.dumps(document))
-    for name in TIMES:
-        document.pop(name)
-    plan = document["detection"]["plan"] or {}
-    for name in ("seconds_expected", "forward_seconds", "backward_seconds", "memory"):
-        plan.pop(name, None)
-    for detector in document["detection"]["detectors"]:
-        detector.pop("seconds")
-    return document
 
 
 def test_the_second_scan_takes_what_the_first_found_and_says_so_in_every_report(scan, folder, tmp_path):
