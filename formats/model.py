@@ -42,6 +42,14 @@ class Source:
         """SHA-256 of the model file as 64 hex digits; external files do not enter it."""
         return hashlib.sha256(self.data).hexdigest()
 
+    @property
+    def digest(self) -> str:
+        """Of the model file and of what it keeps outside: :attr:`sha256` where that is nothing."""
+        if not self.files:
+            return self.sha256
+        parts = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(self.files.items())}
+        return hashlib.sha256(repr((self.sha256, parts)).encode()).hexdigest()
+
     def rewritten(self, written: Mapping[str, bytes]) -> Source:
         """With the new content of the model file (under "") and of external files (by location)."""
         files = {name: written.get(name, old) for name, old in self.files.items()}

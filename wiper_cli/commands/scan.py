@@ -13,6 +13,7 @@ from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.cache import Cache, Entry, place
 from wiper_cli.commands.shared.cache_key import Key, key_of
 from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.ignore import Ignores, append
 from wiper_cli.commands.shared.options import (
     EFFORT,
     MODEL,
@@ -31,7 +32,6 @@ from wiper_cli.commands.shared.run import (
     require_folder,
 )
 from wiper_cli.commands.shared.terminal import Display
-from wiper_cli.reports.story import cached
 from wiper_cli.verdict import ExitCode, Problem
 
 
@@ -54,6 +54,15 @@ from wiper_cli.verdict import ExitCode, Problem
     "The verdict does not use them.",
 )  # fmt: skip
 @option(
+    "--ignore", type=click.Path(path_type=Path), metavar="FILE",
+    help="Findings that somebody answers for (wiper-ignore.toml): they stay in the report and do not fail the run. "
+    "Never looked for, only read from here.",
+)  # fmt: skip
+@option(
+    "--write-ignore", type=click.Path(path_type=Path), metavar="FILE",
+    help="Add an entry for every finding that fails to such a file, for you to give reason and owner.",
+)  # fmt: skip
+@option(
     "--no-cache", is_flag=True,
     help="Neither use what an earlier scan of the same bytes, images and settings found, nor keep what this one finds; "
     "'wiper cache' shows what is kept.",
@@ -74,9 +83,10 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
         "detectors": Detectors.named(asked["detectors"]), "effort": asked["effort"], "budget": asked["budget"],
     }  # fmt: skip
     reports: list[Document] = []
+    examined: list[tuple[str, Document]] = []
     stopped: list[KeyboardInterrupt] = []
     with Display(settings.quiet, settings.verbose) as display:
-        run = Run("scan", settings, display)
+        run = Run("scan", settings, display, asked["ignore"] and Ignores.read(asked["ignore"]))
         cache = Cache(None if asked["no_cache"] or asked["dry_run"] else place(), display.say)
 
         def examine(document: Document) -> None:
@@ -86,6 +96,7 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
             with run.subject(path, document) as subject:
                 request = ScanRequest(**run.examined(subject), **effort, explain=explain)
                 _scan(run, subject, request, document, cache, stopped)
+            run.suppress(document)
             documents.conclude(document, settings.fail_on, settings.exit_zero)
 
         for path in models:
@@ -94,7 +105,13 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
                     click.echo(f"{path}: {run.ask(PlanRequest(**run.examined(subject), **effort)).sentence}")
             elif not stopped:
                 reports.append(run.document(path, examine))
-    context.exit(ExitCode.OK if asked["dry_run"] else finish(run, reports))
+                if run.digest:
+                    examined.append((run.digest, reports[-1]))
+    code = ExitCode.OK if asked["dry_run"] else finish(run, reports)
+    if asked["write_ignore"]:
+        count = append(asked["write_ignore"], examined, settings.fail_on)
+        run.display.say(f"{count} entries were added to {asked['write_ignore']}; fill in reason and owner.")
+    context.exit(code)
 
 
 def _scan(
@@ -117,7 +134,6 @@ def _scan(
         else:
             _note(document, earlier, True, [one["name"] for one in document["detection"]["detectors"]])
             run.isolated(earlier.isolation)
-            run.display.log(cached(document))
             return
 
     def keep(answer: ScanAnswer) -> None:
@@ -131,7 +147,6 @@ def _scan(
     answer = _answer(run, request, stopped, keep)
     if earlier and answer.taken:
         _note(document, earlier, False, answer.taken)
-        run.display.log(cached(document))
     documents.merge(document, answer)
 
 

@@ -33,6 +33,10 @@ def _suite(root: Element, report: Report) -> None:
         )
         if finding["severity"] == "info":
             continue
+        if said := story.suppressed(finding):
+            skipped += 1
+            SubElement(case, "skipped", message=plain(f"suppressed {said}", 600))
+            continue
         failures += 1
         failure = SubElement(
             case, "failure", message=plain(finding["message"], 600), type=finding["severity"]

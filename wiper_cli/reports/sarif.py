@@ -193,7 +193,9 @@ def _result(
     ]
     if logical:
         location["logicalLocations"] = logical
+    suppressed = finding.get("suppressed")
     return {
+        **({"suppressions": [_suppression(suppressed)]} if suppressed else {}),
         "ruleId": finding["rule"],
         "ruleIndex": used.index(finding["rule"]),
         "level": level,
@@ -208,6 +210,16 @@ def _result(
                 for key, value in [*(finding.get("evidence") or {}).items()][:_MOST_FACTS]
             },
         },
+    }
+
+
+def _suppression(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file that the user named says of a finding."""
+    return {
+        "kind": "external",
+        "status": "accepted",
+        "justification": message(said["reason"]),
+        "properties": {"owner": plain(said["owner"], 80), "expires": plain(said["expires"], 10)},
     }
 
 

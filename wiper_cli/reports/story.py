@@ -117,7 +117,34 @@ def sentence(report: Report, limit: int = 400) -> str:
 
 def asides(report: Report) -> list[str]:
     """What stands under the verdict's sentence, where there is anything."""
-    return [text for text in (cached(report),) if text]
+    return [text for text in (cached(report), suppression(report)) if text]
+
+
+def suppression(report: Report) -> str:
+    """How many findings somebody answers for, and which entries of that file do nothing; empty without such a file."""
+    found = report.get("suppression")
+    if not found:
+        return ""
+    said = f"{found['suppressed']} suppressed by {plain(found['file'], 200)}, {len(found['expired'])} expired"
+    for word in ("expired", "unused"):
+        which = ", ".join(
+            f"{plain(one['rule'], 40)} in {plain(one['model'], 12)} until {plain(one['expires'], 10)} "
+            f"({plain(one['owner'], 60)})"
+            for one in found[word][:5]
+        )
+        more = f" and {len(found[word]) - 5} more" if len(found[word]) > 5 else ""
+        said += f"; {word}: {which}{more}" if which else ""
+    return f"Findings: {said}."
+
+
+def suppressed(finding: Mapping[str, Any]) -> str:
+    """Why a finding does not count, who says so and until when; empty as a rule."""
+    found = finding.get("suppressed")
+    if not found:
+        return ""
+    return (
+        f"until {plain(found['expires'], 10)} by {plain(found['owner'], 80)}: {plain(found['reason'], 400)}"
+    )
 
 
 def cached(report: Report) -> str:
@@ -276,7 +303,8 @@ def evidence(report: Report, finding: Mapping[str, Any]) -> list[Row]:
     kept = [key for key in order if facts[key] is not None or key == "false_alarm_rate"]
     rows = [(label(key), fact(key, facts[key])) for key in kept[:20]]
     where = [(label(key), words(value)) for key, value in place.items() if value not in (None, "")]
-    return rows + where[:8] + ([("path", path(finding))] if finding.get("path") else [])
+    rows += where[:8] + ([("path", path(finding))] if finding.get("path") else [])
+    return [("suppressed", said), *rows] if (said := suppressed(finding)) else rows
 
 
 def path(finding: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ Its keys are those of ``wiper_cli/reports/schema.json``; the child fills the mid
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def begin(command: str, arguments: Sequence[str], path: Path, seed: int) -> Docu
         "purification": None,
         "isolation": Isolation().as_dict(),
         "not_done": [],
+        "suppression": None,
         "cached": None,
         "environment": {},
         "timing": {},
@@ -53,6 +54,7 @@ def describe(document: Document, source: Source, gated: GateAnswer) -> None:
     document["model"].update(
         kind=gated.kind,
         sha256=source.sha256,
+        digest=source.digest,
         size=source.size,
         opened="static",
         notes=list(gated.notes),
@@ -82,8 +84,14 @@ def _judged(findings: Sequence[Finding], verdict: Verdict) -> Document:
     return {"findings": [finding.as_dict() for finding in findings], "verdict": verdict.value}
 
 
-def refuse(document: Document, error: FormatError | Problem, fail_on: str = "high") -> None:
-    """Ends the document with the sentence of a refusal, its findings, its exit code (1 where a finding fails)."""
+def refuse(
+    document: Document,
+    error: FormatError | Problem,
+    fail_on: str = "high",
+    suppress: Callable[[Document], None] = lambda _: None,
+) -> None:
+    """Ends the document with the sentence of a refusal, its findings, its exit code (1 where a finding fails that
+    ``suppress`` leaves; of a file that was not loaded it may leave out none)."""
     from wiper_cli.reports.schema import problem
 
     document["sentence"] = str(error)
@@ -103,6 +111,7 @@ def refuse(document: Document, error: FormatError | Problem, fail_on: str = "hig
         judged = _judged(error.findings, error.verdict)
         if error.findings and not problem(document | judged):  # the child may have sent them
             document.update(judged)
+            suppress(document)
             if failing(document["findings"], fail_on):
                 document["exit_code"] = int(ExitCode.FINDING)
     elif isinstance(error, Unreadable):
@@ -124,9 +133,13 @@ def conclude(document: Document, fail_on: str, exit_zero: bool) -> None:
 
 
 def failing(findings: Sequence[Mapping[str, Any]], fail_on: str) -> bool:
-    """Whether any finding is at or above the bar."""
+    """Whether any finding that nobody answers for is at or above the bar."""
     bar = Severity[fail_on.upper()]
-    return any(Severity[str(finding["severity"]).upper()] >= bar for finding in findings)
+    return any(
+        Severity[str(finding["severity"]).upper()] >= bar
+        for finding in findings
+        if "suppressed" not in finding
+    )
 
 
 def spare(code: ExitCode, exit_zero: bool) -> ExitCode:

@@ -14,9 +14,11 @@ from formats.identify import MAX_FILE, MAX_WHOLE, read_external, read_model
 from formats.write import DATA_NAME
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.ignore import Ignores
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports import Style, outputs, render, style_of
+from wiper_cli.reports.story import asides
 from wiper_cli.scratch import write_whole
 from wiper_cli.verdict import ExitCode, Problem, combine
 from wiper_cli.worker.confinement import Bounds, Isolation
@@ -45,7 +47,10 @@ class Run:
     command: str
     settings: Settings
     display: Display
+    ignores: Ignores | None = None
     isolation: Isolation = field(default_factory=Isolation)
+    #: Of the model at hand, as this process read it.
+    digest: str | None = None
     _began: float = field(default_factory=time.monotonic)
 
     @contextmanager
@@ -63,6 +68,7 @@ class Run:
                 )
                 lay_out(source, copy.parent)
                 gated = self.ask(GateJob(model=copy, complete=True), bounds(source))
+            self.digest = source.digest
             if document is not None:
                 documents.describe(document, source, gated)
             yield Subject(path, source, gated, copy)
@@ -106,11 +112,16 @@ class Run:
         if not self.isolation.layers or self.isolation.confined:
             self.isolation = isolation
 
+    def suppress(self, document: Document) -> None:
+        """Marks the findings that somebody answers for."""
+        if self.ignores:
+            self.ignores.apply(document, self.digest)
+
     def document(self, path: Path, work: Callable[[Document], None]) -> Document:
         """One document for one model; a refusal becomes its sentence, never a traceback, and whatever else is raised
         ends the examination of this file alone."""
         document = documents.begin(self.command, sys.argv[1:], path, self.settings.seed)
-        self._began, self.isolation = time.monotonic(), Isolation()
+        self._began, self.isolation, self.digest = time.monotonic(), Isolation(), None
         try:
             work(document)
         except Exception as error:
@@ -119,7 +130,7 @@ class Run:
                     raise
                 said = f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where."
                 error = Problem(said, ExitCode.NO_VERDICT)
-            documents.refuse(document, error, self.settings.fail_on)
+            documents.refuse(document, error, self.settings.fail_on, self.suppress)
             document["exit_code"] = int(
                 documents.spare(ExitCode(document["exit_code"]), self.settings.exit_zero)
             )
@@ -147,6 +158,8 @@ def require_folder(folder: Path, called: str) -> None:
 
 def finish(run: Run, reports: Sequence[Document]) -> ExitCode:
     """Writes every requested output, says the verdicts on stderr, and returns the exit code."""
+    if run.ignores:
+        run.ignores.tell(reports)
     try:
         deliver(run.settings.output_formats, reports)
     finally:
@@ -160,7 +173,7 @@ def _say_verdicts(run: Run, reports: Sequence[Document]) -> None:
         output.format == "text" and output.path is None for output in outputs(run.settings.output_formats)
     )
     for report in [] if shown else reports:
-        run.display.say(f"{report['model']['path']}: {report['sentence']}")
+        run.display.say(" ".join([f"{report['model']['path']}: {report['sentence']}", *asides(report)]))
 
 
 def deliver(requested: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> None:
