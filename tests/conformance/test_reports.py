@@ -87,7 +87,7 @@ def test_reports_import_no_model_library():
 
 
 #: Reports that have every section between them.
-WHOLE = ("scan_explained", "purify_accepted", "refused")
+WHOLE = ("scan_explained", "scan_accepted", "purify_accepted", "refused")
 
 
 def test_every_kind_of_string_is_put_in_place_of_others():

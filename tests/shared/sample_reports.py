@@ -337,9 +337,29 @@ def scan_explained() -> dict:
     return report
 
 
+def scan_accepted() -> dict:
+    """Taken from the cache, its findings accepted by a file, compared with an earlier report."""
+    report = scan_finding() | {"exit_code": 0}
+    told = {key: report["findings"][0][key] for key in ("rule", "severity", "message")}
+    report["findings"][0]["suppressed"] = {"reason": "A watermark.", "owner": "Ada", "expires": "2027-01-31"}
+    entry = {"rule": "WIPER-B01", "model": "0" * 64, "owner": "Ada", "expires": "2026-01-31"}
+    return report | {
+        "cached": {"made": "2026-01-02T03:04:05+00:00", "whole": True, "detectors": ["max-margin"]},
+        "suppression": {"file": "ignore.toml", "suppressed": 1, "expired": [entry], "unused": [entry]},
+        "changes": {
+            "file": "old.json", "since": "2026-01-02T03:04:05+00:00",
+            "verdict": {"before": "no_finding", "after": "suspicious"}, "new": [told], "gone": [told],
+            "detectors": [
+                {"name": "max-margin", "before": 1.25, "after": None, "fired": {"before": True, "after": False}}
+            ],
+            "facts": [{"what": "seed", "before": "0", "after": "1"}],
+        },
+    }  # fmt: skip
+
+
 SAMPLES = {made.__name__: made for made in (
-    scan_clean, scan_finding, scan_explained, incomplete, refused, purify_accepted, purify_rejected, verify_known,
-    inspect,
+    scan_clean, scan_finding, scan_explained, scan_accepted, incomplete, refused, purify_accepted, purify_rejected,
+    verify_known, inspect,
 )}  # fmt: skip
 
 #: What a hostile name may hold, by whom or what it is meant for.

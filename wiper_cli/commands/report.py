@@ -6,8 +6,7 @@ import click
 
 from wiper_cli.commands.shared.options import option
 from wiper_cli.commands.shared.run import check_requested, deliver
-from wiper_cli.reports import read
-from wiper_cli.verdict import Problem
+from wiper_cli.reports import read_file
 
 
 @click.command()
@@ -19,8 +18,4 @@ from wiper_cli.verdict import Problem
 def report(result: Path, output_formats: tuple[str, ...]) -> None:
     """Render a JSON result in other formats."""
     check_requested(output_formats)
-    try:
-        text = result.read_bytes()
-    except OSError as error:
-        raise Problem(f"{result} cannot be read: {error.strerror}.") from error
-    deliver(output_formats, read(text))
+    deliver(output_formats, read_file(result))

@@ -32,6 +32,8 @@ from wiper_cli.commands.shared.run import (
     require_folder,
 )
 from wiper_cli.commands.shared.terminal import Display
+from wiper_cli.reports import read_file
+from wiper_cli.reports.changes import changes
 from wiper_cli.verdict import ExitCode, Problem
 
 
@@ -52,6 +54,10 @@ from wiper_cli.verdict import ExitCode, Problem
     "--explain", type=click.Path(path_type=Path), metavar="DIR",
     help="Images that carry a trigger, in folders of their true classes or flat: show what they do to the units. "
     "The verdict does not use them.",
+)  # fmt: skip
+@option(
+    "--diff", type=click.Path(path_type=Path), metavar="OLD.json",
+    help="An earlier report, as -f json writes it: say what has changed since.",
 )  # fmt: skip
 @option(
     "--ignore", type=click.Path(path_type=Path), metavar="FILE",
@@ -82,6 +88,7 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
     effort = {
         "detectors": Detectors.named(asked["detectors"]), "effort": asked["effort"], "budget": asked["budget"],
     }  # fmt: skip
+    earlier = read_file(asked["diff"]) if asked["diff"] else None
     reports: list[Document] = []
     examined: list[tuple[str, Document]] = []
     stopped: list[KeyboardInterrupt] = []
@@ -107,6 +114,8 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
                 reports.append(run.document(path, examine))
                 if run.digest:
                     examined.append((run.digest, reports[-1]))
+    for document in reports if earlier is not None else ():
+        document["changes"] = changes(document, earlier or (), str(asked["diff"]), len(reports) == 1)
     code = ExitCode.OK if asked["dry_run"] else finish(run, reports)
     if asked["write_ignore"]:
         count = append(asked["write_ignore"], examined, settings.fail_on)

@@ -45,6 +45,7 @@ def _report(report: Report) -> list[str]:
         lines.append("")
     worst = f", worst {story.SEVERITIES[found[0]['severity']]} {found[0]['severity']}" if found else ""
     lines += [f"Findings: {len(found)}{worst}. Exit code {report['exit_code']}.", ""]
+    lines += _folded("Changes", _table(story.change_rows(report)))
     lines += _folded("Findings", [*_findings(report), *_left_out(found)])
     lines += _folded("Detectors", _detectors(report))
     explained = story.explanation_rows(report)

@@ -117,7 +117,54 @@ def sentence(report: Report, limit: int = 400) -> str:
 
 def asides(report: Report) -> list[str]:
     """What stands under the verdict's sentence, where there is anything."""
-    return [text for text in (cached(report), suppression(report)) if text]
+    return [text for text in (cached(report), suppression(report), changed(report)) if text]
+
+
+def changed(report: Report) -> str:
+    """How the result differs from an earlier one in a sentence; empty where it was not compared."""
+    found = report.get("changes")
+    if not found:
+        return ""
+    if not found["since"]:
+        return f"{plain(found['file'], 200)} has no report of this model to compare with."
+    before, after = (_verdict(found["verdict"][when]) for when in ("before", "after"))
+    verdict = (
+        f"the verdict is still {after}" if before == after else f"the verdict was {before} and is {after}"
+    )
+    other = " of other bytes" if any(fact["what"] == "model" for fact in found["facts"]) else ""
+    count = f"findings: {len(found['new'])} new, {len(found['gone'])} gone"
+    return f"Since the report{other} of {plain(found['since'], 40)} {verdict}; {count}."
+
+
+def change_rows(report: Report) -> list[Row]:
+    """What is other than in an earlier report: findings, statistics, and what else differs."""
+    found = report.get("changes")
+    if not found or not found["since"]:
+        return []
+    rows = [
+        (word, f"{one['severity']} {plain(one['rule'], 40)}: {plain(one['message'], 300)}")
+        for word, key in (("new", "new"), ("gone", "gone"))
+        for one in found[key]
+    ]
+    for one in found["detectors"]:
+        before, after = (number(one[when]) for when in ("before", "after"))
+        fired = [" (fired)" if one["fired"][when] else "" for when in ("before", "after")]
+        same = before == after and fired[0] == fired[1]
+        rows.append(
+            (
+                plain(one["name"], 80),
+                f"{before}{fired[0]}" + (", as before" if same else f" → {after}{fired[1]}"),
+            )
+        )
+    return rows + [
+        (plain(fact["what"], 80), f"{plain(fact['before'], 80)} → {plain(fact['after'], 80)}")
+        for fact in found["facts"]
+    ]
+
+
+def _verdict(value: str) -> str:
+    word = OUTCOMES.get(value, (value, ""))[0]
+    return f"“{plain(word.lower(), 40)}”"
 
 
 def suppression(report: Report) -> str:

@@ -57,6 +57,7 @@ def _report(console: Console, report: Report) -> None:
     for said in (story.sentence(report), *story.asides(report)):
         console.print(Padding(Text(said), (0, 0, 0, 2)))
     _numbers(console, report)
+    _rows(console, "Changes", story.change_rows(report))
     _findings(console, report)
     _detectors(console, report)
     _explanation(console, report)

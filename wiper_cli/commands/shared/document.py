@@ -43,6 +43,7 @@ def begin(command: str, arguments: Sequence[str], path: Path, seed: int) -> Docu
         "isolation": Isolation().as_dict(),
         "not_done": [],
         "suppression": None,
+        "changes": None,
         "cached": None,
         "environment": {},
         "timing": {},
