@@ -29,6 +29,7 @@ def cli() -> click.Group:
 
     from wiper_cli import __version__
     from wiper_cli.commands.shared.options import PLUGIN
+    from wiper_cli.commands.shared.variables import tell_unknown
 
     @click.group(
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -36,11 +37,13 @@ def cli() -> click.Group:
     )
     @PLUGIN
     @click.version_option(__version__, prog_name="wiper")
-    def wiper() -> None:
+    @click.pass_context
+    def wiper(context: click.Context) -> None:
         """Audit, purify and verify a deployed image classifier against backdoors.
 
         MODEL is a safetensors, TorchScript or ONNX file. Try 'wiper demo' first.
         """
+        tell_unknown(context)
 
     return wiper
 
