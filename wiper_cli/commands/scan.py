@@ -119,7 +119,7 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
     code = ExitCode.OK if asked["dry_run"] else finish(run, reports)
     if asked["write_ignore"]:
         count = append(asked["write_ignore"], examined, settings.fail_on)
-        run.display.say(f"{count} entries were added to {asked['write_ignore']}; fill in reason and owner.")
+        run.display.say(f"Entries added to {asked['write_ignore']}: {count}; fill in reason and owner.")
     context.exit(code)
 
 
@@ -178,10 +178,10 @@ def _answer(
     latest: list[ScanAnswer] = []
 
     def heard(answer: ScanAnswer) -> None:
-        keep(answer)
         if not latest and not run.settings.quiet:
             run.display.say(answer.plan)
         latest[:] = [answer]
+        keep(answer)
 
     try:
         answer = run.ask(request, interim=heard)

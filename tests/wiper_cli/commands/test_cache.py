@@ -3,6 +3,11 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from untimed import untimed
@@ -197,6 +202,28 @@ def test_a_scan_that_was_broken_off_goes_on_with_what_it_had(scan, child, monkey
     assert (opened, third["cached"]["whole"]) == (0, True)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_that_was_killed_goes_on_with_what_it_had(folder, images, model, tmp_path):
+    """The command as installed, its confined child, and SIGKILL."""
+    command = [sys.executable, "-m", "wiper_cli.main", "scan", model, "--clean", images, *QUICK]
+    command += ["--detectors", "max-margin,square-probe,shape-probe", "-q", "-f", "json"]
+    given = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}}
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **given)
+    deadline = time.monotonic() + 600
+    while not [*folder.glob("*.scan")]:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    document = json.loads(subprocess.run(command, capture_output=True, check=False, **given).stdout)
+    assert document["cached"]["whole"] is False
+    assert document["cached"]["detectors"][0] == "max-margin"
+    assert len(document["cached"]["detectors"]) < 3
+    assert all(one["ran"] for one in document["detection"]["detectors"])
+
+
 def damaged(path):
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
@@ -323,6 +350,9 @@ def test_entries_are_shown_and_removed_and_the_oldest_go(wiper, folder, scanned,
     os.utime(folder / ("b" * 64 + ".scan"), (1, 1))
     cache.put(entry(scanned, "d" * 64))
     assert {path.name[0] for path in folder.glob("*.scan")} == {"c", "d"}
+    monkeypatch.setattr(module, "TOTAL", 1 + (folder / ("d" * 64 + ".scan")).stat().st_size)
+    cache.put(entry(scanned, "e" * 64))
+    assert {path.name[0] for path in folder.glob("*.scan")} == {"e"}
     _, out, _ = wiper("cache", "clear")
-    assert out == "2 removed.\n"
+    assert out == "1 removed.\n"
     assert [*folder.iterdir()] == []

@@ -201,7 +201,7 @@ def test_entries_are_written_for_what_fails_and_want_a_reason(scan, child, scann
     file = tmp_path / "accepted.toml"
     code, _, err = scan(None, "--write-ignore", file)
     assert code == 1
-    assert f"1 entries were added to {file}" in err
+    assert f"Entries added to {file}: 1; fill in reason and owner." in err
     text = file.read_text()
     assert "\x1b" not in text
     (entry,) = tomllib.loads(text)["ignore"]

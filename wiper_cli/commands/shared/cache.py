@@ -21,8 +21,8 @@ from wiper_cli.verdict import Problem
 from wiper_cli.worker.confinement import Isolation
 from wiper_cli.worker.protocol import ProtocolError, receive, send
 
-#: Largest entry in bytes, and most of them; the oldest go first.
-LARGEST, MOST = 256 << 20, 500
+#: Largest entry in bytes, most entries, and most bytes of all; the oldest go first.
+LARGEST, MOST, TOTAL = 256 << 20, 500, 1 << 30
 _SUFFIX, _FIRST = ".scan", b"wiper-scan/1 "
 
 
@@ -75,8 +75,11 @@ class Cache:
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 path.unlink()  # to write through a link or into a pipe would be to do so elsewhere
             write_whole(path, head + data)
-            for old in self._paths()[MOST:]:
-                old.unlink(missing_ok=True)
+            total = 0
+            for number, old in enumerate(self._paths()):
+                total += old.lstat().st_size
+                if number >= MOST or total > TOTAL:
+                    old.unlink(missing_ok=True)
 
     def entries(self) -> Iterator[tuple[Path, Entry]]:
         """All that can be read, the newest first."""
