@@ -49,16 +49,18 @@ class PlanAnswer(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class KeptTransform:
-    """A :class:`wiper_cli.perturbations.Recovered` less its tensors."""
+    """A :class:`wiper_cli.perturbations.Recovered` less its tensors; the ``mapping`` in pairs."""
 
     family: str
     target: int
     facts: Section
+    mapping: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptPiece:
-    """The :class:`wiper_cli.detectors.evidence.Evidence` of a detector that looked with ``settings``."""
+    """The :class:`wiper_cli.detectors.evidence.Evidence` of a detector that looked with ``settings``; the ``mapping``
+    in pairs."""
 
     name: str
     settings: Section
@@ -69,6 +71,7 @@ class KeptPiece:
     false_alarm_rate: float | None
     fired: bool
     target: int | None
+    mapping: tuple[tuple[int, int], ...]
     per_class: tuple[float | None, ...]
     suspects: tuple[int, ...]
     recovered: tuple[KeptTransform, ...]

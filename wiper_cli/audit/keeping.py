@@ -23,8 +23,9 @@ def keep(found: Iterable[Evidence], detectors: Mapping[str, Detector]) -> Kept:
     for number, piece in enumerate(told):
         recovered = []
         for place, one in enumerate(piece.recovered):
+            facts, mapping = jsonable(one.facts), _pairs(one.mapping)
             recovered.append(
-                KeptTransform(family=one.family, target=int(one.target), facts=jsonable(one.facts))
+                KeptTransform(family=one.family, target=int(one.target), facts=facts, mapping=mapping)
             )
             for name, value in one.parameters.items():
                 new = NewTensor(_NAMES[value.dtype], tuple(value.shape), to_bytes(value))
@@ -40,6 +41,7 @@ def keep(found: Iterable[Evidence], detectors: Mapping[str, Detector]) -> Kept:
                 false_alarm_rate=piece.false_alarm_rate,
                 fired=piece.fired,
                 target=piece.target,
+                mapping=_pairs(piece.mapping),
                 per_class=tuple(None if math.isnan(value) else float(value) for value in piece.per_class),
                 suspects=tuple(map(int, piece.suspects)),
                 recovered=tuple(recovered),
@@ -55,18 +57,26 @@ def restore(kept: Kept, detectors: Mapping[str, Detector]) -> dict[str, Evidence
     found = {}
     for number, piece in enumerate(kept.pieces):
         if piece.name in detectors and piece.settings == _settings(detectors[piece.name]):
-            recovered = [
-                Recovered(one.family, one.target, _parameters(kept, f"{number}.{place}."), one.facts)
+            told = {name: value for name, value in vars(piece).items() if name != "settings"}
+            told["mapping"] = dict(piece.mapping)
+            told["per_class"] = [math.nan if value is None else value for value in piece.per_class]
+            told["recovered"] = [
+                Recovered(
+                    one.family,
+                    one.target,
+                    _parameters(kept, f"{number}.{place}."),
+                    one.facts,
+                    dict(one.mapping),
+                )
                 for place, one in enumerate(piece.recovered)
             ]
-            told = {
-                name: value for name, value in vars(piece).items() if name not in ("settings", "recovered")
-            }
-            told["per_class"] = [math.nan if value is None else value for value in piece.per_class]
-            found[piece.name] = Evidence(
-                ran=True, title=detectors[piece.name].title, recovered=recovered, **told
-            )
+            found[piece.name] = Evidence(ran=True, title=detectors[piece.name].title, **told)
     return found
+
+
+def _pairs(mapping: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
+    """JSON would make text of the keys."""
+    return tuple((int(one), int(other)) for one, other in mapping.items())
 
 
 def _settings(detector: Detector) -> Any:

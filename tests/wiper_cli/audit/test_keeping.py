@@ -2,13 +2,13 @@
 
 import io
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from wiper_cli.audit import detection
-from wiper_cli.audit.answers import Kept
+from wiper_cli.audit.answers import Kept, KeptPiece, KeptTransform
 from wiper_cli.audit.detection import pending
 from wiper_cli.audit.keeping import keep, restore
 from wiper_cli.detectors.evidence import Evidence
@@ -23,12 +23,16 @@ PARAMETERS = {
 }  # fmt: skip
 FOUND = (
     Evidence(
-        "max-margin", True, "", 1 / 3, 4.0, "chosen", None, False, None, (0.1, math.nan, 1e-300), (2, 0),
+        "max-margin", True, "", 1 / 3, 4.0, "chosen", None, False, None, {}, (0.1, math.nan, 1e-300), (2, 0),
         facts={"tuple": (1, 2)}, seconds=0.5, title="largest margin",
     ),
     Evidence(
         "square-probe", True, statistic=0.93, threshold=0.75, fired=True, target=2, per_class=(0.0, 0.1, 0.93),
-        recovered=[Recovered("patch", 2, {}, {"success": 0.93, "images": 40}), Recovered("patch", 2, PARAMETERS)],
+        recovered=[
+            Recovered("patch", 2, {}, {"success": 0.93, "images": 40}),
+            Recovered("patch", 2, PARAMETERS, {}, {7: 3, 2: 1}),
+        ],
+        mapping={2: 0, 0: 1},
         title=SquareProbe.title,
     ),
 )  # fmt: skip
@@ -56,6 +60,16 @@ def test_what_comes_back_is_judged_as_what_was_found():
     }
     assert all(torch.equal(again[name], value) for name, value in PARAMETERS.items())
     assert square.recovered[0].facts == {"success": 0.93, "images": 40}
+    assert [*square.mapping.items()] == [(2, 0), (0, 1)]
+    assert square.recovered[1].mapping == {7: 3, 2: 1}
+
+
+def test_no_part_of_the_evidence_is_left_out():
+    def names(kind):
+        return {field.name for field in fields(kind)}
+
+    assert names(KeptPiece) - {"settings"} == names(Evidence) - {"ran", "title"}
+    assert names(KeptTransform) == names(Recovered) - {"parameters"}
 
 
 @pytest.mark.parametrize(
