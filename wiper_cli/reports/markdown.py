@@ -29,8 +29,8 @@ def _report(report: Report) -> list[str]:
     path = (report.get("model") or {}).get("path", "")
     found = story.findings(report)
     lines = [f"### {sign} {word}: {md(path)}", "", md(story.sentence(report)), ""]
-    for aside in story.asides(report):
-        lines += [md(aside), ""]
+    if asides := story.asides(report):
+        lines += [" ".join(map(md, asides)), ""]
     measures = story.measures(report)
     if measures:
         two = any(measure.after for measure in measures)

@@ -164,7 +164,7 @@ def change_rows(report: Report) -> list[Row]:
 
 def _verdict(value: str) -> str:
     word = OUTCOMES.get(value, (value, ""))[0]
-    return f"“{plain(word.lower(), 40)}”"
+    return f"'{plain(word.lower(), 40)}'"
 
 
 def suppression(report: Report) -> str:

@@ -32,7 +32,7 @@ def test_the_last_report_may_be_replaced_by_the_new_one(scan, tmp_path):
     after = json.loads(last.read_text())
     assert (code, after["changes"]["since"]) == (1, before["created"])
     assert after["changes"]["new"] == [{"rule": "WIPER-B03", "severity": "critical", "message": "A square."}]
-    said = f"Since the report of {before['created']} the verdict was “no finding” and is “suspicious”; findings: 1 new"
+    said = f"Since the report of {before['created']} the verdict was 'no finding' and is 'suspicious'; findings: 1 new"
     assert said in err
     assert said in " ".join(out.replace("\n#", " ").split())
     assert "critical WIPER-B03: A square." in out
