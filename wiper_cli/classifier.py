@@ -78,8 +78,9 @@ class Classifier:
 
     def with_model(self, model: Model) -> Classifier:
         """Another model under the same preprocessing."""
-        model = replace(model, bgr=self.model.bgr)
-        return Classifier(model, self.mean, self.std, self.device)
+        found = Classifier(replace(model, bgr=self.model.bgr), self.mean, self.std, self.device)
+        found.batch = self.batch
+        return found
 
     def with_edit(self, edit: Edit) -> Classifier:
         """The model with new weights under the same preprocessing; ours stays as it is."""

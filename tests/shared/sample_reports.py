@@ -238,6 +238,21 @@ def purify_accepted() -> dict:
                 {"address": "fc.weight", "elements": 40, "max_change": 0.31, "units": [3, 17, 40, 41]},
                 {"address": "conv1.weight", "elements": 1728, "max_change": 0.024},
             ],
+            "rounds": [
+                {
+                    "fired": [{"name": "max-margin", "target": 0, "statistic": 9.9, "threshold": 4.0}],
+                    "accused": [0], "unlearned": 27, "measured": 11, "acc": rate(0.928), "asr": 0.2,
+                    "probes_fired": [{"name": "other shapes", "target": 0, "statistic": 0.6, "threshold": 0.45}],
+                    "accepted": False, "reason": "Not accepted: the probe other shapes still fires.",
+                    "kept": False, "seconds": 210.5,
+                },
+                {
+                    "fired": [], "accused": [0], "unlearned": 51, "measured": 19, "acc": rate(0.924),
+                    "asr": 0.012, "probes_fired": [], "accepted": True,
+                    "reason": "accuracy fell by 0.7 points, the square is at its base rate, probes are silent",
+                    "kept": True, "seconds": 290.0,
+                },
+            ],
             "accepted": True,
             "reason": "accuracy fell by 0.7 points, the square is at its base rate, probes are silent",
             "output": {

@@ -100,3 +100,8 @@ def test_no_tap_without_a_head(classifier):
     classifier.model.head = None
     with pytest.raises(ValueError, match="no linear head"), classifier.tap():
         pass
+
+
+def test_another_model_is_asked_as_many_images_at_once(classifier):
+    classifier.batch = 12
+    assert classifier.with_model(classifier.model).batch == 12

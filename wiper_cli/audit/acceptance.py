@@ -33,8 +33,9 @@ def accept(
 
     ``before``, ``after``: of the report part with the same triggers. ``probes``: detectors
     run on the purified file that the purifier did not train against. ``max_accuracy_drop``: fraction in 0..1.
-    ``suspects``: classes suspected in the original file; a probe counts when it fires for one of them, for
-    any class when none are given. ``accept_unverified``: also where nothing but the accuracy could be looked at.
+    ``suspects``: classes accused in the original file or in a later round; a probe counts when it fires for one of
+    them, for any class when none are given. ``accept_unverified``: also where nothing but the accuracy could be looked
+    at.
     """
     fall = before.acc.share - after.acc.share
     moved = _moved(fall)
@@ -68,11 +69,16 @@ def accept(
     triggers = (
         f"{worked} of the {len(pairs)} triggers measured had worked and none does now, " if pairs else ""
     )
-    where = " for the classes suspected in the original" if suspects else ""
+    where = " for the classes suspected" if suspects else ""
     claim = "" if suspects or pairs else " No class had been suspected, so no removal is claimed."
     return True, (
         f"Accepted: {moved}, {triggers}and the independent probes ({', '.join(asked)}) found nothing{where}.{claim}"
     )
+
+
+def can_tell(images: int, max_accuracy_drop: float) -> bool:
+    """Whether so many images can show that the accuracy fell by no more: a single one must not decide."""
+    return max_accuracy_drop * images >= 1
 
 
 def _moved(fall: float) -> str:
@@ -85,7 +91,7 @@ def _moved(fall: float) -> str:
 def _accuracy(old: Rate, new: Rate, limit: float) -> list[str]:
     if not old.n or not new.n:
         return ["there are no images to measure the accuracy on"]
-    if limit * new.n < 1:
+    if not can_tell(new.n, limit):
         return [f"with {new.n} images a single one decides about the allowed fall of {100 * limit:g} points"]
     fall = old.share - new.share
     if fall < limit:

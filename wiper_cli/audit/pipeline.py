@@ -2,9 +2,11 @@
 
 The steps stand in modules of their own, on a network and images in memory: :mod:`~wiper_cli.audit.subject` prepares,
 :mod:`~wiper_cli.audit.detection` scans and judges, the settings of a method purify, :mod:`~wiper_cli.audit.measure`
-measures, :mod:`~wiper_cli.audit.acceptance` decides.
+measures, :mod:`~wiper_cli.audit.acceptance` decides,
+:mod:`~wiper_cli.audit.rounds` says what another round knows and which one stands.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, TypeVar
 from formats import open_model, read_source, serve
 from formats.safetensors.rebuild import rebuilt as moved
 from formats.tensors import from_bytes
-from wiper_cli.audit import answers, branches, requests, results
+from wiper_cli.audit import answers, branches, requests, results, rounds
 from wiper_cli.audit.acceptance import accept
 from wiper_cli.audit.agreement import noise, questions, require_agreement
 from wiper_cli.audit.detection import Detection, detect, known, look_closely, pending, sample_of
@@ -22,10 +24,11 @@ from wiper_cli.audit.judgement import called
 from wiper_cli.audit.keeping import keep, restore
 from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, TriggerRates, measure, settled
 from wiper_cli.audit.planning import Planned, planned
+from wiper_cli.audit.rounds import Finds, Round
 from wiper_cli.audit.served import Served, architecture
 from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, one_pass, open_file, prepare, ready
 from wiper_cli.audit.trigger_selection import stampers
-from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, probes
+from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET
 from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.images.folder import read_folder
@@ -117,18 +120,18 @@ def scan(
 
 
 def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
-    """Suspects, the method, and the question whether its outcome can be accepted.
+    """Rounds of a scan, the method, and the question whether its outcome can be accepted, until a look at it is silent.
 
-    The suspects are those of the original file; the purifier sees what the detectors recovered and most of a sample of
-    stamps that trigger the accused classes. The acceptance measures the rest of that sample, and also asks probes that
-    the purifier did not train against. A branch in the graph ends it before any work: no training removes one.
+    The first scan is of the original file, each later one of what the round before left, with other seeds. The purifier
+    sees whatever scans ever recovered and most of a sample of stamps that trigger the accused classes. The acceptance
+    measures the rest of that sample, and also asks probes, drawn anew in each round, that the purifier did not train
+    against. A branch in the graph ends it before any work: no training removes one.
     """
     notes = Notes()
     graph = branches.read(request, report, notes)
     if graph.standing:
         raise Problem(graph.refusal, ExitCode.NO_VERDICT, graph.findings, Verdict.SUSPICIOUS)
     subject = prepare(request, report, notes)
-    classifier, clean = subject.classifier, subject.clean
     if subject.doubt:
         raise Problem(subject.doubt, ExitCode.NO_VERDICT, notes.findings)
     _require(request, subject)
@@ -136,51 +139,76 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
 
     ahead = _planned(request, subject)
     found = _detect(request, subject, report, notes, ahead)
-    accused = list(dict.fromkeys([*request.targets, *found.judged.accused]))
-    suspects = list(dict.fromkeys([*accused, *found.judged.suspects]))
-    sought = accused if request.detectors else []
-    usual = ahead.detectors.get(ShapeProbe.name) if ahead else None
-    shown, held_back = sample_of(classifier, clean, sought, request.seed, report, notes.stage, usual)
-    recovered = [*found.recovered, *shown]
-    chosen = [
-        Stamper.recovered(one)
-        for one in (*found.recovered, *held_back)
-        if one.mapping or one.target in accused
-    ]
-    with notes.stage("verify"):
-        before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
-    with notes.stage("purify"):
-        task = Task(classifier, clean, suspects, recovered, report, request.seed, triggered, request.live)
-        purified = request.method.run(task)
-    edited = classifier.with_edit(purified.edit)
-    with notes.stage("verify"):
-        served = subject.served.with_edit(purified.edit)
-        after = measure(served, clean.report, chosen, opened=edited, progress=report)
-    asked, seed = probes(accused) if request.detectors else {}, request.seed + PROBE_SEED_OFFSET
-    again = look_closely(asked, edited, clean, seed, report, notes.stage)
-    accepted, reason = accept(
-        before, after, again, request.max_accuracy_drop, accused, request.accept_unverified
-    )
-    notes.findings += [*_asked(before, subject.class_names), *_asked(after, subject.class_names)]
+    done: list[Round] = []
+    while len(done) < rounds.most(request, len(subject.clean.report)) and not (done and done[-1].silent):
+        if done:
+            report.log(f"Round {len(done)}: {done[-1].reason}")
+        done.append(_round(request, subject, ahead, found, triggered, done, report, notes))
+    kept = rounds.best(done)
+    accepted, reason = kept.accepted, kept.reason
+    notes.findings += [*_asked(kept.before, subject.class_names), *_asked(kept.after, subject.class_names)]
     if not accepted:
         notes.findings.append(Finding("WIPER-P01", Severity.HIGH, reason))
     return answers.PurifyAnswer(
         findings=(*graph.findings, *found.judged.findings, *notes.findings),
         detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
         verification=results.verification(
-            before, after, [results.shown_detector(subject, piece) for piece in again], accepted, reason
+            kept.before,
+            kept.after,
+            [results.shown_detector(subject, piece) for piece in kept.probes],
+            accepted,
+            reason,
         ),
-        purification=results.purification(subject.model, request.method, purified, accepted, reason),
+        purification=results.purification(subject.model, request.method, kept, rounds.shown(done)),
         verdict=found.judged.verdict,
-        sentence=_purified(
-            reason, accepted, accused, any(one.mapping for one in found.recovered), subject.class_names
-        ),
-        edit=purified.edit,
-        expected=results.expectation(edited, clean.report.images),
+        sentence=_purified(reason, accepted, kept.finds, subject.class_names),
+        edit=kept.edit,
+        expected=results.expectation(subject.classifier.with_edit(kept.edit), subject.clean.report.images),
         architecture=subject.model.architecture.name,
         logits=subject.model.source.logits,
         **results.examined(subject, notes),
     )
+
+
+def _round(
+    request: requests.PurifyRequest,
+    subject: Subject,
+    ahead: Planned | None,
+    first: Detection,
+    triggered: Part | None,
+    done: Sequence[Round],
+    report: Reporter,
+    notes: Notes,
+) -> Round:
+    """One more round after those that are ``done``; ``first``: the scan of the original."""
+    began = time.monotonic()
+    classifier, clean, seed = subject.classifier, subject.clean, rounds.seed_of(request, len(done))
+    current, looked, finds = classifier, first, Finds(request.targets).scanned(first)
+    if done and ahead:
+        current = classifier.with_edit(done[-1].edit)
+        settings, names = rounds.anew(ahead.detectors, len(done)), subject.class_names
+        looked = detect(current, clean, request.detectors, names, seed, report, notes.stage, settings)
+        finds = done[-1].finds.scanned(looked, done[-1].fired)
+    usual = ahead.detectors.get(ShapeProbe.name) if ahead else None
+    sought = list(finds.accused) if request.detectors else []
+    finds = finds.sampled(*sample_of(current, clean, sought, seed, report, notes.stage, usual))
+    chosen = [Stamper.recovered(one) for one in finds.measured]
+    with notes.stage("verify"):
+        before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
+    with notes.stage("purify"):
+        task = Task(classifier, clean, finds.suspects, finds.unlearned, report, seed, triggered, request.live)
+        purified = request.method.run(task)
+    edited = classifier.with_edit(purified.edit)
+    with notes.stage("verify"):
+        served = subject.served.with_edit(purified.edit)
+        after = measure(served, clean.report, chosen, opened=edited, progress=report)
+    asked = rounds.anew(ahead.probes(finds.accused), len(done)) if ahead else {}
+    again = look_closely(asked, edited, clean, seed + PROBE_SEED_OFFSET, report, notes.stage)
+    accepted, reason = accept(
+        before, after, again, request.max_accuracy_drop, finds.accused, request.accept_unverified
+    )
+    seconds = round(time.monotonic() - began, 3)
+    return Round(looked, finds, purified, purified.edit, before, after, again, accepted, reason, seconds)
 
 
 def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answers.VerifyAnswer:
@@ -397,12 +425,11 @@ def _place(trigger: TriggerRates) -> dict[str, Any]:
     return {} if trigger.target is None else {"class": trigger.target}
 
 
-def _purified(
-    reason: str, accepted: bool, accused: Sequence[int], mapped: bool, class_names: Sequence[str]
-) -> str:
-    """What the original was suspected of, and what became of it."""
-    names = ", ".join(called(target, class_names) for target in accused)
-    towards = [f"towards {names}"] * bool(accused) + ["from each class to another one"] * mapped
+def _purified(reason: str, accepted: bool, finds: Finds, class_names: Sequence[str]) -> str:
+    """What was suspected, and what became of it."""
+    names = ", ".join(called(target, class_names) for target in finds.accused)
+    mapped = any(one.mapping for one in finds.recovered)
+    towards = [f"towards {names}"] * bool(finds.accused) + ["from each class to another one"] * mapped
     suspected = (
         f"A backdoor {' and '.join(towards)} was suspected" if towards else "No backdoor was suspected"
     )

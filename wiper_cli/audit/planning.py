@@ -5,8 +5,8 @@ time was given in place of an effort, for the effort that fits into it.
 """
 
 import time
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from wiper_cli.audit.requests import Asked
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors import DETECTORS, probes
 from wiper_cli.detectors.common import has_units, smaller
 from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Cost, Effort, Extent, Plan
 from wiper_cli.detectors.evidence import Detector
+from wiper_cli.detectors.warp_inversion import WarpInversion
 from wiper_cli.images.splits import Clean
 from wiper_cli.memory import peak_resident
 
@@ -41,6 +42,10 @@ class Planned:
     detectors: dict[str, Detector]
     plans: tuple[Plan, ...]
     budget: float | None = None
+
+    def probes(self, suspects: Sequence[int]) -> dict[str, Detector]:
+        """What judges a purification, with the work of the same effort; thorough leaves it as it is."""
+        return {name: _lightened(one, self.effort, self.extent) for name, one in probes(suspects).items()}
 
     @property
     def sentence(self) -> str:
@@ -106,6 +111,16 @@ def usual(extent: Extent) -> Effort:
     :data:`MOST_THOROUGH` classes, where it takes minutes."""
     small = min(extent.height, extent.width) < LEAST_SIDE and extent.classes <= MOST_THOROUGH
     return "thorough" if small else "normal"
+
+
+def _lightened(probe: Detector, effort: Effort, extent: Extent) -> Detector:
+    """``probe`` with the settings in which an effort differs; one that has none of its own, the additive inversion,
+    searches as the warp inversion does and takes its."""
+    kind = type(probe) if probe.efforts else WarpInversion
+    usual, own = kind.at(effort, extent), {item.name for item in fields(probe)}
+    return replace(
+        probe, **{name: getattr(usual, name) for name in kind.efforts.get(effort, {}) if name in own}
+    )
 
 
 def _extent(classifier: Classifier, clean: Clean) -> tuple[Extent, int]:

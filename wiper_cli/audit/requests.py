@@ -85,8 +85,8 @@ class PlanRequest(Examination[answers.PlanAnswer]):
 @dataclass(frozen=True, kw_only=True)
 class PurifyRequest(Examination[answers.PurifyAnswer]):
     """Remove a backdoor. ``method``: settings of one of :data:`wiper_cli.purifiers.METHODS`. ``detectors``: name the
-    suspects; with none, no probe is run either. ``effort``: of their scan.
-    ``targets``: classes known to be accused. ``triggered``: folder of
+    suspects; with none, no probe is run either. ``effort``: of their scans and of the probes. ``max_rounds``: of scan,
+    purifier and probes, where one is not enough. ``targets``: classes known to be accused. ``triggered``: folder of
     images that carry the trigger. ``live``: train batch norm. ``max_accuracy_drop``: fraction in 0..1.
     ``accept_unverified``: also where nothing but the accuracy could be looked at."""
 
@@ -97,6 +97,7 @@ class PurifyRequest(Examination[answers.PurifyAnswer]):
     )
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
     effort: Asked = "auto"
+    max_rounds: int = 3
     targets: tuple[int, ...] = ()
     triggered: Path | None = None
     live: bool = False

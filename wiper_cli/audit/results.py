@@ -13,12 +13,12 @@ from wiper_cli import perturbations
 from wiper_cli.audit.environment import reported
 from wiper_cli.audit.measure import Measurement, der
 from wiper_cli.audit.planning import Planned
+from wiper_cli.audit.rounds import Round
 from wiper_cli.audit.subject import Notes, Subject
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.images.thumbnails import triple
 from wiper_cli.perturbations import Recovered
-from wiper_cli.purifiers.contract import Purified
 from wiper_cli.rates import Rate
 from wiper_cli.reports.plain import finite
 
@@ -166,18 +166,19 @@ def verification(
 
 
 def purification(
-    model: Model, settings: Any, purified: Purified, accepted: bool, reason: str
+    model: Model, settings: Any, kept: Round, rounds: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The report's ``purification`` mapping; ``settings``: the method's."""
+    """The report's ``purification`` mapping; ``settings``: the method's, ``rounds``: all, as shown."""
     return {
         "method": settings.name,
         "settings": asdict(settings),
-        "history": [asdict(epoch) for epoch in purified.history],
-        "changed": changed(model, purified.edit),
-        "accepted": accepted,
-        "reason": reason,
+        "history": [asdict(epoch) for epoch in kept.purified.history],
+        "changed": changed(model, kept.edit),
+        "rounds": jsonable(rounds),
+        "accepted": kept.accepted,
+        "reason": kept.reason,
         "output": None,
-        "notes": list(purified.notes),
+        "notes": list(kept.purified.notes),
     }
 
 

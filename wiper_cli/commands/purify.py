@@ -45,6 +45,10 @@ from wiper_cli.verdict import ExitCode, Problem, Verdict
 )  # fmt: skip
 @EFFORT
 @option(
+    "--max-rounds", type=click.IntRange(1, 20), default=PurifyRequest.max_rounds, metavar="N",
+    help="Most rounds of scan, method and probes; another follows where one is not accepted, or a probe still fires.",
+)  # fmt: skip
+@option(
     "--target", "targets", type=click.IntRange(min=0), multiple=True, metavar="CLASS",
     help="A class known to be the target, by number; repeatable. It joins the detectors' suspects.",
 )  # fmt: skip
@@ -97,6 +101,7 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
                     max_accuracy_drop=details["max_accuracy_drop"] / 100,
                     detectors=Detectors.named(details["detectors"]),
                     effort=details["effort"],
+                    max_rounds=details["max_rounds"],
                     targets=details["targets"],
                     triggered=details["triggered"],
                     live=details["batch_norm"] == "live",

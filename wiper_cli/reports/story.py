@@ -453,10 +453,28 @@ def purification_rows(report: Report) -> list[Row]:
         rows.append(("its data", words(written["data"])))
     if written.get("largest_logit_difference") is not None:
         rows.append(("largest logit difference in its runtime", number(written["largest_logit_difference"])))
+    rows += _round_rows(report, done.get("rounds") or ())
     rows += [("note", plain(note, 400)) for note in done.get("notes") or ()]
     return rows + [
         (f"setting {label(key)}", words(value)) for key, value in (done.get("settings") or {}).items()
     ]
+
+
+def _round_rows(report: Report, rounds: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """What each round found, where there was more than one, and what came of it."""
+    for place, one in enumerate(rounds[:ROWS] if len(rounds) > 1 else (), 1):
+        named = [
+            f"{plain(piece['name'], 80)} ({class_name(report, piece.get('target'))})"
+            for piece in one.get("fired") or ()
+        ]
+        accuracy = rate(one.get("acc"))
+        said = [
+            f"found by {', '.join(named)}" if named else "no detector fired",
+            f"{words(one.get('unlearned'))} transforms unlearned",
+            f"accuracy {accuracy.text if accuracy else 'not measured'}",
+            plain(one.get("reason") or ("Accepted." if one["accepted"] else "Not accepted."), 600),
+        ]
+        yield f"round {place}{', kept' if one['kept'] else ''}", "; ".join(said)
 
 
 def explanation_rows(report: Report) -> list[Row]:

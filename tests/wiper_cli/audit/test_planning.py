@@ -11,7 +11,7 @@ from wiper_cli.audit import planning
 from wiper_cli.audit.pipeline import run, scan
 from wiper_cli.audit.planning import planned
 from wiper_cli.audit.requests import Asked, PlanRequest
-from wiper_cli.detectors import DETECTORS
+from wiper_cli.detectors import DETECTORS, PROBES, probes
 from wiper_cli.detectors.effort import EFFORTS, Cost, Extent
 from wiper_cli.detectors.square_probe import SquareProbe
 from wiper_cli.images.splits import Clean, Part
@@ -162,3 +162,25 @@ def test_every_effort_can_be_asked_for():
 def test_an_effort_that_nobody_asked_for_is_explained(planted, planted_clean):
     found = planned(planted(), planted_clean, ["square-probe"])
     assert (found.effort, found.why) == ("thorough", "the usual one for 6 classes and images of 32x32")
+
+
+def test_the_probes_of_a_purification_follow_the_effort(planted, planted_clean, price):
+    """Thorough is what they were before any effort was known; less is less for each that is aimed at nobody, too."""
+    price(0.001, 0.001)
+    extent = Extent(1000, 3, 224, 224, 300, 100, head=True, reducible=True)
+    thorough = planned(planted(), planted_clean, (), "thorough")
+    assert thorough.probes([3]) == probes([3])
+    work = {}
+    for effort in EFFORTS:
+        ahead = dataclasses.replace(thorough, effort=effort, extent=extent)
+        work[effort] = {name: one.plan(extent) for name, one in ahead.probes(()).items()}
+    for name in PROBES:
+        passes = [work[effort][name].forward + work[effort][name].backward for effort in EFFORTS]
+        assert passes == sorted(set(passes)), name
+    normal = dataclasses.replace(thorough, effort="normal", extent=extent).probes([3, 4])
+    assert (normal["coarser warp"].targets, normal["coarser warp"].grid) == ((3, 4), 4)
+    assert normal["squares elsewhere"].resolution == 0.5
+    whole = dataclasses.replace(
+        thorough, effort="normal", extent=dataclasses.replace(extent, reducible=False)
+    )
+    assert whole.probes([3])["squares elsewhere"].resolution == 1.0

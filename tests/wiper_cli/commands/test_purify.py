@@ -131,6 +131,12 @@ def test_what_was_not_accepted_is_not_checked(purify, child, tmp_path):
     assert "WIPER-P01" in [finding["rule"] for finding in document["findings"]]
 
 
+def test_rounds_are_as_many_as_asked(purify, child):
+    _, document, _ = purify("--max-rounds", "2")
+    assert child.requests[-1].max_rounds == 2
+    assert len(document["purification"]["rounds"]) == 1  # the method reads no finds
+
+
 def test_exit_zero_spares_a_refusal_that_is_a_finding(purify, child, monkeypatch, tmp_path):
     real = pipeline.run
     monkeypatch.setattr(

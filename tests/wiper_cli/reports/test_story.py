@@ -130,3 +130,17 @@ def test_text_and_markdown_say_that_no_verdict_was_made_of_it(make):
         assert "Triggered images" in shown
         assert "the verdict does not use it" in shown
         assert "Triggered images" not in render(name, [make("scan_finding")])
+
+
+def test_every_round_of_a_purification_is_told(make):
+    report = make("purify_accepted")
+    rows = dict(story.purification_rows(report))
+    assert rows["round 1"] == (
+        "found by max-margin (class 0 (airplane)); 27 transforms unlearned; accuracy 92.8% [90.2–94.8], n = 500; "
+        "Not accepted: the probe other shapes still fires."
+    )
+    assert rows["round 2, kept"].startswith("no detector fired; 51 transforms unlearned; accuracy 92.4%")
+    for name in ("text", "html", "markdown"):
+        assert "round 2, kept" in render(name, [report])
+    del report["purification"]["rounds"][1]
+    assert not [name for name, _ in story.purification_rows(report) if name.startswith("round")]

@@ -1,0 +1,211 @@
+"""Rounds of a purification: what another one knows, when there is one, and which of them stands."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from formats import Edit, NewTensor, open_model, read_source
+from formats.tensors import to_bytes
+from wiper_cli.audit import pipeline, rounds
+from wiper_cli.audit.detection import Detection
+from wiper_cli.audit.judgement import Judgement
+from wiper_cli.audit.measure import Measurement
+from wiper_cli.audit.pipeline import purify
+from wiper_cli.audit.requests import PurifyRequest
+from wiper_cli.audit.rounds import Finds, Round
+from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, probes
+from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.perturbations import Recovered
+from wiper_cli.purifiers import METHODS
+from wiper_cli.purifiers.contract import Purified
+from wiper_cli.rates import Rate
+from wiper_cli.verdict import Verdict
+
+
+def found(name, target):
+    return Recovered("patch", target, {}, {"name": name})
+
+
+def scan(*accused, weak=(), recovered=()):
+    """A scan in which a detector fired for each of ``accused``."""
+    evidence = [
+        Evidence("square-probe", True, statistic=1.0, threshold=0.5, fired=True, target=k) for k in accused
+    ]
+    evidence.append(Evidence("warp-inversion", True, statistic=0.1, threshold=0.5, recovered=recovered))
+    return Detection(tuple(evidence), Judgement(Verdict.SUSPICIOUS, "", (), tuple(accused), tuple(weak)))
+
+
+def probe(fired, target=4):
+    return Evidence(
+        "squares elsewhere", True, statistic=0.9, threshold=0.5, fired=fired, target=target if fired else None
+    )
+
+
+def names(finds):
+    return [one.facts["name"] for one in finds]
+
+
+def test_whatever_was_ever_found_stays():
+    first = Finds((2,)).scanned(scan(4, weak=(7,), recovered=[found("a", 4), found("b", 9)]))
+    first = first.sampled([found("c", 4)], [found("d", 4)])
+    assert (first.accused, first.suspects) == ((2, 4), [2, 4, 7])
+    assert (names(first.unlearned), names(first.measured)) == (["a", "b", "c"], ["a", "d"])
+    second = first.scanned(scan(4, 5, weak=(1,), recovered=[found("e", 5)]), [probe(True, 9)])
+    second = second.sampled([found("f", 4)], [found("g", 5)])
+    assert (second.accused, second.suspects) == ((2, 4, 5, 9), [2, 4, 5, 9, 1])
+    assert names(second.unlearned) == ["a", "b", "e", "c", "f"]
+    assert names(second.measured) == ["a", "b", "e", "d", "g"]
+
+
+def test_what_probes_recovered_is_not_trained_against():
+    judge = replace(probe(True), recovered=[found("of a judge", 4)])
+    finds = Finds().scanned(scan(), [judge])
+    assert (finds.accused, finds.unlearned, finds.measured) == ((4,), [], [])
+
+
+def outcome(accepted, right, *fired):
+    measured = Measurement(100, Rate(right, 100), ())
+    pieces = tuple(probe(True, k) for k in fired) or (probe(False),)
+    return Round(scan(), Finds(), Purified(Edit({})), Edit({}), measured, measured, pieces, accepted, "", 1.0)
+
+
+def test_the_best_acceptable_one_stands():
+    refused, noisy, better, silent = (
+        outcome(False, 99),
+        outcome(True, 97, 3),
+        outcome(True, 98, 3),
+        outcome(True, 90),
+    )
+    assert rounds.best([refused, noisy]) is noisy
+    assert rounds.best([noisy, better, refused]) is better
+    assert rounds.best([better, silent]) is silent
+    assert [one.silent for one in (refused, noisy, silent)] == [False, False, True]
+    assert rounds.best([outcome(False, 99, 3, 4), refused]) is refused
+
+
+def test_probes_and_scans_of_another_round_look_elsewhere():
+    request = PurifyRequest(model=None, clean=None)
+    seeds = [rounds.seed_of(request, n) + more for n in range(20) for more in (0, 1, 2, PROBE_SEED_OFFSET)]
+    assert len(set(seeds)) == len(seeds)
+    assert rounds.seed_of(request, 0) == request.seed
+    for table in (probes([4]), {name: kind() for name, kind in DETECTORS.items()}):
+        assert rounds.anew(table, 0) == table
+        for one in (rounds.anew(table, n) for n in (1, 2)):
+            (name,) = (name for name in table if "square" in name)
+            assert one[name].offset != table[name].offset
+            assert {**one, name: table[name]} == table
+    scans, judges = DETECTORS["square-probe"](), probes([4])["squares elsewhere"]
+    places = [rounds.anew({"s": judges}, n)["s"].offset for n in range(judges.step)]
+    assert sorted(places) == list(range(judges.step))
+    assert set(judges.sides) != set(scans.sides)
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "expected"),
+    [
+        ({}, 100, 3), ({}, 49, 1), ({"detectors": ()}, 100, 1), ({"max_rounds": 5}, 100, 5),
+        ({"method": METHODS["fine-tuning"]()}, 100, 1), ({"max_accuracy_drop": 0.5}, 2, 3),
+    ],
+)  # fmt: skip
+def test_there_is_another_round_only_where_it_could_change_something(changes, images, expected):
+    assert rounds.most(PurifyRequest(model=None, clean=None, **changes), images) == expected
+
+
+def bias(value):
+    """An edit of the digits."""
+    file = open_model(read_source(example_folder() / "model.safetensors"))
+    new = file.named()["classifier.bias"].detach() + value
+    return Edit({"classifier.bias": NewTensor("F32", tuple(new.shape), to_bytes(new))})
+
+
+@pytest.fixture
+def run(job, heard, monkeypatch):
+    """``run(outcomes, **changes)`` → (answer, what was asked): purifies the digits in rounds that find, and come to,
+    what ``outcomes`` say: for each whether it is accepted, and the classes of the probes that fire."""
+
+    def start(outcomes, **changes):
+        asked = {"tasks": [], "scans": [], "samples": [], "probes": []}
+        verdicts = iter([accepted for accepted, _ in outcomes])
+
+        def detect(classifier, clean, names, class_names, seed, progress, stage, settings, heard=None):
+            number = len(asked["scans"])
+            asked["scans"].append((classifier, seed, settings["square-probe"].offset))
+            return scan(4, recovered=[found(f"scan {number}", 4)])
+
+        def sample_of(classifier, clean, accused, seed, *_):
+            number = len(asked["samples"])
+            asked["samples"].append((classifier, accused, seed))
+            return [found(f"shown {number}", 4)], [found(f"held back {number}", 4)]
+
+        def method(self, task):
+            asked["tasks"].append(task)
+            return Purified(bias(len(asked["tasks"])))
+
+        def look_closely(detectors, classifier, clean, seed, *_):
+            asked["probes"].append((detectors, classifier, seed))
+            fired = outcomes[len(asked["probes"]) - 1][1]
+            return tuple(probe(True, k) for k in fired) or (probe(False),)
+
+        for name, double in (("detect", detect), ("sample_of", sample_of), ("look_closely", look_closely)):
+            monkeypatch.setattr(pipeline, name, double)
+        accept = lambda *_: (next(verdicts), "as told")  # noqa: E731
+        monkeypatch.setattr(pipeline, "accept", accept)
+        monkeypatch.setattr(pipeline, "measure", lambda served, *_, **__: Measurement(100, Rate(90, 100), ()))
+        monkeypatch.setattr(METHODS["unlearn"], "run", method)
+        request = partial(job, PurifyRequest, method=METHODS["unlearn"](), detectors=("square-probe",))
+        return purify(request(max_accuracy_drop=0.5, **changes), heard), asked
+
+    return start
+
+
+def test_a_silent_first_round_is_the_only_one(run):
+    answer, asked = run([(True, ())])
+    assert answer.accepted
+    assert {name: len(calls) for name, calls in asked.items()} == {
+        "tasks": 1, "scans": 1, "samples": 1, "probes": 1,
+    }  # fmt: skip
+    (one,) = answer.purification["rounds"]
+    assert (one["kept"], one["accepted"], one["accused"], one["unlearned"]) == (True, True, [4], 2)
+
+
+def test_a_refusal_leads_to_another_round_on_what_is_left(run, heard):
+    answer, asked = run([(False, (6,)), (True, ())])
+    assert answer.accepted
+    assert answer.edit == bias(2)
+    first, second = asked["tasks"]
+    assert names(first.recovered) == ["scan 0", "shown 0"]
+    assert names(second.recovered) == ["scan 0", "scan 1", "shown 0", "shown 1"]
+    assert (first.suspects, second.suspects) == ([4], [4, 6])
+    assert first.seed != second.seed
+    looked = [classifier.head()[1] for classifier, *_ in asked["scans"]]
+    assert (looked[1] - looked[0]).allclose(looked[0].new_ones(10))
+    assert asked["samples"][1][0] is asked["scans"][1][0]
+    for calls in (
+        asked["scans"],
+        [(one["squares elsewhere"].offset, seed) for one, _, seed in asked["probes"]],
+    ):
+        assert calls[0][1:] != calls[1][1:]
+    assert [list(one["other shapes"].targets) for one, *_ in asked["probes"]] == [[4], [4, 6]]
+    assert [(one["kept"], one["accepted"]) for one in answer.purification["rounds"]] == [
+        (False, False),
+        (True, True),
+    ]
+    assert answer.purification["rounds"][0]["probes_fired"][0]["target"] == 6
+    assert heard.logged == ["Round 1: as told"]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_what_no_round_mends_is_refused(run, most):
+    answer, asked = run([(False, (4,))] * most, max_rounds=most)
+    assert len(asked["tasks"]) == len(answer.purification["rounds"]) == most
+    assert not answer.accepted
+    assert [one.rule for one in answer.findings if one.rule == "WIPER-P01"] == ["WIPER-P01"]
+
+
+def test_an_acceptable_state_is_not_lost_to_a_later_round(run):
+    answer, _ = run([(True, (9,)), (False, ()), (False, (4,))])
+    assert answer.accepted
+    assert answer.edit == bias(1)
+    assert [one["kept"] for one in answer.purification["rounds"]] == [True, False, False]

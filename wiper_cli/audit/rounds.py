@@ -1,0 +1,148 @@
+"""Rounds of a purification: what was ever found, what each round came to, which of them stands.
+
+Pure functions and values; the loop itself stands in :func:`wiper_cli.audit.pipeline.purify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from formats import Edit
+from wiper_cli.audit.acceptance import can_tell
+from wiper_cli.audit.detection import Detection
+from wiper_cli.audit.measure import Measurement
+from wiper_cli.audit.requests import PurifyRequest
+from wiper_cli.detectors.class_map import ClassMap
+from wiper_cli.detectors.evidence import Detector, Evidence
+from wiper_cli.detectors.square_probe import SquareProbe
+from wiper_cli.perturbations import Recovered
+from wiper_cli.purifiers.contract import Purified
+
+#: Added to a run's seed for every round but the first, so that none shares a start with another or with its probes.
+ROUND_SEED_OFFSET = 104729
+
+
+@dataclass(frozen=True)
+class Finds:
+    """Whatever was ever found. ``accused``: classes that fired, or that the user named, first come first. ``weak``:
+    those that came near a threshold last. ``recovered``: transforms of scans, of any class. ``shown``: sampled stamps
+    that the purifier sees; ``held_back``: those that it does not."""
+
+    accused: tuple[int, ...] = ()
+    weak: tuple[int, ...] = ()
+    recovered: tuple[Recovered, ...] = ()
+    shown: tuple[Recovered, ...] = ()
+    held_back: tuple[Recovered, ...] = ()
+
+    def scanned(self, found: Detection, probes: Iterable[Evidence] = ()) -> Finds:
+        """With what a scan found, and the classes, but not the transforms, of the ``probes`` that fired: what judges
+        is not trained against."""
+        judges = [one.target for one in probes if one.target is not None]
+        return replace(
+            self,
+            accused=tuple(dict.fromkeys([*self.accused, *found.judged.accused, *judges])),
+            weak=found.judged.weak,
+            recovered=(*self.recovered, *found.recovered),
+        )
+
+    def sampled(self, shown: Sequence[Recovered], held_back: Sequence[Recovered]) -> Finds:
+        """With the two parts of a sample of stamps."""
+        return replace(self, shown=(*self.shown, *shown), held_back=(*self.held_back, *held_back))
+
+    @property
+    def suspects(self) -> list[int]:
+        """Classes for the purifier, the most suspicious first."""
+        return list(dict.fromkeys([*self.accused, *self.weak]))
+
+    @property
+    def unlearned(self) -> list[Recovered]:
+        """Transforms that the purifier sees."""
+        return [*self.recovered, *self.shown]
+
+    @property
+    def measured(self) -> list[Recovered]:
+        """Transforms whose success is measured before and after: maps of classes, and those towards accused ones."""
+        return [
+            one for one in (*self.recovered, *self.held_back) if one.mapping or one.target in self.accused
+        ]
+
+
+@dataclass(frozen=True)
+class Round:
+    """``looked``: the scan that it began with. ``finds``: of all rounds so far. ``edit``: of the original file.
+    ``before``, ``after``: of the same triggers. ``probes``: asked of the outcome."""
+
+    looked: Detection
+    finds: Finds
+    purified: Purified
+    edit: Edit
+    before: Measurement
+    after: Measurement
+    probes: tuple[Evidence, ...]
+    accepted: bool
+    reason: str
+    seconds: float
+
+    @property
+    def fired(self) -> tuple[Evidence, ...]:
+        """The probes that did, for whatever class."""
+        return tuple(one for one in self.probes if one.ran and one.fired)
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is left to be done."""
+        return self.accepted and not self.fired
+
+
+def most(request: PurifyRequest, images: int) -> int:
+    """Rounds at most. One, where another could change nothing: the method does not read what scans find, no detector
+    was asked for, or the report part's ``images`` are too few for any acceptance."""
+    mends = request.method.uses_scan and request.detectors and can_tell(images, request.max_accuracy_drop)
+    return request.max_rounds if mends else 1
+
+
+def seed_of(request: PurifyRequest, number: int) -> int:
+    """Of round ``number``, from 0."""
+    return request.seed + number * ROUND_SEED_OFFSET
+
+
+def anew(detectors: Mapping[str, Detector], number: int) -> dict[str, Detector]:
+    """The same for round ``number``, from 0: what follows from no seed, the places of squares, is shifted."""
+    return {
+        name: replace(one, offset=(one.offset + number) % one.step)
+        if isinstance(one, (SquareProbe, ClassMap))
+        else one
+        for name, one in detectors.items()
+    }
+
+
+def best(rounds: Sequence[Round]) -> Round:
+    """The one that stands: accepted, with the fewest probes that fire, of the highest accuracy."""
+    return max(rounds, key=lambda one: (one.accepted, -len(one.fired), one.after.acc.share))
+
+
+def shown(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """The report's ``purification.rounds``."""
+    kept = best(rounds)
+    return [
+        {
+            "fired": [_statistic(piece) for piece in one.looked.evidence if piece.ran and piece.fired],
+            "accused": list(one.finds.accused),
+            "unlearned": len(one.finds.unlearned),
+            "measured": len(one.finds.measured),
+            "acc": one.after.acc.as_dict(),
+            "asr": max((trigger.asr.share for trigger in one.after.triggers), default=None),
+            "probes_fired": [_statistic(piece) for piece in one.fired],
+            "accepted": one.accepted,
+            "reason": one.reason,
+            "kept": one is kept,
+            "seconds": one.seconds,
+        }
+        for one in rounds
+    ]
+
+
+def _statistic(piece: Evidence) -> dict[str, Any]:
+    return {name: getattr(piece, name) for name in ("name", "target", "statistic", "threshold")}
