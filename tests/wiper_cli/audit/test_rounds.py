@@ -1,8 +1,10 @@
 """Rounds of a purification: what another one knows, when there is one, and which of them stands."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
+import jsonschema
 import pytest
 
 from formats import Edit, NewTensor, open_model, read_source
@@ -21,6 +23,7 @@ from wiper_cli.perturbations import Recovered
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purified
 from wiper_cli.rates import Rate
+from wiper_cli.reports.schema import schema
 from wiper_cli.verdict import Verdict
 
 
@@ -194,6 +197,8 @@ def test_a_refusal_leads_to_another_round_on_what_is_left(run, heard):
     ]
     assert answer.purification["rounds"][0]["probes_fired"][0]["target"] == 6
     assert heard.logged == ["Round 1: as told"]
+    rule = {"$ref": "#/$defs/purification", "$defs": schema()["$defs"]}
+    jsonschema.validate(json.loads(json.dumps(answer.purification)), rule)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
