@@ -214,3 +214,24 @@ def test_an_acceptable_state_is_not_lost_to_a_later_round(run):
     assert answer.accepted
     assert answer.edit == bias(1)
     assert [one["kept"] for one in answer.purification["rounds"]] == [True, False, False]
+
+
+@pytest.mark.slow
+def test_rounds_of_real_parts_follow_a_purifier_that_is_too_weak(job, heard):
+    """Two steps of training leave the backdoor of the digits: each round finds it again, and none is accepted."""
+    method = METHODS["unlearn"](**METHODS["unlearn"].quick)
+    request = job(
+        PurifyRequest,
+        method=method,
+        detectors=("square-probe",),
+        effort="quick",
+        max_rounds=2,
+        max_accuracy_drop=0.5,
+    )
+    answer = purify(request, heard)
+    first, second = answer.purification["rounds"]
+    assert not answer.accepted
+    assert [one["target"] for one in second["fired"]] == [0]
+    assert second["unlearned"] > first["unlearned"] > 3
+    assert second["measured"] > first["measured"]
+    assert second["asr"] > 0.5
