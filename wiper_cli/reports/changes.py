@@ -28,8 +28,8 @@ def changes(report: Report, earlier: Sequence[Report], file: str, alone: bool = 
         "file": file,
         "since": old["created"],
         "verdict": {"before": old["verdict"], "after": report["verdict"]},
-        "new": _beyond(report["findings"], before),
-        "gone": _beyond(old["findings"], after),
+        "new": _unmatched(report["findings"], before),
+        "gone": _unmatched(old["findings"], after),
         "detectors": _detectors(old, report),
         "facts": [
             {"what": what, "before": was, "after": now}
@@ -52,7 +52,7 @@ def _identity(finding: Mapping[str, Any]) -> str:
     return json.dumps([finding["rule"], finding.get("place") or {}], sort_keys=True)
 
 
-def _beyond(findings: Sequence[Mapping[str, Any]], known: Counter[str]) -> list[dict[str, Any]]:
+def _unmatched(findings: Sequence[Mapping[str, Any]], known: Counter[str]) -> list[dict[str, Any]]:
     """Those of ``findings`` of whose rule and place there are more than ``known``."""
     left, found = Counter(known), []
     for finding in findings:
