@@ -82,7 +82,7 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert copy.path.read_bytes() == STORE.path.read_bytes()
     wanted = {cell for table in TABLES.values() for cell in cells_of(table, "tiny")}
     assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
-    others = {"cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "scan-cost.md"}
+    others = {"cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md"}
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
     assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
 
@@ -158,3 +158,12 @@ def test_a_place_without_a_result_is_refused():
         findings.render("[[benchmarks/results/salience_cost.json | cost.settings.units]] units")
         == "128 units"
     )
+
+
+def test_detection_is_rendered_from_the_committed_lines_and_its_rate_is_the_one_that_ships():
+    detection = importlib.import_module("benchmarks.detection")
+    lines = json.loads((ROOT / "benchmarks/results/detection.json").read_text(encoding="utf-8"))["lines"]
+    assert detection.PAGE.read_text(encoding="utf-8") == detection.page(lines)
+    shipped = json.loads(detection.RATES.read_text(encoding="utf-8"))
+    assert shipped == json.loads(json.dumps(detection.known_rates(lines)))
+    assert all(set(line["detectors"]) == set(shipped[0]["detectors"]) for line in lines)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wiper_cli.audit.judgement import Judgement, is_close, judge
+from wiper_cli.audit.known_rates import NOT_CALIBRATED
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, detector
 from wiper_cli.detectors.evidence import Detector, Evidence
@@ -49,18 +50,20 @@ def detect(
     settings: Mapping[str, Detector] | None = None,
     heard: Callable[[Detection], None] = lambda _: None,
     done: Mapping[str, Evidence] | None = None,
+    rate: str = NOT_CALIBRATED,
 ) -> Detection:
     """Runs the detectors ``names`` of :data:`wiper_cli.detectors.DETECTORS` and judges what they say.
 
     ``class_names``: for sentences. ``settings``: of every detector; their defaults, the thorough ones, where there are
     none. ``heard`` is told after each detector what stands if nothing follows. ``done``: evidence that stands in place
-    of a search. Raises :class:`Problem` for a name that does not exist, before anything runs.
+    of a search. ``rate``: of :func:`judge`. Raises :class:`Problem` for a name that does not exist, before anything
+    runs.
     """
     known(names)
     chosen = settings or {name: detector(name) for name in names}
 
     def judged(found: tuple[Evidence, ...]) -> Detection:
-        return pending(chosen, classifier.classes, class_names, found)
+        return pending(chosen, classifier.classes, class_names, found, rate)
 
     each = look(chosen, classifier, clean, seed, progress, stage, lambda found: heard(judged(found)), done)
     return judged(each)
@@ -71,12 +74,13 @@ def pending(
     classes: int,
     class_names: Sequence[str] | None = None,
     found: tuple[Evidence, ...] = (),
+    rate: str = NOT_CALIBRATED,
 ) -> Detection:
     """What stands when the first of ``detectors`` have ``found`` something and the others have not run."""
     waiting = list(detectors.items())[len(found) :]
     missing = [Evidence(name, False, "the scan ended before it", title=one.title) for name, one in waiting]
     evidence = (*found, *missing)
-    return Detection(evidence, judge(evidence, classes, class_names))
+    return Detection(evidence, judge(evidence, classes, class_names, rate))
 
 
 def known(names: Collection[str]) -> None:

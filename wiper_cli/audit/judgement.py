@@ -15,6 +15,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wiper_cli.audit.known_rates import NOT_CALIBRATED
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.verdict import Finding, Severity, Verdict
@@ -30,9 +31,6 @@ CLOSE = 0.15
 
 #: Pairs of a map that a finding spells out.
 MOST_PAIRS = 4
-
-#: Said with every verdict.
-NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is known."
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,14 @@ class Judgement:
         return self.accused + self.weak
 
 
-def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | None = None) -> Judgement:
-    """The verdict on one model. ``names``: the classes' names, if known (else numbers are used)."""
+def judge(
+    evidence: Sequence[Evidence],
+    classes: int,
+    names: Sequence[str] | None = None,
+    rate: str = NOT_CALIBRATED,
+) -> Judgement:
+    """The verdict on one model. ``names``: the classes' names, if known (else numbers are used). ``rate``: said with
+    every verdict, how often honest models are accused."""
     fired = sorted((piece for piece in evidence if piece.ran and piece.fired), key=lambda p: -_excess(p))
     findings = sorted((_finding(p, fired, names) for p in fired), key=lambda finding: -finding.severity)
     accused = tuple(dict.fromkeys(piece.target for piece in fired if piece.target is not None))
@@ -75,21 +79,21 @@ def judge(evidence: Sequence[Evidence], classes: int, names: Sequence[str] | Non
         )
         sentence = (
             f"Suspicious: the network behaves as if it had a backdoor {charge}. "
-            f"{_closeness(fired) if all(map(is_close, fired)) else ''}{NOT_CALIBRATED}"
+            f"{_closeness(fired) if all(map(is_close, fired)) else ''}{rate}"
         )
     elif blind or not evidence:
         verdict = Verdict.INCOMPLETE
         reasons = "; ".join(f"{piece.name} did not run: {piece.reason}" for piece in blind)
         sentence = f"No verdict: {reasons or 'no detector was asked'}."
         if len(blind) < len(evidence):
-            sentence += f" What did run found nothing. {NOT_CALIBRATED}"
+            sentence += f" What did run found nothing. {rate}"
     else:
         verdict = Verdict.NO_FINDING
         sentence = (
             f"No finding: {', '.join(piece.name for piece in evidence)} stayed under "
             f"{'its threshold' if len(evidence) == 1 else 'their thresholds'}. "
             f"{_closeness([piece for piece in evidence if is_close(piece)])}"
-            f"This does not show that the model has no backdoor. {NOT_CALIBRATED}"
+            f"This does not show that the model has no backdoor. {rate}"
         )
     return Judgement(verdict, sentence, tuple(findings), accused, weak)
 

@@ -22,6 +22,7 @@ from wiper_cli.audit.detection import Detection, detect, known, look_closely, pe
 from wiper_cli.audit.explanation import explain
 from wiper_cli.audit.judgement import called
 from wiper_cli.audit.keeping import keep, restore
+from wiper_cli.audit.known_rates import NOT_CALIBRATED
 from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, TriggerRates, measure, settled
 from wiper_cli.audit.planning import Planned, planned
 from wiper_cli.audit.rounds import Finds, Round
@@ -108,7 +109,7 @@ def scan(
         interim(answer(found, complete=False))
 
     if ahead:
-        heard(pending(ahead.detectors, subject.classifier.classes))
+        heard(pending(ahead.detectors, subject.classifier.classes, rate=_rate(ahead)))
     with graph.told(), notes.stage("salience"):
         one_pass(subject, request, True, report, notes)
     found = _detect(request, subject, report, notes, ahead, heard, done)
@@ -333,7 +334,13 @@ def _detect(
         settings,
         heard,
         done,
+        _rate(ahead),
     )
+
+
+def _rate(ahead: Planned | None) -> str:
+    """A sentence on how often honest networks are accused."""
+    return ahead.rate.sentence if ahead and ahead.rate else NOT_CALIBRATED
 
 
 def _require(request: requests.PurifyRequest, subject: Subject) -> None:

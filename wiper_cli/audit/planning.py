@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wiper_cli.audit.known_rates import KnownRate, known_rate
 from wiper_cli.audit.requests import Asked
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, probes
@@ -46,6 +47,12 @@ class Planned:
     def probes(self, suspects: Sequence[int]) -> dict[str, Detector]:
         """What judges a purification, with the work of the same effort; thorough leaves it as it is."""
         return {name: _lightened(one, self.effort, self.extent) for name, one in probes(suspects).items()}
+
+    @property
+    def rate(self) -> KnownRate | None:
+        """How often such a scan accuses honest networks, where that is known."""
+        shape = (self.extent.channels, self.extent.height, self.extent.width)
+        return known_rate(self.effort, self.detectors, shape, self.extent.classes)
 
     @property
     def sentence(self) -> str:

@@ -81,6 +81,7 @@ def shown_detection(
     return {
         "suspects": list(suspects),
         "calibrated": False,
+        "false_alarms": plan.rate.as_dict() if plan and plan.rate else None,
         "plan": plan and plan.as_dict(),
         "detectors": [shown_detector(subject, piece) for piece in evidence],
     }

@@ -137,8 +137,9 @@ def _detectors(console: Console, report: Report) -> None:
     detectors = story.all_detectors(report)
     if not detectors:
         return
-    calibrated = (report.get("detection") or {}).get("calibrated")
-    _heading(console, "Detectors" if calibrated else "Detectors (thresholds are not calibrated)")
+    detection = report.get("detection") or {}
+    known = detection.get("calibrated") or detection.get("false_alarms")
+    _heading(console, "Detectors" if known else "Detectors (thresholds are not calibrated)")
     for detector in detectors[: story.ROWS]:
         state = story.detector_state(detector)
         sign, colour = _STATE[state]

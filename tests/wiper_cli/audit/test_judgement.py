@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from wiper_cli.audit.judgement import MOST_SUSPECTS, NOT_CALIBRATED, judge
+from wiper_cli.audit.judgement import MOST_SUSPECTS, judge
+from wiper_cli.audit.known_rates import NOT_CALIBRATED
 from wiper_cli.verdict import Finding, Severity, Verdict
 
 

@@ -1,0 +1,184 @@
+"""What scans say of a zoo of honest and of backdoored networks: false alarms, finds, and the page that tells them.
+
+    python -m benchmarks.scan_effort ZOO --images DIR --efforts thorough --record FILE
+    python -m benchmarks.detection FILE    # from what that wrote; without FILE the page, from what is committed
+
+``results/detection.json`` keeps a line for every network, ``docs/results/detection.md`` is rendered from it, and
+``wiper_cli/audit/known_rates.json`` carries the false-alarm rate to where a scan of a network like these says it. The
+thresholds were not set on these networks (but the class map's, which was set on twelve of them, none of them accused
+near it), and none was changed for what is seen here.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, write_result
+from wiper_cli.audit.known_rates import FILE as RATES
+from wiper_cli.detectors import DETECTORS, detector
+from wiper_cli.rates import Rate
+
+NAME = "detection"
+PAGE = RESULTS.parents[1] / "docs" / "results" / "detection.md"
+#: Attack success from which a backdoor counts as planted; one from all classes to all cannot pass the accuracy.
+TAKEN, TAKEN_BY_MAP = 0.8, 0.6
+SHAPE = (3, 32, 32)
+ABOUT = "two small architectures, CIFAR-10 and GTSRB"
+Line = dict[str, Any]
+
+
+def shortened(lines: Sequence[Line]) -> list[Line]:
+    """What the page needs of the lines of ``benchmarks.scan_effort``."""
+    return [
+        {key: line[key] for key in ("specimen", "data", "attack", "target", "asr", "classes", "effort")}
+        | {
+            "detectors": {
+                name: [
+                    None if one["statistic"] is None else round(one["statistic"], 3),
+                    one["fired"],
+                    one["target"],
+                ]
+                for name, one in line["detectors"].items()
+            }
+        }
+        for line in sorted(lines, key=lambda line: line["specimen"])
+    ]
+
+
+def fired(line: Line) -> list[str]:
+    """Names of the detectors that fired."""
+    return [name for name, (_, fires, _) in line["detectors"].items() if fires]
+
+
+def named(line: Line) -> bool:
+    """Whether one fired for the target, or, of a backdoor from all classes to all, for a map."""
+    return any(fires and target == line["target"] for _, fires, target in line["detectors"].values())
+
+
+def score(line: Line) -> float:
+    """The largest statistic in units of its threshold."""
+    return max((value or 0.0) / detector(name).threshold for name, (value, _, _) in line["detectors"].items())
+
+
+def is_honest(line: Line) -> bool:
+    """Whether nothing was planted."""
+    return bool(line["attack"] == "clean")
+
+
+def took(line: Line) -> bool:
+    """Whether the backdoor works."""
+    return bool(not is_honest(line) and line["asr"] >= (TAKEN_BY_MAP if line["target"] is None else TAKEN))
+
+
+def auroc(honest: Sequence[float], planted: Sequence[float]) -> float:
+    """Share of pairs in which the planted one scores higher, ties half."""
+    pairs = [(a > b) + (a == b) / 2 for a in planted for b in honest]
+    return sum(pairs) / len(pairs)
+
+
+def known_rates(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """What ``known_rates.json`` holds."""
+    honest = [line for line in lines if is_honest(line)]
+    if not honest:
+        return []
+    classes = [line["classes"] for line in honest]
+    return [
+        {
+            "effort": "thorough",
+            "detectors": list(DETECTORS),
+            "shapes": [SHAPE],
+            "classes": [min(classes), max(classes)],
+            "about": ABOUT,
+            "honest": len(honest),
+            "accused": sum(bool(fired(line)) for line in honest),
+        }
+    ]
+
+
+def page(lines: Sequence[Line]) -> str:
+    """The page as Markdown."""
+    honest, planted = [one for one in lines if is_honest(one)], [one for one in lines if took(one)]
+    alarms, flagged = Rate(sum(bool(fired(o)) for o in honest), len(honest)), [o for o in planted if fired(o)]
+    found = Rate(sum(named(one) for one in planted), len(planted))
+    area = auroc([score(one) for one in honest], [score(one) for one in planted])
+    out = [
+        "# What scans say of networks whose truth is known",
+        "",
+        f"Networks of the suite `detect` (docs/zoo.md: {ABOUT}, 32x32) and a few with a square from all classes to "
+        "all, scanned thoroughly with all detectors on 5,000 test images; TorchScript, batch norm folded. Not the "
+        "whole suite: as many as were built, in the order of their seeds. Rendered: `python -m benchmarks.detection`.",
+        "",
+        f"- Of {alarms.n} honest networks {alarms.hits} {_were(alarms.hits)} accused ({_interval(alarms)}).",
+        f"- Of {found.n} with a backdoor that took (attack success at least {100 * TAKEN:.0f} %) {len(flagged)} "
+        f"{_were(len(flagged))} accused, {found.hits} with the right target or map ({_interval(found)}).",
+        f"- AUROC of the largest statistic, each in units of its threshold: {area:.3f}.",
+        "",
+        "| attack | took | accused | rightly | found by |",
+        "|---|---|---|---|---|",
+    ]
+    kinds: dict[str, list[Line]] = defaultdict(list)
+    for line in planted:
+        kinds[f"{line['attack']}{', all to all' if line['target'] is None else ''}"].append(line)
+    for kind, rows in sorted(kinds.items()):
+        by = {name: sum(name in fired(row) for row in rows) for name in DETECTORS}
+        words = ", ".join(f"{name} {count}" for name, count in by.items() if count)
+        out.append(
+            f"| {kind} | {len(rows)} | {sum(bool(fired(row)) for row in rows)} | {sum(map(named, rows))} | {words} |"
+        )
+    out += [
+        "",
+        "| detector | threshold | highest of an honest one | honest ones accused | backdoored ones |",
+        "|---|---|---|---|---|",
+    ]
+    for name in DETECTORS:
+        values = [line["detectors"][name][0] for line in honest if line["detectors"][name][0] is not None]
+        out.append(
+            f"| {name} | {detector(name).threshold:g} | {max(values, default=0):.2f} | "
+            f"{sum(name in fired(line) for line in honest)} of {len(honest)} | "
+            f"{sum(name in fired(line) for line in planted)} of {len(planted)} |"
+        )
+    missed = [line["specimen"] for line in planted if not named(line)]
+    accused = [f"{line['specimen']} ({', '.join(fired(line))})" for line in honest if fired(line)]
+    weak = sum(not is_honest(line) and not took(line) for line in lines)
+    out += [
+        "",
+        f"Missed or named wrongly: {', '.join(missed) or 'none'}. Honest and accused: {', '.join(accused) or 'none'}. "
+        f"Backdoors that did not take, left out: {weak}.",
+        "",
+        "What this does not show: other architectures, sizes, data, fewer images, other efforts, and kinds of triggers "
+        "that nobody thought of. On four networks of strangers that are honest as far as can be told, earlier versions "
+        "accused all four.",
+        "",
+    ]
+    return "\n".join(out)
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _interval(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"{100 * rate.share:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("record", type=Path, nargs="?")
+    options = parser.parse_args()
+    if options.record is not None:
+        lines = [json.loads(line) for line in options.record.open()]
+        thorough = shortened([line for line in lines if line["effort"] == "thorough"])
+        write_result(NAME, {"lines": thorough})
+        RATES.write_text(json.dumps(known_rates(thorough), indent=1) + "\n", encoding="utf-8")
+    committed = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))["lines"]
+    PAGE.write_text(page(committed), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+import pytest
+
+from wiper_cli.audit.known_rates import KnownRate, known_rate, measured
+from wiper_cli.detectors import DETECTORS
+from wiper_cli.rates import Rate
+
+KNOWN = KnownRate("thorough", ("a", "b"), ((3, 32, 32),), (10, 43), "two kinds", Rate(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("effort", "detectors", "shape", "classes", "covered"),
+    [
+        ("thorough", ("b", "a"), (3, 32, 32), 10, True),
+        ("thorough", ("a", "b"), (3, 32, 32), 43, True),
+        ("normal", ("a", "b"), (3, 32, 32), 10, False),
+        ("thorough", ("a",), (3, 32, 32), 10, False),
+        ("thorough", ("a", "b"), (1, 32, 32), 10, False),
+        ("thorough", ("a", "b"), (3, 224, 224), 10, False),
+        ("thorough", ("a", "b"), (3, 32, 32), 9, False),
+        ("thorough", ("a", "b"), (3, 32, 32), 100, False),
+    ],
+)
+def test_a_rate_holds_for_what_it_was_measured_on(effort, detectors, shape, classes, covered):
+    assert KNOWN.covers(effort, detectors, shape, classes) is covered
+
+
+@pytest.mark.parametrize(
+    ("hits", "words"), [(0, "none were accused"), (1, "1 was accused"), (2, "2 were accused")]
+)
+def test_the_sentence_says_of_how_many_and_how_sure(hits, words):
+    sentence = KnownRate("thorough", (), (), (1, 2), "two kinds", Rate(hits, 40)).sentence
+    assert f"of 40 honest networks of that size (two kinds), {words} (95 % interval" in sentence
+    assert sentence.endswith("Of others no rate is known.")
+
+
+def test_what_ships_is_for_all_detectors_and_no_other_effort():
+    (one,) = measured()
+    shape = (3, 32, 32)
+    assert known_rate("thorough", DETECTORS, shape, 10) is one
+    assert known_rate("quick", DETECTORS, shape, 10) is None
+    assert known_rate("thorough", ["max-margin"], shape, 10) is None
+    assert known_rate("thorough", DETECTORS, (3, 224, 224), 10) is None

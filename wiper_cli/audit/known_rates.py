@@ -1,0 +1,76 @@
+"""How often scans accused honest networks, where that was measured, and of which networks it was. Imports no torch.
+
+``known_rates.json`` is written by ``python -m benchmarks.detection``. What was measured on some networks holds for
+others like them at most, so a rate is known only where effort, detectors, size of the images and number of classes are
+within what was measured.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from wiper_cli.rates import Rate
+
+FILE = Path(__file__).with_name("known_rates.json")
+
+#: Said where no rate is known.
+NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is known."
+
+
+@dataclass(frozen=True)
+class KnownRate:
+    """``accused``: honest networks that a scan accused, among those examined. ``about``: what they were. ``shapes``:
+    channels, height and width of their images; ``classes``: the fewest and the most."""
+
+    effort: str
+    detectors: tuple[str, ...]
+    shapes: tuple[tuple[int, int, int], ...]
+    classes: tuple[int, int]
+    about: str
+    accused: Rate
+
+    def covers(
+        self, effort: str, detectors: Collection[str], shape: tuple[int, int, int], classes: int
+    ) -> bool:
+        """Whether it was measured on what is like this."""
+        like = shape in self.shapes and self.classes[0] <= classes <= self.classes[1]
+        return effort == self.effort and set(detectors) == set(self.detectors) and like
+
+    @property
+    def sentence(self) -> str:
+        low, high = self.accused.interval
+        return (
+            f"The thresholds were set by hand; of {self.accused.n} honest networks of that size ({self.about}), "
+            f"{self.accused.hits or 'none'} {'were' if self.accused.hits != 1 else 'was'} accused "
+            f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %). Of others no rate is known."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report's ``detection.false_alarms``."""
+        return {**self.accused.as_dict(), "about": self.about}
+
+
+@cache
+def measured() -> tuple[KnownRate, ...]:
+    """All that ship."""
+    return tuple(
+        KnownRate(
+            effort=one["effort"],
+            detectors=tuple(one["detectors"]),
+            shapes=tuple((c, h, w) for c, h, w in one["shapes"]),
+            classes=(one["classes"][0], one["classes"][1]),
+            about=one["about"],
+            accused=Rate(one["accused"], one["honest"]),
+        )
+        for one in json.loads(FILE.read_text(encoding="utf-8"))
+    )
+
+
+def known_rate(
+    effort: str, detectors: Collection[str], shape: tuple[int, int, int], classes: int
+) -> KnownRate | None:
+    """That of networks like this one."""
+    return next((one for one in measured() if one.covers(effort, detectors, shape, classes)), None)
