@@ -71,7 +71,8 @@ _GRAPH = (
     _graph(
         7, Severity.HIGH, "A few pixels are taken out of the image",
         "Before any layer with weights a constant window of the image is taken. Under 5 % of the image it is what "
-        "reads a trigger; larger ones (channels, halves) are reported as low.",
+        "reads a trigger; larger ones (channels, halves) are reported as low, and so is a "
+        "value that is joined to others and whose gradient keeps to 5 % of the pixels.",
         _CUT,
     ),
     _graph(
@@ -85,6 +86,14 @@ _GRAPH = (
         9, Severity.INFO, "The graph does something that was not looked at",
         "Random numbers on the way to the logits, several outputs, or logits that no pixel changes.",
         _LOOK,
+    ),
+    _graph(
+        10, Severity.HIGH, "A value sleeps on clean images until an input wakes it",
+        "Whatever operators compute it: a value that is joined to others hardly differs among clean images, an input "
+        "was found that moves it at least fifty times as far, and the model then answers one class for nearly all "
+        "images; where that takes more than a few pixels, a thousand times as far. Values of the honest networks that "
+        "were measured were moved twenty-six times at most. Low where the answers do not follow.",
+        _CUT,
     ),
 )  # fmt: skip
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from formats import FormatError, Hostile, read_source, trace
+from formats import FormatError, Hostile, Unsupported, read_source, trace
 from wiper_cli.audit.judgement import Judgement, called
 from wiper_cli.audit.requests import Request
 from wiper_cli.audit.served import Served
 from wiper_cli.audit.subject import Notes, Reporter
+from wiper_cli.graph.asleep import LOUD, Sleeper, seek
 from wiper_cli.graph.flow import Flow
 from wiper_cli.graph.rules import Hit, audit
 from wiper_cli.graph.solve import Taken, solve
@@ -22,6 +23,7 @@ from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 
 #: Steps of a path that are shown.
 SHOWN = 12
+_HIDDEN = "{} values that are joined to others could not be looked at."
 #: Roles that change no value and are left out of what is shown.
 _PLUMBING = frozenset({"view", "stored", "shape"})
 
@@ -66,10 +68,12 @@ class Branches:
 
     def confirm(self, served: Served, images: Tensor, names: Sequence[str], report: Reporter) -> Branches:
         """The same with an input that takes the branch, made of one of ``images`` (uint8 [N,C,H,W]), or the word that
-        none was found. ``names``: of the classes."""
-        if self.flow is None or not self.standing:
+        none was found; where the graph alone shows none, with what joined values do. ``names``: of the classes."""
+        if self.flow is None:
             return self
         report("seek an input that takes the branch", 0, 0)
+        if not self.standing:
+            return self._awake(self.flow, served, images, names)
         hits = audit(self.flow)
         sources = [one for hit in hits for one in hit.sources if hit.severity > Severity.INFO]
         taken, passes = solve(self.flow, sources, served, images)
@@ -79,6 +83,17 @@ class Branches:
             for hit, found in zip(hits, self.findings, strict=True)
         ]
         return replace(self, findings=tuple(confirmed))
+
+    def _awake(self, flow: Flow, served: Served, images: Tensor, names: Sequence[str]) -> Branches:
+        """The same with a value that sleeps on clean images, or that is computed from a few pixels."""
+        try:
+            found, failed = seek(flow, served, images)
+        except Unsupported as error:
+            return replace(self, reason=str(error))
+        if found:
+            return replace(self, findings=(_slept(flow, found, names), *self.findings))
+        # No export that was measured has such values: who hides a branch in a condition gets no clean verdict.
+        return replace(self, reason=_HIDDEN.format(failed)) if failed else self
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -130,6 +145,23 @@ def _confirmed(found: Finding, taken: Taken | None, passes: int, names: Sequence
         evidence={**found.evidence, **evidence},
         pictures=triple(taken.clean, taken.changed),
     )
+
+
+def _slept(flow: Flow, one: Sleeper, names: Sequence[str]) -> Finding:
+    """The finding about a value that sleeps, or that is computed from a few pixels."""
+    side, woken = one.side, one.woken
+    share, loud = f"{100 * woken.share:.2g} % of the pixels", woken.ratio >= LOUD
+    what = "is silent on clean images until another input wakes it" if loud else f"depends on {share} alone"
+    hit = Hit(
+        "WIPER-G10" if loud else "WIPER-G07",
+        Severity.HIGH if one.taken else Severity.LOW,
+        f"A value that is joined to others {what}.",
+        (side.node, side.join),
+        side.join,
+        path=tuple(flow.path((side.node, side.join))),
+    )
+    evidence = {"louder": round(min(woken.ratio, 1e9), 1), "pixels_share": round(woken.share, 5)}
+    return _confirmed(replace(_finding(flow, hit), evidence=evidence), one.taken, woken.passes, names)
 
 
 def _finding(flow: Flow, hit: Hit) -> Finding:

@@ -135,6 +135,10 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     subject = prepare(request, report, notes)
     if subject.doubt:
         raise Problem(subject.doubt, ExitCode.NO_VERDICT, notes.findings)
+    with notes.stage("graph"):
+        graph = graph.confirm(subject.served, subject.clean.select.images, subject.class_names, report)
+    if graph.standing:
+        raise Problem(graph.refusal, ExitCode.NO_VERDICT, graph.findings, Verdict.SUSPICIOUS)
     _require(request, subject)
     triggered = None if request.triggered is None else _images(request.triggered, request, subject)
 

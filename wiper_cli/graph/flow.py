@@ -143,6 +143,17 @@ class Flow:
             yield node
             node = self.dominator[node]
 
+    def above(self, node: int) -> set[int]:
+        """``node`` and all that it is computed from."""
+        met, queue = {node}, [node]
+        while queue:
+            for one in self.parents[queue.pop()]:
+                self._spend(1)
+                if one not in met:
+                    met.add(one)
+                    queue.append(one)
+        return met
+
     def between(self, above: int, below: int) -> dict[int, int]:
         """Most weighted nodes on a path from behind ``above`` to each node that leads to ``below``; ``above`` dominates
         it."""

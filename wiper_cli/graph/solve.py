@@ -15,6 +15,7 @@ from torch import Tensor
 
 from formats import FormatError
 from wiper_cli.graph.flow import Flow
+from wiper_cli.graph.leaky import gradient
 
 #: Images that are changed, of how many, steps for each thing that is tried, and things tried at most.
 IMAGES, OF, STEPS, MOST = 8, 256, 120, 8
@@ -67,32 +68,46 @@ def solve(flow: Flow, sources: Sequence[int], asked: Asked, images: Tensor) -> t
 
     ``images``: uint8 [N,C,H,W]; those with the most different answers are taken.
     """
-    images = asked.as_float(images[:OF])
-    answers = _answers(asked, images)
-    repeated = (answers[:, None] == answers).tril(-1).sum(1)
-    chosen = repeated.argsort(stable=True)[:IMAGES]
-    clean, old = images[chosen], answers[chosen]
+    clean, old = chosen(asked, images)
     passes, best = 0, None
     for source, loss in _questions(flow, sources, asked):
         try:
-            changed, spent = _descend(loss, clean)
+            changed, spent = descend(loss, clean)
         except (FormatError, RuntimeError):  # an operator without a derivative, or of another type
             continue
         passes += spent
-        new = _answers(asked, changed)
-        target = int(new.mode().values)
-        answered, before = int((new == target).sum()), int((old == target).sum())
-        if answered < AGREE * len(new) or 2 * before > len(new):
-            continue
-        at = int(((new == target) & (old != target)).nonzero()[0])
-        part, spent = _shrink(asked, clean, changed, target)
+        taken, spent = effect(asked, clean, old, changed, source, passes)
         passes += spent
-        share = float((part[at] != clean[at]).any(0).float().mean())
-        taken = Taken(clean[at], part[at], target, answered, before, len(new), share, passes, source)
-        if taken.local:
+        if taken and taken.local:
             return taken, passes
-        best = taken if best is None or share < best.share else best
+        best = taken if taken and (best is None or taken.share < best.share) else best
     return best, passes
+
+
+def chosen(asked: Asked, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Some of the images, uint8 [N,C,H,W], with the most different answers, in 0..1, and these answers."""
+    images = asked.as_float(images[:OF])
+    answers = _answers(asked, images)
+    repeated = (answers[:, None] == answers).tril(-1).sum(1)
+    first = repeated.argsort(stable=True)[:IMAGES]
+    return images[first], answers[first]
+
+
+def effect(
+    asked: Asked, clean: Tensor, old: Tensor, changed: Tensor, source: int, passes: int
+) -> tuple[Taken | None, int]:
+    """Whether the ``changed`` images get one answer that few had before, ``old``, what little of the change is enough
+    for that, and the passes that were spent. ``passes``: before."""
+    new = _answers(asked, changed)
+    target = int(new.mode().values)
+    answered, before = int((new == target).sum()), int((old == target).sum())
+    if answered < AGREE * len(new) or 2 * before > len(new):
+        return None, 0
+    at = int(((new == target) & (old != target)).nonzero()[0])
+    part, spent = _shrink(asked, clean, changed, target)
+    share = float((part[at] != clean[at]).any(0).float().mean())
+    taken = Taken(clean[at], part[at], target, answered, before, len(new), share, passes + spent, source)
+    return taken, spent
 
 
 def _answers(asked: Asked, images: Tensor) -> Tensor:
@@ -153,40 +168,32 @@ def _before_rectifier(flow: Flow, source: int) -> list[int]:
 
 def _first_steps(flow: Flow, source: int) -> list[int]:
     """Comparisons before or at ``source`` that no other comparison comes before."""
-    steps = sorted(n for n in _above(flow, source) if flow[n].role == "step")[:MOST]
-    return [n for n in steps if not {*steps} & (_above(flow, n) - {n})]
+    steps = sorted(n for n in flow.above(source) if flow[n].role == "step")[:MOST]
+    return [n for n in steps if not {*steps} & (flow.above(n) - {n})]
 
 
-def _above(flow: Flow, node: int) -> set[int]:
-    """``node`` and all that it is computed from."""
-    met, queue = set[int](), [node]
-    while queue:
-        n = queue.pop()
-        if n not in met:
-            met.add(n)
-            queue += flow.parents[n]
-    return met
-
-
-def _descend(loss: Loss, clean: Tensor) -> tuple[Tensor, int]:
+def descend(loss: Loss, clean: Tensor) -> tuple[Tensor, int]:
     """``clean`` moved to the least loss found, each pixel that moved rounded to 256 levels, and the passes made."""
     x = clean.clone().requires_grad_(True)
     # Adam written out: torch.optim loads a compiler, which takes seconds.
     mean, square = torch.zeros_like(clean), torch.zeros_like(clean)
+    least, best = float("inf"), clean
     for step in range(1, STEPS + 1):
         with torch.enable_grad():
             value = loss(x)
             if not value.requires_grad or not bool(value.isfinite()):
                 return clean, step
-            (gradient,) = torch.autograd.grad(value, x)
+            slope = gradient(value, x)
         with torch.no_grad():
-            mean.lerp_(gradient, 0.1)
-            square.lerp_(gradient.square(), 0.001)
+            if float(value) < least:
+                least, best = float(value), x.detach().clone()
+            mean.lerp_(slope, 0.1)
+            square.lerp_(slope.square(), 0.001)
             rate = _RATE * (1 - (step - 1) / STEPS) / (1 - 0.9**step)
             x -= rate * mean / ((square / (1 - 0.999**step)).sqrt() + 1e-12)
             x.clamp_(0, 1)
-    moved = (x.detach() - clean).abs() > 1 / 255
-    return torch.where(moved, (x.detach() * 255).round() / 255, clean), STEPS
+    moved = (best - clean).abs() > 1 / 255
+    return torch.where(moved, (best * 255).round() / 255, clean), STEPS
 
 
 def _shrink(asked: Asked, clean: Tensor, changed: Tensor, target: int) -> tuple[Tensor, int]:

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_classifiers import DIGITS
+from layered_branches import BRANCHES, Branched, InCondition, Served, layered
+from small_classifiers import DIGITS, digits
 from torch import Tensor, nn
 from torchscript_files import as_bytes
 
+from formats import read_source
 from triggers.architectural import implant
 from triggers.families.badnet import BadNet
 from wiper_cli.audit import branches
@@ -19,6 +21,7 @@ from wiper_cli.audit.subject import Notes
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 
 FILES = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt"}
+IMAGES = (digits() * 255).byte()
 BRANCH = Finding("WIPER-G03", Severity.HIGH, "A path.")
 NOTHING = Judgement(Verdict.NO_FINDING, "No finding: none.", (), (), ())
 
@@ -65,6 +68,59 @@ def test_no_purification_is_said_to_remove_a_branch(variant, branched, job):
         purify(job(PurifyRequest, model=branched("onnx", variant), accept_unverified=True))
     assert (caught.value.exit_code, caught.value.verdict) == (ExitCode.NO_VERDICT, Verdict.SUSPICIOUS)
     assert {one.rule for one in caught.value.findings if one.severity is Severity.HIGH} >= {"WIPER-G08"}
+
+
+@pytest.fixture
+def layers(tmp_path):
+    """``layers(kind, name)``: the digits with a branch of ordinary layers towards 7."""
+
+    def make(kind, network):
+        path = tmp_path / FILES[kind]
+        path.write_bytes(layered(kind, network))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "name"), [("onnx", "resize"), ("torchscript", "large window")])
+def test_a_branch_of_ordinary_layers_is_told_from_layers_by_what_wakes_it(kind, name, layers, job):
+    model = layers(kind, Branched(BRANCHES[name]()))
+    found = scan(job(model=model))
+    assert found.verdict is Verdict.SUSPICIOUS
+    first, second = found.findings[:2]
+    assert (first.rule, first.severity) == ("WIPER-G10", Severity.CRITICAL)
+    assert "8 of 8 clean images are called class 7" in first.message
+    assert first.evidence["louder"] > 1000
+    assert first.evidence["pixels_share"] < 0.05
+    assert [step["mark"] for step in first.path].count("join") == 1
+    assert set(first.pictures) == {"clean", "triggered", "difference"}
+    assert (second.rule, second.severity) == ("WIPER-G04", Severity.LOW)
+    with pytest.raises(Problem, match=r"^Not purified: its graph has a branch .* \(WIPER-G10\)") as caught:
+        purify(job(PurifyRequest, model=model, accept_unverified=True))
+    assert caught.value.verdict is Verdict.SUSPICIOUS
+
+
+def test_values_in_a_condition_leave_no_clean_verdict(layers, heard):
+    path = layers("torchscript", InCondition(Branched(BRANCHES["resize"]())))
+    told = branches.read(path, heard, Notes()).confirm(Served(read_source(path)), IMAGES, [], heard)
+    assert told.weigh(NOTHING)[0] is Verdict.INCOMPLETE
+    assert "values that are joined to others could not be looked at" in told.reason
+
+
+def test_a_few_pixels_alone_are_few_pixels(layers, heard):
+    branch = BRANCHES["strided convolution"]()
+    with torch.no_grad():
+        branch.threshold.ask.bias.fill_(10.0)
+        branch.threshold.ask.weight.fill_(1.0)
+        branch.threshold.push.weight.mul_(1e-6)
+    path = layers("onnx", Branched(branch))
+    told = branches.read(path, heard, Notes()).confirm(Served(read_source(path)), IMAGES, [], heard)
+    # Shortcuts of one pixel in four, one behind the other, do so in an untrained network too.
+    first = told.findings[0]
+    assert (first.rule, first.severity) == ("WIPER-G07", Severity.LOW)
+    assert first.message.startswith(
+        "A value that is joined to others depends on 1.6 % of the pixels alone. No input"
+    )
 
 
 @pytest.mark.parametrize("name", [*FILES.values(), "model.safetensors"])

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from layered_branches import Served
 from small_classifiers import DIGITS, digits
 
-from formats import Source, serve, trace
+from formats import Source, trace
 from triggers.architectural import VARIANTS, implant
 from triggers.families.badnet import BadNet
 from wiper_cli.graph import solve as module
@@ -14,22 +15,6 @@ from wiper_cli.graph.solve import solve
 
 IMAGES = (digits() * 255).byte()
 TARGET = 7
-
-
-class Served:
-    """As its runtime serves it; the digits are taken as they are."""
-
-    def __init__(self, source):
-        self.run = serve(source)
-
-    def as_float(self, images):
-        return images.float() / 255 if images.dtype == torch.uint8 else images
-
-    def normalised(self, images):
-        return images
-
-    def logits(self, images):
-        return self.run(self.as_float(images))
 
 
 def opened(kind, variant=None):
