@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: Each is the function of this name in ``wiper_cli/commands/NAME.py``.
 COMMANDS = (
-    "scan", "purify", "verify", "inspect", "convert", "rebuild", "triggers", "report", "rules", "demo", "doctor",
-    "cache", "zoo", "bench",
+    "scan", "purify", "verify", "inspect", "convert", "rebuild", "architectures", "triggers", "report", "rules", "demo",
+    "doctor", "cache", "zoo", "bench",
 )  # fmt: skip
 
 

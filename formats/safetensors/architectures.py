@@ -23,6 +23,7 @@ from formats.errors import UnknownArchitecture, Unsupported
 from formats.model import Architecture, Manifest, Source
 from formats.safetensors import research, transformers_networks
 from formats.safetensors.fingerprint import Match, Shapes, is_counter, load_index, look_up
+from formats.safetensors.names import TRANSFORMERS, absent
 from formats.safetensors.torchvision_stub import import_torchvision
 from formats.sidecar import architecture_hint, descriptions
 
@@ -52,7 +53,7 @@ def choose(source: Source, manifest: Manifest, arch: str | None) -> Choice:
     hint = architecture_hint(source, manifest)
     wanted, how = (arch, "option") if arch else hint or (None, "fingerprint")
     library, _, name = (wanted or "").partition("/")
-    if library == "transformers" and name in transformers_networks.CLASSES:
+    if library == "transformers" and name in TRANSFORMERS:
         return _described(source, manifest, name, how)
     prefix, fitting = next(
         ((prefix, found) for prefix, shapes in spellings.items() if (found := matches(shapes))),
@@ -68,7 +69,7 @@ def choose(source: Source, manifest: Manifest, arch: str | None) -> Choice:
             notes.append(f"{how} names the architecture {wanted!r}, which is not known; shapes decided")
             how = "fingerprint"
         elif not named:
-            raise UnknownArchitecture(_unknown(f"No architecture is called {wanted!r}", names), names)
+            raise UnknownArchitecture(_unknown(absent(wanted), names), names)
         else:
             network = _build(named[0], shapes)
             return Choice(
@@ -119,9 +120,7 @@ def definition(arch: str, shapes: Shapes) -> tuple[nn.Module, str]:
         one for one in research.alike(shapes) if arch in (one.name, full_name(one))
     ]
     if not named:
-        raise UnknownArchitecture(
-            _unknown(f"No architecture is called {arch!r} that the file has a head for", ())
-        )
+        raise UnknownArchitecture(_unknown(absent(arch), ()))
     return _build(named[0], shapes), full_name(named[0])
 
 

@@ -21,20 +21,6 @@ from formats.errors import UnknownArchitecture, Unsupported
 from formats.safetensors.fingerprint import Shapes, is_counter
 from formats.safetensors.torchvision_stub import import_torchvision
 
-#: Classes that are opened: from an image to logits, and nothing besides.
-CLASSES = (
-    "BeitForImageClassification", "BitForImageClassification", "ConvNextForImageClassification",
-    "ConvNextV2ForImageClassification", "CvtForImageClassification", "Data2VecVisionForImageClassification",
-    "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher", "Dinov2ForImageClassification",
-    "Dinov2WithRegistersForImageClassification", "EfficientNetForImageClassification",
-    "FocalNetForImageClassification", "LevitForImageClassification", "LevitForImageClassificationWithTeacher",
-    "MobileNetV1ForImageClassification", "MobileNetV2ForImageClassification", "MobileViTForImageClassification",
-    "MobileViTV2ForImageClassification", "PoolFormerForImageClassification", "PvtForImageClassification",
-    "PvtV2ForImageClassification", "RegNetForImageClassification", "ResNetForImageClassification",
-    "SegformerForImageClassification", "SwiftFormerForImageClassification", "SwinForImageClassification",
-    "Swinv2ForImageClassification", "ViTForImageClassification", "ViTMSNForImageClassification",
-)  # fmt: skip
-
 #: Largest whole number and largest other number of a description, and most of them in a list.
 MOST, LARGEST, LONGEST = 1 << 16, 1e4, 64
 #: Most patches along one side: some networks list every pair of patches.

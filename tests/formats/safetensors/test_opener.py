@@ -127,6 +127,10 @@ def test_wrong_name_lists_what_fits(models):
     with pytest.raises(UnknownArchitecture, match="squeezenet1_1") as refusal:
         chosen(source, "resnet999")
     assert refusal.value.candidates == ("torchvision/squeezenet1_1",)
+    with pytest.raises(
+        UnknownArchitecture, match=r"^torchvision/resnet18 does not fit .* these fit: torchvision/squee"
+    ):
+        chosen(source, "torchvision/resnet18")
 
 
 def test_known_name_that_does_not_fit_says_where(models):

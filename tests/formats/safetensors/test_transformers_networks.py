@@ -18,8 +18,8 @@ from formats import (
     serve,
     write_edit,
 )
+from formats.safetensors.names import TRANSFORMERS as CLASSES
 from formats.safetensors.torchvision_stub import import_torchvision
-from formats.safetensors.transformers_networks import CLASSES
 
 import_torchvision()
 transformers = pytest.importorskip("transformers")

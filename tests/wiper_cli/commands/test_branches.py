@@ -58,7 +58,7 @@ def test_rebuilding_leaves_the_branch_behind(gated, wiper, child):
     ("given", "code", "said"),
     [
         ((), 2, "--arch NAME, or --arch FILE.py:FACTORY"),
-        (("--arch", "resnet50"), 2, "No architecture is called 'resnet50'"),
+        (("--arch", "resnet50"), 2, "do not fit the tensors of this file"),
         (("--arch", "research/vgg11-bn", "-o", "there"), 2, "there exists already"),
     ],
 )
