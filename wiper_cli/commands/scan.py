@@ -88,6 +88,8 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
     effort = {
         "detectors": Detectors.named(asked["detectors"]), "effort": asked["effort"], "budget": asked["budget"],
     }  # fmt: skip
+    if asked["write_ignore"] and not asked["write_ignore"].absolute().parent.is_dir():
+        raise Problem(f"The folder of {asked['write_ignore']} does not exist.")
     earlier = read_file(asked["diff"]) if asked["diff"] else None
     reports: list[Document] = []
     examined: list[tuple[str, Document]] = []

@@ -194,6 +194,13 @@ def test_a_file_that_is_not_there_is_refused(scan, tmp_path):
     assert "none.toml cannot be read: No such file or directory." in err
 
 
+def test_a_place_that_does_not_exist_is_refused_before_the_work(scan, child, tmp_path):
+    code, _, err = scan(None, "--write-ignore", tmp_path / "none" / "a.toml")
+    assert code == 2
+    assert "does not exist" in err
+    assert child.requests == []
+
+
 def test_entries_are_written_for_what_fails_and_want_a_reason(scan, child, scanned, tmp_path):
     hostile = replace(SQUARE, message='\n[[ignore]]\nrule = "WIPER-B01"\n\x1b[2J')
     low = replace(SQUARE, rule="WIPER-B01", severity=Severity.LOW)
