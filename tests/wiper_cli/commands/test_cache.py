@@ -211,7 +211,7 @@ def test_a_run_that_was_killed_goes_on_with_what_it_had(folder, images, model, t
     given = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}}
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **given)
     deadline = time.monotonic() + 600
-    while not [*folder.glob("*.scan")]:
+    while not [*folder.glob("[!.]*.scan")]:
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -340,6 +340,8 @@ def test_entries_are_shown_and_removed_and_the_oldest_go(wiper, folder, scanned,
     cache.put(entry(scanned, "a" * 64))
     cache.put(entry(scanned, "b" * 64, complete=False, verdict=Verdict.INCOMPLETE))
     (folder / ("c" * 64 + ".scan")).write_text("no entry")
+    killed = folder / (".wiper-" + "f" * 64 + ".scan")  # while it wrote
+    killed.mkdir(0o700)
     _, out, err = wiper("cache", "show")
     assert [line.split()[0] for line in out.splitlines()] == [str(folder), "b" * 12, "a" * 12]
     assert "broken off" in out
@@ -355,4 +357,5 @@ def test_entries_are_shown_and_removed_and_the_oldest_go(wiper, folder, scanned,
     assert {path.name[0] for path in folder.glob("*.scan")} == {"e"}
     _, out, _ = wiper("cache", "clear")
     assert out == "1 removed.\n"
+    assert not killed.exists()  # the next to write has swept up
     assert [*folder.iterdir()] == []

@@ -101,7 +101,8 @@ class Cache:
     def _paths(self) -> list[Path]:
         if not self.folder:
             return []
-        found = [path for path in self.folder.iterdir() if path.suffix == _SUFFIX]
+        # What begins with a dot is being written.
+        found = [one for one in self.folder.iterdir() if one.suffix == _SUFFIX and one.name[0] != "."]
         return sorted(found, key=lambda path: -path.lstat().st_mtime_ns)
 
     def _usable(self, folder: Path) -> bool:

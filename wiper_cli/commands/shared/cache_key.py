@@ -61,7 +61,7 @@ def key_of(request: ScanRequest, source: Source, isolation: str, progress: Progr
             # The name, too: a report shows it.
             asked[item.name] = [
                 str(value),
-                _content(value, files, lambda done, total: progress("read the images", done, total)),
+                _content(value, files, lambda done, total: progress("look for an earlier scan", done, total)),
             ]
     depends = {
         "wiper": __version__,
