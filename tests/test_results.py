@@ -82,7 +82,9 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert copy.path.read_bytes() == STORE.path.read_bytes()
     wanted = {cell for table in TABLES.values() for cell in cells_of(table, "tiny")}
     assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
-    others = {"cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md"}
+    others = {
+        "cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md",
+    }  # fmt: skip
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
     assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
 

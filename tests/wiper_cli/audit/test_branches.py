@@ -102,7 +102,7 @@ def test_a_branch_of_ordinary_layers_is_told_from_layers_by_what_wakes_it(kind, 
 
 def test_values_in_a_condition_leave_no_clean_verdict(layers, heard):
     path = layers("torchscript", InCondition(Branched(BRANCHES["resize"]())))
-    told = branches.read(path, heard, Notes()).confirm(Served(read_source(path)), IMAGES, [], heard)
+    told = branches.read(asked(path), heard, Notes()).confirm(Served(read_source(path)), IMAGES, [], heard)
     assert told.weigh(NOTHING)[0] is Verdict.INCOMPLETE
     assert "values that are joined to others could not be looked at" in told.reason
 
@@ -114,7 +114,7 @@ def test_a_few_pixels_alone_are_few_pixels(layers, heard):
         branch.threshold.ask.weight.fill_(1.0)
         branch.threshold.push.weight.mul_(1e-6)
     path = layers("onnx", Branched(branch))
-    told = branches.read(path, heard, Notes()).confirm(Served(read_source(path)), IMAGES, [], heard)
+    told = branches.read(asked(path), heard, Notes()).confirm(Served(read_source(path)), IMAGES, [], heard)
     # Shortcuts of one pixel in four, one behind the other, do so in an untrained network too.
     first = told.findings[0]
     assert (first.rule, first.severity) == ("WIPER-G07", Severity.LOW)
