@@ -130,7 +130,8 @@ def seconds(value: float | None) -> str:
 
 
 def words(value: object, limit: int = 300) -> str:
-    """Any JSON value as a short phrase: numbers, yes or no, lists cut after eight, mappings flattened."""
+    """Any JSON value as a short phrase: numbers, yes or no, what is long cut after eight, mappings flattened, one of
+    numbers with arrows."""
     if value is None:
         return "not measured"
     if isinstance(value, bool):
@@ -138,7 +139,9 @@ def words(value: object, limit: int = 300) -> str:
     if isinstance(value, (int, float)):
         return number(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{label(key)} {words(item, 80)}" for key, item in list(value.items())[:8])
+        between = " → " if value and all(str(key).isdecimal() for key in value) else " "
+        shown = ", ".join(f"{label(key)}{between}{words(item, 80)}" for key, item in list(value.items())[:8])
+        return shown if len(value) <= 8 else f"{shown}, … ({len(value)} in all)"
     if isinstance(value, Sequence) and not isinstance(value, str):
         shown = ", ".join(words(item, 80) for item in value[:8])
         return shown if len(value) <= 8 else f"{shown}, … ({len(value)} in all)"

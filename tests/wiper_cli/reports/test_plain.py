@@ -132,6 +132,11 @@ def test_finite_replaces_what_json_cannot_say():
         (words({"rank_correlation": 0.41}), "rank correlation 0.41"),
         (words(list(range(10))), "0, 1, 2, 3, 4, 5, 6, 7, … (10 in all)"),
         (words([]), ""),
+        (words({"0": 1, "1": 0}), "0 → 1, 1 → 0"),
+        (
+            words({k: k + 1 for k in range(9)}),
+            ", ".join(f"{k} → {k + 1}" for k in range(8)) + ", … (9 in all)",
+        ),
     ],
 )
 def test_numbers_are_written_one_way(written, expected):
