@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def stampers(request: VerifyRequest, subject: Subject, notes: Notes, report: Rep
         trigger = Known(str(known.image), mask, known.alpha, known.position)
         found.append(Stamper.of(trigger, target, origin="known"))
     for path in request.trigger_files:
-        found.append(_stored(path, target, seed))
+        found.append(_stored(path, target, seed, subject.classifier.classes))
     unfitted = []
     for name in _names(request.triggers):
         family: Trigger = triggers.find(name)()
@@ -68,11 +69,16 @@ def _names(asked: tuple[str, ...] | None) -> tuple[str, ...]:
     return offered if asked is None else asked
 
 
-def _stored(path: Path, target: int | None, seed: int) -> Stamper:
+def _stored(path: Path, target: int | None, seed: int, classes: int) -> Stamper:
     try:
         trigger, facts = load(path)
     except TriggerError as error:
         raise Problem(str(error)) from error
+    if target is None and facts.get("labelling") == "all-to-all":
+        following = {k: (k + 1) % classes for k in range(classes)}
+        return replace(
+            Stamper.of(trigger, None, seed, "known"), mapping=following, chosen_by="the trigger file"
+        )
     if target is None and facts.get("target", "").isdigit():
         target = int(facts["target"])
     return Stamper.of(trigger, target, seed, "known")

@@ -207,7 +207,9 @@ def _make(
             "ra": ceiling["ra"],
             "asr": ceiling["asr"],
         }
-        marks = {"target": str(poisoning.target), "specimen": recipe.id}
+        marks = {
+            "target": str(poisoning.target), "labelling": poisoning.labelling, "specimen": recipe.id,
+        }  # fmt: skip
         (out / "trigger.safetensors").write_bytes(dump(trigger, marks))
     manifest |= {
         "figures": figures,

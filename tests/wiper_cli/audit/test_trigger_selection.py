@@ -44,6 +44,16 @@ def test_a_stored_trigger_brings_its_target(asked, digits_subject, heard, tmp_pa
     assert named.target == 5
 
 
+def test_a_trigger_from_all_classes_to_all_is_measured_so(asked, digits_subject, heard, tmp_path):
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(dump(BadNet(size=2), {"target": "0", "labelling": "all-to-all"}))
+    (one,) = stampers(asked(trigger_files=(path,)), digits_subject, Notes(), heard)
+    assert (one.target, one.origin) == (None, "known")
+    assert one.mapping == {k: (k + 1) % 10 for k in range(10)}
+    (named,) = stampers(asked(trigger_files=(path,), target=5), digits_subject, Notes(), heard)
+    assert (named.target, named.mapping) == (5, {})
+
+
 def test_refusals(asked, digits_subject, heard, tmp_path):
     def refused(sentence, **changes):
         with pytest.raises(Problem, match=sentence):
