@@ -89,13 +89,15 @@ def setting(default: Any, text: str) -> Any:
 class Detector:
     """Base of all detectors: a frozen dataclass of typed settings with defaults; deterministic under ``seed`` on the
     CPU. ``says``: what a finding tells of the accused class. ``in_percent``: the statistic is a share of images.
-    ``rule``: what findings name; a detector that is only a probe has none."""
+    ``names_class``: it accuses classes, not a map of them. ``rule``: what findings name; a detector that is only a probe
+    has none."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     rule: ClassVar[Rule]
     says: ClassVar[str]
     in_percent: ClassVar[bool] = True
+    names_class: ClassVar[bool] = True
     needs_gradients: ClassVar[bool] = True
     needs_images: ClassVar[bool] = True
     #: Fields for a trial of seconds.

@@ -20,6 +20,7 @@ class ClassMap(Detector):
     name = "class-map"
     title = "small squares that send each class to another one of its own"
     says = "one small square sends clean images of each class to a class of its own"
+    names_class = False
     needs_gradients = False
     quick = {"step": 8, "per_source": 3, "finalists": 6}
     efforts = {

@@ -16,6 +16,7 @@ from formats import (
     Unsupported,
     read_source,
 )
+from formats.errors import Ambiguous
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
@@ -73,6 +74,7 @@ def test_what_is_no_section_is_not_taken(document, scanned):
 
 REFUSALS = {
     "unreadable": (Unreadable("It is empty."), ExitCode.USAGE),
+    "ambiguous": (Ambiguous("Two outputs may be it.", {"a": 3, "b": None}), ExitCode.NO_VERDICT),
     "unsupported": (Unsupported("It cannot be opened."), ExitCode.NO_VERDICT),
     "unknown": (UnknownArchitecture("Nothing fits.", ("resnet18",)), ExitCode.NO_VERDICT),
     "edit": (EditError("It does not fit."), ExitCode.NO_VERDICT),
