@@ -1,6 +1,7 @@
 """The names in a folder of images, links followed. Standard library only: the parent process lists, too."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from wiper_cli.verdict import Problem
@@ -10,8 +11,9 @@ from wiper_cli.verdict import Problem
 MOST_FILES, MOST_FOLDERS, DEEPEST = 4_000_000, 30_000, 32
 
 
-def walk(root: Path) -> tuple[list[str], list[str]]:
-    """All files below ``root``, relative and sorted, and its direct sub-folders; none that are hidden.
+def walk(root: Path, enter: Callable[[Path], None] = lambda _: None) -> tuple[list[str], list[str]]:
+    """All files below ``root``, relative and sorted, and its direct sub-folders; none that are hidden. ``enter`` is
+    told every folder before it is read.
 
     Raises :class:`Problem` where there are too many, OSError where one cannot be read."""
     files: list[str] = []
@@ -32,6 +34,7 @@ def walk(root: Path) -> tuple[list[str], list[str]]:
                 else f"folders {DEEPEST} levels deep"
             )
             raise Problem(f"{root} holds {many}, links followed; name a folder with one sub-folder a class.")
+        enter(Path(place))
         with os.scandir(place) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":

@@ -89,6 +89,7 @@ def test_pictures_of_what_was_recovered_survive(scan):
         "an image",
         "another name",
         "one image more",
+        "an empty folder",
         "model",
         "sidecar",
         "seed",
@@ -111,6 +112,8 @@ def test_whatever_a_scan_depends_on_makes_it_another(
         some.rename(some.with_stem("zzz"))
     elif change == "one image more":
         shutil.copy(some, some.with_stem("zzz"))
+    elif change == "an empty folder":  # the numbers of all classes behind it are others
+        (images / "00").mkdir()
     elif change == "model":
         shutil.copy(DIGITS / "model.safetensors", model)
     elif change == "sidecar":
@@ -147,14 +150,34 @@ def test_nothing_is_kept_or_used_where_that_is_not_wanted(scan, child, scanned, 
     assert scan("--no-cache")[1] == 1
 
 
+def written(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def written_and_back(path):
+    before, status = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(before)))
+    path.write_bytes(before)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def there_and_gone(path):
+    status = path.parent.stat()
+    (path.parent / "zzz.png").touch()
+    (path.parent / "zzz.png").unlink()
+    os.utime(path.parent, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change", [written, written_and_back, there_and_gone, lambda path: (path.parents[1] / "zzz").mkdir()]
+)
 def test_images_that_change_meanwhile_are_not_taken_for_those_that_were_read(
-    wiper, folder, images, model, monkeypatch, scanned
+    wiper, folder, images, model, monkeypatch, scanned, change
 ):
     def ask(request, progress, log, timeout, mode, isolated, bounds, interim):
         if isinstance(request, gate.JOBS):
             return gate.run(request)
-        some = next(images.rglob("*.png"))
-        some.write_bytes(some.read_bytes() + b"\0")
+        change(next(images.rglob("*.png")))
         return scanned()
 
     monkeypatch.setattr("wiper_cli.commands.shared.run.ask", ask)

@@ -28,13 +28,14 @@ _LIBRARIES = (
 )  # fmt: skip
 _CODE = (".py", ".json", ".gz")
 
-#: What tells whether a file was written to meanwhile.
-Stamp = tuple[int, int, int]
+#: What tells whether a file or folder was written to meanwhile, also by somebody who sets its times back.
+Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Key:
-    """``name``: hexadecimal digest. ``files``: all that was read for it beside the model, as it was then."""
+    """``name``: hexadecimal digest. ``files``: all files and folders that were read for it beside the model, as
+    they were then."""
 
     name: str
     files: dict[Path, Stamp | None]
@@ -80,8 +81,9 @@ def _content(path: Path, files: dict[Path, Stamp | None], progress: Callable[[in
     """Digest of a file, or of all names and files in a folder."""
     if not path.is_dir():
         return _digest(path, files)
-    names, _ = walk(path)
-    whole = hashlib.sha256()
+    names, folders = walk(path, lambda folder: files.update({folder: _stamp(folder)}))
+    # An empty class folder, too, moves the numbers of those behind it.
+    whole = hashlib.sha256(json.dumps(folders).encode())
     for number, name in enumerate(names):
         progress(number, len(names))
         whole.update(
@@ -108,7 +110,7 @@ def _stamp(path: Path) -> Stamp | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _digests(files: Any) -> dict[str, str]:
