@@ -276,8 +276,9 @@ def _open_in(parent: Path, location: str, follow_none: int) -> int:
 
 
 def _read_sidecar(path: Path) -> bytes | None:
-    """A small description beside the model; ``None`` when there is none that can be used."""
+    """A small description beside the model; ``None`` when there is none that can be used. A report shows words of it,
+    so that links, but those of a cache, are passed over: they may lead to what is the user's own."""
     try:
-        return _read_all(_open(path), path.name, MAX_SIDECAR)
+        return _read_all(_open_beside(path, path.name), path.name, MAX_SIDECAR)
     except (OSError, Unreadable, Unsupported):
         return None

@@ -123,6 +123,16 @@ def test_sidecars_are_read_and_bounded(tmp_path):
     assert len(source.sha256) == 64
 
 
+def test_a_description_that_is_a_link_is_passed_over(tmp_path):
+    """A report shows its words, and it may lead to a file of the user's."""
+    (tmp_path / "secret").write_text("a\nb")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/net.safetensors").write_bytes(save(STATE))
+    for name in ("labels.txt", "config.json", "net.json"):
+        (tmp_path / "model" / name).symlink_to("../secret")
+    assert read_source(tmp_path / "model/net.safetensors").sidecars == {}
+
+
 @pytest.fixture
 def external(tmp_path, monkeypatch):
     """Reads a model whose ONNX reader names the given location."""
