@@ -24,6 +24,9 @@ FORMATS: Mapping[str, str] = {
     "junit": "wiper_cli.reports.junit",
 }
 
+#: Bytes of a file with reports that is read.
+MOST = 256 << 20
+
 
 @dataclass(frozen=True)
 class Output:
@@ -90,9 +93,12 @@ def read(text: str | bytes) -> list[dict[str, Any]]:
 def read_file(path: Path) -> list[dict[str, Any]]:
     """As :func:`read`, of a file."""
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(MOST + 1)
     except OSError as error:
         raise Problem(f"{path} cannot be read: {error.strerror}.") from error
+    if len(text) > MOST:
+        raise Problem(f"{path} is larger than {MOST >> 20} MiB, which no report is.")
     try:
         return read(text)
     except Problem as problem:
