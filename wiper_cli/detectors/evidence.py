@@ -89,8 +89,8 @@ def setting(default: Any, text: str) -> Any:
 class Detector:
     """Base of all detectors: a frozen dataclass of typed settings with defaults; deterministic under ``seed`` on the
     CPU. ``says``: what a finding tells of the accused class. ``in_percent``: the statistic is a share of images.
-    ``names_class``: it accuses classes, not a map of them. ``rule``: what findings name; a detector that is only a probe
-    has none."""
+    ``names_class``: it accuses classes, not a map of them. ``rule``: what findings name; a detector that is only a
+    probe has none."""
 
     name: ClassVar[str]
     title: ClassVar[str]
