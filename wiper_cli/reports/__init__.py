@@ -25,7 +25,7 @@ FORMATS: Mapping[str, str] = {
 }
 
 #: Bytes of a file with reports that is read.
-MOST = 256 << 20
+MOST = 1 << 30
 
 
 @dataclass(frozen=True)

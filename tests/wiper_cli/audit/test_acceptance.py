@@ -43,7 +43,7 @@ def works(share, target=4):
             GONE,
             [SILENT, BLIND, replace(SILENT, name="second")],
             [4],
-            "the accuracy fell by 0.9 points, 1 of the 1 triggers measured had worked and none does now, and the "
+            "the accuracy fell by 0.9 points, 1 of the 1 triggers measured had worked and none of these does now, and the "
             "independent probes (probe, second) found nothing for the classes suspected.",
         ),
         (
@@ -51,7 +51,7 @@ def works(share, target=4):
             numbers(1000, (15, 13), (15, 13)),
             [replace(FIRES, target=7)],
             [4],
-            "the accuracy stayed as it was, 1 of the 2 triggers measured had worked and none does now, and the "
+            "the accuracy stayed as it was, 1 of the 2 triggers measured had worked and none of these does now, and the "
             "independent probes (probe) found nothing for the classes suspected.",
         ),
         (
@@ -154,3 +154,18 @@ def test_the_bounds_themselves(monkeypatch):
     monkeypatch.setattr(acceptance, "SLACK", Rate(50, 1000).interval[0] - Rate(0, 1000).interval[1])
     assert accept(BEFORE, numbers(1000, (50, 0)), [SILENT], 0.02)[0]
     assert not accept(BEFORE, numbers(1000, (51, 0)), [SILENT], 0.02)[0]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "accepted"),
+    [
+        (101, 109, True),  # no trigger before, by the same measure, and no more of one now
+        (60, 109, False),  # rose
+        (140, 109, False),  # worked
+        (101, 150, False),  # beyond all allowance
+    ],
+)
+def test_what_was_no_trigger_before_counts_where_it_rose(was, now, accepted):
+    """A network that was examined: a warp that a silent detector had found for an accused class."""
+    before, after = numbers(1000, (was, 45)), numbers(1000, (now, 40))
+    assert accept(before, after, [SILENT], 0.02, [4])[0] is accepted
