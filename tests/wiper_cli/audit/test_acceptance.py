@@ -43,16 +43,16 @@ def works(share, target=4):
             GONE,
             [SILENT, BLIND, replace(SILENT, name="second")],
             [4],
-            "the accuracy fell by 0.9 points, 1 of the 1 triggers measured had worked and none of these does now, and the "
-            "independent probes (probe, second) found nothing for the classes suspected.",
+            "the accuracy fell by 0.9 points, 1 of the 1 triggers measured had worked and none of these does now, and "
+            "the independent probes (probe, second) found nothing for the classes suspected.",
         ),
         (
             numbers(1000, (990, 12), (15, 12)),
             numbers(1000, (15, 13), (15, 13)),
             [replace(FIRES, target=7)],
             [4],
-            "the accuracy stayed as it was, 1 of the 2 triggers measured had worked and none of these does now, and the "
-            "independent probes (probe) found nothing for the classes suspected.",
+            "the accuracy stayed as it was, 1 of the 2 triggers measured had worked and none of these does now, and "
+            "the independent probes (probe) found nothing for the classes suspected.",
         ),
         (
             ALONE,
