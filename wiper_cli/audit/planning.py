@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wiper_cli.audit.known_rates import KnownRate, known_rate
+from wiper_cli.audit.memory import peak_resident
 from wiper_cli.audit.requests import Asked
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, probes
@@ -21,7 +22,6 @@ from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Cost, Effor
 from wiper_cli.detectors.evidence import Detector
 from wiper_cli.detectors.warp_inversion import WarpInversion
 from wiper_cli.images.splits import Clean
-from wiper_cli.memory import peak_resident
 
 #: Images on which the answers to reduced images are compared with those to whole ones; the share that must agree.
 COMPARED, AGREEING = 24, 0.5

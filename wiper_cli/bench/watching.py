@@ -14,9 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from wiper_cli.audit.memory import peak_resident
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.splits import Part
-from wiper_cli.memory import peak_resident
 from wiper_cli.progress import Progress
 from wiper_cli.salience import METRICS
 from wiper_cli.salience.stream import lowest
