@@ -26,7 +26,7 @@ PAGE = RESULTS.parents[1] / "docs" / "results" / "detection.md"
 #: Attack success from which a backdoor counts as planted; one from all classes to all cannot pass the accuracy.
 TAKEN, TAKEN_BY_MAP = 0.8, 0.6
 SHAPE = (3, 32, 32)
-ABOUT = "two small architectures, CIFAR-10 and GTSRB"
+ABOUT = "two small architectures, CIFAR-10 and GTSRB, 5,000 clean images each"
 Line = dict[str, Any]
 
 
@@ -107,8 +107,9 @@ def page(lines: Sequence[Line]) -> str:
     out = [
         "# What scans say of networks whose truth is known",
         "",
-        f"Networks of the suite `detect` (docs/zoo.md: {ABOUT}, 32x32), a few with a square from all classes to all, "
-        "and two that were scanned beside them, examined thoroughly with all detectors on 5,000 test images; "
+        "Networks of the suite `detect` (docs/zoo.md: two small architectures, CIFAR-10 and GTSRB, 32x32), a few with "
+        "a square from all classes to all, and two that were scanned beside them, examined thoroughly with all detectors "
+        "on 5,000 test images; "
         "TorchScript, batch norm folded. Not the whole suite: as many as were built, in the order of their seeds. "
         "Rendered: `python -m benchmarks.detection`.",
         "",

@@ -1,5 +1,6 @@
 """The child's side: reads one request from stdin, computes, answers on what was stdout. Writes no file."""
 
+import ctypes.util
 import os
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def lock_down(terms: Terms) -> Isolation:
     if terms.mode != "off" and not terms.bounds:
         # A folder that is there keeps libraries from looking for one; nothing is written to it.
         tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.sep
+        ctypes.util.find_library = _no_library
         for module in ("wiper_cli.audit.pipeline", *(["torch._dynamo"] if terms.training else [])):
             import_module(module)
         with suppress(Problem):  # told when a request is served
@@ -61,6 +63,11 @@ def lock_down(terms: Terms) -> Isolation:
 
             inherit()
     return Isolation((*layers, *seal(terms)))
+
+
+def _no_library(name: str) -> None:
+    """``ctypes.util.find_library`` where it may run neither ldconfig nor a compiler, and not write for one either.
+    CUDA's bindings, which a torch that was built for CUDA imports, ask it and know what to do without."""
 
 
 def serve(stdin: IO[bytes], channel: IO[bytes], terms: Terms = UNCONFINED) -> None:

@@ -108,3 +108,14 @@ def test_nobody_s_tokens_are_given_to_the_child(attacked, monkeypatch):
     assert attacked(tell)[0] == "[None, '1']"
     said, isolation = attacked(tell, mode="off")
     assert (said, isolation.note) == ("['secret', '1']", "Missing: confinement (--isolation off).")
+
+
+@pytest.mark.usefixtures("lockable")
+def test_whoever_looks_for_a_library_finds_none_where_a_compiler_would_be_run(attacked):
+    """A torch that was built for CUDA does while it is imported; ctypes then wants a file for the compiler."""
+    attack = (
+        "import ctypes.util, os, shutil\n"
+        "shutil.which = lambda name, *_, **__: '/usr/bin/gcc'\n"
+        "os._exit(7 if ctypes.util.find_library('wiper-no-such-library') is None else 8)"
+    )
+    assert "ended with code 7 before it had a result" in attacked(attack)[0]
