@@ -108,10 +108,9 @@ def page(lines: Sequence[Line]) -> str:
         "# What scans say of networks whose truth is known",
         "",
         "Networks of the suite `detect` (docs/zoo.md: two small architectures, CIFAR-10 and GTSRB, 32x32), a few with "
-        "a square from all classes to all, and two that were scanned beside them, examined thoroughly with all detectors "
-        "on 5,000 test images; "
-        "TorchScript, batch norm folded. Not the whole suite: as many as were built, in the order of their seeds. "
-        "Rendered: `python -m benchmarks.detection`.",
+        "a square from all classes to all, and two that were scanned beside them, examined thoroughly with all "
+        "detectors on 5,000 test images; TorchScript, batch norm folded. Not the whole suite: as many as were built, "
+        "in the order of their seeds. Rendered: `python -m benchmarks.detection`.",
         "",
         f"- Of {alarms.n} honest networks {alarms.hits} {_were(alarms.hits)} accused ({_interval(alarms)}).",
         f"- Of {found.n} with a backdoor that took (attack success at least {100 * TAKEN:.0f} %) {len(flagged)} "

@@ -27,17 +27,8 @@ _BEFORE = (
 )  # fmt: skip
 #: Operators that leave whole numbers as they are.
 _MOVES = (
-    "Concat",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-)
+    "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
 
 
 def is_whole(elem_type: int) -> bool:
