@@ -24,7 +24,7 @@ from wiper_cli.audit.detection import look
 from wiper_cli.audit.planning import planned
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS
-from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Effort, Extent
+from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Effort, Extent, in_turn
 from wiper_cli.images.splits import Clean, Part
 
 CLASSES, SIDES = (10, 43, 100, 1000), (32, 64, 224)
@@ -40,7 +40,7 @@ def passes(effort: Effort, classes: int, side: int) -> int:
         reducible=side * REDUCED >= LEAST_SIDE,
     )  # fmt: skip
     plans = (kind.at(effort, extent).plan(extent) for kind in DETECTORS.values())
-    return sum(plan.forward + plan.backward for plan in plans if plan is not None)
+    return sum(plan.forward + plan.backward for plan in in_turn(plan for plan in plans if plan is not None))
 
 
 def measured(name: str, side: int, classes: int, effort: Effort) -> dict[str, Any]:
@@ -52,6 +52,7 @@ def measured(name: str, side: int, classes: int, effort: Effort) -> dict[str, An
     parts = [Part(images[i::3].contiguous(), labels[i::3]) for i in range(3)]
     classifier, clean = Classifier(opened(network), (0.5,) * 3, (0.5,) * 3), Clean(*parts)
     bare = []
+    classifier.lay_out(images)
     for _ in range(2):
         began = time.perf_counter()
         classifier.logits(clean.select.images, batch=32)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from formats import open_model, read_source
-from wiper_cli.classifier import Classifier
+from wiper_cli.classifier import Classifier, PixelNetwork
 from wiper_cli.commands.shared.example_files import example_folder
 
 MEAN, STD = (0.3,), (0.5,)
@@ -105,3 +105,68 @@ def test_no_tap_without_a_head(classifier):
 def test_another_model_is_asked_as_many_images_at_once(classifier):
     classifier.batch = 12
     assert classifier.with_model(classifier.model).batch == 12
+
+
+class Recording(torch.nn.Module):
+    """Remembers how many images it saw, and whether channels came last."""
+
+    def __init__(self, channels=16, kernel=3, flat=False):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, channels, 3, 4)
+        self.head = torch.nn.Conv2d(channels, 5, kernel)
+        self.flat, self.seen, self.last = flat, 0, []
+
+    def forward(self, x):
+        self.seen += len(x)
+        self.last.append(x.is_contiguous(memory_format=torch.channels_last))
+        x = self.head(self.conv(x))
+        return x.view(len(x), -1).unflatten(1, (5, -1)).mean(2) if self.flat else x.mean((2, 3))
+
+
+def of(network):
+    """A classifier of colour images around ``network``."""
+    model = open_model(read_source(example_folder() / "model.safetensors"))
+    found = Classifier(model, (0.5,), (0.5,))
+    found.network = PixelNetwork(network.eval(), torch.full((3,), 0.5), torch.full((3,), 0.5))
+    return found
+
+
+def test_an_image_is_asked_about_once(images):
+    images = images.expand(-1, 3, -1, -1).contiguous()
+    network = Recording()
+    classifier = of(network)
+    first = classifier.own(images, torch.tensor([4, 1, 2]))
+    again = classifier.own(images, torch.tensor([2, 0, 4, 1]))
+    assert network.seen == 4
+    assert torch.equal(torch.cat([first, again]), classifier.answers(images)[[4, 1, 2, 2, 0, 4, 1]])
+    classifier.own(images.clone(), torch.tensor([0]))
+    assert network.seen == 4 + len(images) + 1  # another tensor holds other images
+
+
+def test_what_is_not_finite_has_no_class(images):
+    network = Recording()
+    torch.nn.init.constant_(network.head.bias, torch.nan)
+    classifier = of(network)
+    assert classifier.own(images.expand(-1, 3, -1, -1), torch.tensor([3])).tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("network", "side", "last"),
+    [
+        (Recording(), 96, True),
+        (Recording(), 95, False),
+        (Recording(flat=True), 96, False),  # its view fails so
+        (Recording(8, 1), 96, False),  # narrow
+    ],
+    ids=["large", "small", "view", "narrow"],
+)
+def test_large_images_come_channels_last_where_the_network_takes_it(network, side, last):
+    classifier = of(network)
+    images = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
+    before = classifier.logits(images)
+    classifier.lay_out(images)
+    after = classifier.logits(images)
+    assert network.last[-1] == last
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    copy = classifier.copy()
+    assert copy.network.layout == classifier.network.layout

@@ -7,6 +7,7 @@ from typing import Any
 
 from wiper_cli.audit.judgement import Judgement, is_close, judge
 from wiper_cli.audit.known_rates import NOT_CALIBRATED
+from wiper_cli.audit.memory import ran_out
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, detector
 from wiper_cli.detectors.evidence import Detector, Evidence
@@ -21,6 +22,9 @@ from wiper_cli.verdict import Problem
 SAMPLED, HELD_BACK = 32, 4
 #: A statistic that is close to its threshold is taken anew from so many other starts.
 ANEW = 2
+
+#: Images that a search holds at once at the least.
+FEWEST_AT_ONCE = 4
 
 #: Measures the time of what is named.
 Stage = Callable[[str], AbstractContextManager[Any]]
@@ -107,10 +111,24 @@ def look(
         evidence = (done or {}).get(name)
         if evidence is None:
             with stage(name):
-                evidence = one.run(classifier, clean, progress, seed)
+                evidence = _within_memory(one, classifier, clean, seed, progress)
         found.append(replace(evidence, name=name, title=one.title))
         heard(tuple(found))
     return tuple(found)
+
+
+def _within_memory(
+    one: Detector, classifier: Classifier, clean: Clean, seed: int, progress: Progress
+) -> Evidence:
+    """The search again with half as many images at once where memory does not suffice; what it finds hangs on that by
+    last digits alone."""
+    while True:
+        try:
+            return one.run(classifier, clean, progress, seed)
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out(error) or classifier.batch <= FEWEST_AT_ONCE:
+                raise
+        classifier.batch //= 2
 
 
 def sample_of(

@@ -1,4 +1,4 @@
-"""What memory this process has taken."""
+"""What memory this process has taken, and whether it ran out."""
 
 import sys
 from contextlib import suppress
@@ -17,3 +17,9 @@ def peak_resident() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether ``error`` is Python's, the CPU's or CUDA's word for too little memory."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said

@@ -18,7 +18,7 @@ from wiper_cli.audit.requests import Asked
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, probes
 from wiper_cli.detectors.common import has_units, smaller
-from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Cost, Effort, Extent, Plan
+from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Cost, Effort, Extent, Plan, in_turn
 from wiper_cli.detectors.evidence import Detector
 from wiper_cli.detectors.warp_inversion import WarpInversion
 from wiper_cli.images.splits import Clean
@@ -79,7 +79,10 @@ class Planned:
             "forward_seconds": self.cost.forward,
             "backward_seconds": self.cost.backward,
             "memory": self.cost.memory,
-            "detectors": [asdict(plan) for plan in self.plans],
+            "detectors": [
+                {name: value for name, value in asdict(plan).items() if name != "known"}
+                for plan in self.plans
+            ],
         }
 
 
@@ -99,7 +102,7 @@ def planned(
     def at(one: Effort) -> tuple[dict[str, Detector], tuple[Plan, ...]]:
         detectors = {name: DETECTORS[name].at(one, extent) for name in names}
         plans = (detector.plan(extent) for detector in detectors.values())
-        return detectors, tuple(plan for plan in plans if plan is not None)
+        return detectors, in_turn(plan for plan in plans if plan is not None)
 
     effort, why = (
         (asked, "as asked") if asked != "auto" else (usual(extent), f"the usual one for {_shape(extent)}")

@@ -158,6 +158,7 @@ def ready(request: Examination[Any], report: Reporter, notes: Notes) -> Subject:
     if prepared.preprocessing.doubt:
         notes.findings.append(Finding("WIPER-F05", Severity.MEDIUM, prepared.preprocessing.doubt))
     report("compare with the serving runtime", 0, 0)
+    prepared.classifier.lay_out(prepared.clean.select.images)
     with notes.stage("agreement"):
         served = Served(model, prepared.classifier.mean, prepared.classifier.std, request.arch)
         require_agreement(model, served, served.normalised(questions(prepared.clean.select.images)))

@@ -40,12 +40,16 @@ def smaller(images: Tensor, resolution: float) -> Tensor:
     return torch.cat(chunks).round().to(torch.uint8)
 
 
-def predictions(classifier: Classifier, images: Tensor) -> Tensor:
-    """The network's own classes, int64 [N]; raises :class:`CannotLookError` on values that are not finite."""
-    logits = classifier.logits(images)
-    if not torch.isfinite(logits).all():
+def asked(
+    classifier: Classifier, images: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """As :func:`sample`, with the network's own classes, int64 [count] on its device; raises :class:`CannotLookError`
+    on values that are not finite."""
+    rows = torch.randperm(len(images), generator=generator)[:count]
+    before = classifier.own(images, rows)
+    if (before < 0).any():
         raise CannotLookError("the network gives values that are not finite on clean images")
-    return logits.argmax(1)
+    return images[rows], before.to(classifier.device)
 
 
 def margins(logits: Tensor, target: Tensor) -> Tensor:
@@ -176,9 +180,8 @@ def invert_and_score(
     """One transform of ``family`` for every target, searched on fit, scored on images of select."""
     generator = torch.Generator().manual_seed(seed)
     shape = image_shape(clean.fit.images)
-    fit = sample(clean.fit.images, settings.searched, generator)
-    held = sample(clean.select.images, settings.held, generator)
-    before, held_before = predictions(classifier, fit), predictions(classifier, held)
+    fit, before = asked(classifier, clean.fit.images, settings.searched, generator)
+    held, held_before = asked(classifier, clean.select.images, settings.held, generator)
     targets = list(settings.targets) or list(range(classifier.classes))
     facts: dict[str, Any] = {}
     if len(targets) > settings.most_targets:

@@ -1,8 +1,8 @@
 """How much a scan does: numbers that follow from the effort asked for and from the shape of the problem, never from
 a clock. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
 
 Effort = Literal["quick", "normal", "thorough"]
@@ -32,13 +32,25 @@ class Extent:
 @dataclass(frozen=True)
 class Plan:
     """What one detector is about to do, at most. ``classes``: searched for one by one. ``forward`` and ``backward``:
-    passes of one image through the network, in passes at full size. ``how``: the numbers that make them."""
+    passes of one image through the network, in passes at full size. ``how``: the numbers that make them. ``known``: of
+    how many images of fit and of select it asks the network's own class, passes that ``forward`` counts."""
 
     name: str
     classes: int
     forward: int
     backward: int
     how: Mapping[str, Any] = field(default_factory=dict)
+    known: tuple[int, int] = (0, 0)
+
+
+def in_turn(plans: Iterable[Plan]) -> tuple[Plan, ...]:
+    """The plans of searches that run one after the other: none asks again what one before has asked."""
+    found, known = [], (0, 0)
+    for plan in plans:
+        again = sum(map(min, plan.known, known))
+        found.append(replace(plan, forward=plan.forward - again))
+        known = max(plan.known[0], known[0]), max(plan.known[1], known[1])
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,8 @@ def inversion_plan(settings: Inversion, extent: Extent) -> Plan:
     share = height * width / (extent.height * extent.width)
     classes = len(settings.targets) or extent.classes
     tried = min(classes, settings.most_targets)
-    forward, backward = min(settings.searched, extent.fit) + min(settings.held, extent.select), 0
+    known = min(settings.searched, extent.fit), min(settings.held, extent.select)
+    forward, backward = sum(known), 0
     if classes > tried and settings.by_head:
         more = screening(extent)
         forward, backward = forward + more[0], backward + more[1]
@@ -136,4 +149,4 @@ def inversion_plan(settings: Inversion, extent: Extent) -> Plan:
     both = round(settings.per_target * (share * sum(going[:late]) + sum(going[late:])))
     scores = min(settings.scored, tried) * min(settings.held, extent.select)
     how = {"steps": steps, "images": settings.per_target, "side": min(height, width), "closely": going[-1]}
-    return Plan(settings.name, tried, forward + both + scores, backward + both, how)
+    return Plan(settings.name, tried, forward + both + scores, backward + both, how, known)

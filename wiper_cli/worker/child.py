@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import IO, Any, NoReturn
 
 from formats import FormatError, Hostile, Unreadable
+from wiper_cli.audit.memory import ran_out
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import gate
 from wiper_cli.worker.confinement import Bounds, Isolation, Terms, enter, seal
@@ -122,7 +123,7 @@ def refusal(error: Exception, terms: Terms = UNCONFINED) -> Refusal:
     if terms.bounds:
         return _unfinished(error, terms.bounds)
     traceback.print_exc()
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if ran_out(error):
         return Refusal("There is not enough memory for this model and these images.", ExitCode.NO_VERDICT)
     return Refusal(
         f"Internal failure ({_where(error)}): {' '.join(str(error).split())[:300]}", ExitCode.USAGE

@@ -1,11 +1,12 @@
 """What purify asks beside the scan: a sample of stamps, and probes that are asked again where they are close."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
 from wiper_cli.audit import detection
-from wiper_cli.audit.detection import look_closely, sample_of
+from wiper_cli.audit.detection import look, look_closely, sample_of
 from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.perturbations import Recovered
@@ -67,3 +68,33 @@ def test_a_part_of_the_sample_is_held_back(monkeypatch):
     assert sample_of(None, None, [], 5) == ([], [])
     assert len(asked) == 2
     assert detection.HELD_BACK > 1
+
+
+class Hungry:
+    """A detector that holds a batch at once, on a machine with room for ``room`` images."""
+
+    title = "hungry"
+
+    def __init__(self, room, error):
+        self.room, self.error = room, error
+
+    def run(self, classifier, clean, progress, seed):
+        if classifier.batch > self.room:
+            raise self.error
+        return Evidence("own", True, statistic=1.0, threshold=4.0)
+
+
+SHORT = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SHORT])
+def test_with_too_little_memory_half_as_many_images_are_held(error):
+    classifier = SimpleNamespace(batch=256)
+    (found,) = look({"hungry": Hungry(40, error)}, classifier, None, 0)
+    assert (found.statistic, classifier.batch) == (1.0, 32)
+    with pytest.raises(type(error)):
+        look({"hungry": Hungry(1, error)}, classifier, None, 0)
+    with pytest.raises(RuntimeError, match="shapes"):
+        look({"hungry": Hungry(1, RuntimeError("shapes differ"))}, SimpleNamespace(batch=256), None, 0)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from wiper_cli.detectors.additive_inversion import AdditiveInversion
-from wiper_cli.detectors.common import first_order, flips, margins, predictions
+from wiper_cli.detectors.common import first_order, flips, margins
 from wiper_cli.detectors.warp_inversion import WarpInversion
 from wiper_cli.perturbations import FAMILIES
 from wiper_cli.progress import silent
@@ -19,7 +19,7 @@ def test_it_finds_the_transform_and_names_the_class(classifier, clean, detector,
     assert (found.family, found.target, found.facts["success"]) == (family, 2, evidence.statistic)
     state = {name: value.unsqueeze(0) for name, value in found.parameters.items()}
     again = flips(
-        model, clean.select.images, predictions(model, clean.select.images), FAMILIES[family](state), 0, 2
+        model, clean.select.images, model.answers(clean.select.images), FAMILIES[family](state), 0, 2
     )
     assert (again.share, again.count) == (evidence.statistic, 50)
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from wiper_cli.detectors.common import predictions
 from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.detectors.shape_probe.drawing import FORMS, children, draw
 from wiper_cli.perturbations import stamp
@@ -27,7 +26,7 @@ def test_it_finds_many_bars_where_there_is_one(classifier, clean, head_only):
     evidence = search.run(model, clean, silent, 0)
     assert (evidence.fired, evidence.target, evidence.suspects) == (True, 4, [4])
     assert len(evidence.recovered) >= 3
-    others = clean.select.images[predictions(model, clean.select.images) != 4]
+    others = clean.select.images[model.answers(clean.select.images) != 4]
     for found in evidence.recovered:
         assert (found.family, found.target) == ("patch", 4)
         assert found.parameters["mask"][:, 31, 5:14].any()

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from wiper_cli.detectors.common import predictions
 from wiper_cli.detectors.square_probe import SquareProbe
 from wiper_cli.detectors.squares import FILL, LEFT, SIDE, TOP, squares, stamped
 from wiper_cli.perturbations import square, stamp
@@ -17,7 +16,7 @@ def test_it_finds_the_square_and_names_the_class(classifier, clean, head_only):
     assert (found.family, found.target) == ("square", 2)
     assert found.facts["fill"] in ("checker", "inverse checker")
     assert found.facts["success"] > 0.9
-    others = clean.select.images[predictions(model, clean.select.images) != 2]
+    others = clean.select.images[model.answers(clean.select.images) != 2]
     after = model.logits(stamp(found, others.float() / 255)).argmax(1)
     assert float((after == 2).float().mean()) == pytest.approx(found.facts["success"])
 

@@ -52,6 +52,7 @@ def said(channel):
         (EditError("No place."), ExitCode.NO_VERDICT, "No place."),
         (MemoryError(), ExitCode.NO_VERDICT, NO_MEMORY),
         (RuntimeError("CUDA out of memory. Tried"), ExitCode.NO_VERDICT, NO_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), ExitCode.NO_VERDICT, NO_MEMORY),
         (
             ZeroDivisionError("by\n  zero"),
             ExitCode.USAGE,

@@ -26,7 +26,7 @@ class ClassMap(Detector):
     efforts = {
         "normal": {"searched": 512, "first": 3, "sources": 8, "kept": 32, "finalists": 3, "resolution": REDUCED},
         "quick": {
-            "searched": 512, "step": 6, "first": 3, "sources": 6, "kept": 24, "finalists": 2, "held": 12,
+            "searched": 256, "step": 6, "first": 2, "sources": 6, "kept": 24, "finalists": 2, "held": 10,
             "resolution": REDUCED,
         },
     }  # fmt: skip
@@ -63,4 +63,4 @@ class ClassMap(Detector):
     )
     held: int = setting(24, "held-out images of every source to score on")
     searched: int = setting(1024, "images of each part that the network sorts into classes, to choose from")
-    resolution: float = setting(1.0, "side of the images in the first pass, as a share")
+    resolution: float = setting(1.0, "side of the images in the first two passes, as a share")

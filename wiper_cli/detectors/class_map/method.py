@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.class_map import ClassMap
-from wiper_cli.detectors.common import image_shape, predictions, sample, smaller
+from wiper_cli.detectors.common import asked, at_resolution, image_shape, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
 from wiper_cli.detectors.squares import (
@@ -34,29 +34,27 @@ def plan(probe: ClassMap, extent: Extent) -> Plan:
     """All squares on an image of a few sources, the best and what lies near them on more of all, and what is scored."""
     height, width = reduced(extent, probe.resolution)
     share = height * width / (extent.height * extent.width)
-    shape = (extent.channels, extent.height, extent.width)
+    small = (extent.channels, height, width)
     fills = usable_fills(extent.channels, probe.fills)
-    table = squares(probe, (extent.channels, height, width), len(fills))
+    table = squares(probe, small, len(fills))
     sources = min(probe.sources, extent.classes)
-    around = len(neighbours(probe, _MIDDLE * extent.height // 32, shape, fills))
+    around = len(neighbours(probe, _MIDDLE * height // 32, small, fills))
     second = (min(probe.kept, len(table)) + probe.finalists * around) * _half(probe)
-    first = share * len(table) * min(probe.first, sources)
-    seen = second + LAST * probe.per_source + (1 + HANDED_ON) * probe.held
-    forward = (
-        round(first + sources * seen) + min(probe.searched, extent.fit) + min(probe.searched, extent.select)
-    )
+    searching = share * (len(table) * min(probe.first, sources) + sources * second)
+    choosing = sources * (LAST * probe.per_source + (1 + HANDED_ON) * probe.held)
+    known = min(probe.searched, extent.fit), min(probe.searched, extent.select)
     how = {"squares": len(table), "sources": sources, "side": min(height, width)}
-    return Plan(probe.name, sources, forward, 0, how)
+    return Plan(probe.name, sources, round(searching + choosing) + sum(known), 0, how, known)
 
 
 def look(probe: ClassMap, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
     """Chooses square and map on the fit part, scores the map on images of select."""
     generator = torch.Generator().manual_seed(seed)
     shape = image_shape(clean.fit.images)
-    searched = sample(clean.fit.images, probe.searched, generator)
-    scored = sample(clean.select.images, probe.searched, generator)
-    fit = _of_each(predictions(classifier, searched), probe.per_source, generator)
-    held = _of_each(predictions(classifier, scored), probe.held, generator)
+    searched, searched_as = asked(classifier, clean.fit.images, probe.searched, generator)
+    scored, scored_as = asked(classifier, clean.select.images, probe.searched, generator)
+    fit = _of_each(searched_as, probe.per_source, generator)
+    held = _of_each(scored_as, probe.held, generator)
     both = [k for k in fit if k in held]
     if len(both) < FEWEST_SOURCES:
         raise CannotLookError("the network puts the images of one part or the other all in the same class")
@@ -64,25 +62,25 @@ def look(probe: ClassMap, classifier: Classifier, clean: Clean, clock: Clock, se
     sources = sorted(mixed, key=lambda k: -min(len(fit[k]), len(held[k])))[: probe.sources]
     fills = usable_fills(shape[0], probe.fills)
 
-    def values(table: Tensor, each: int) -> Tensor:
-        """Where ``each`` images of every source go, float64 [S, sources, classes]."""
-        images = searched[torch.cat([fit[k][:each] for k in sources])]
-        return _where(classifier, images, table, fills, [len(fit[k][:each]) for k in sources])
+    def values(table: Tensor, each: int, of: list[int], resolution: float = 1.0) -> Tensor:
+        """Where ``each`` images of every source in ``of`` go, float64 [S, sources, classes]."""
+        images = searched[torch.cat([fit[k][:each] for k in of])]
+        if resolution != 1:
+            images = smaller(images, resolution)
+        counts = [len(fit[k][:each]) for k in of]
+        return _where(classifier, images, table, fills, counts, clock if table is grid else None)
 
-    few = sources[: probe.first]
-    images = searched[torch.cat([fit[k][:1] for k in few])]
+    few, small = sources[: probe.first], at_resolution(shape, probe.resolution)
+    grid = squares(probe, small, len(fills))
+    table = _best(values(grid, 1, few, probe.resolution), grid, few, probe.kept)
+    flows = values(table, _half(probe), sources, probe.resolution)
+    near = neighbours(probe, _best(flows, table, sources, probe.finalists), small, fills)
+    flows = torch.cat([values(near, _half(probe), sources, probe.resolution), flows])
+    tried = torch.cat([near, table])
     if probe.resolution != 1:
-        images = smaller(images, probe.resolution)
-    small = image_shape(images)
-    table = squares(probe, small, len(fills))
-    table = _best(_where(classifier, images, table, fills, [1] * len(few), clock), table, few, probe.kept)
-    if probe.resolution != 1:
-        table = enlarged(table, small, shape)
-    flows = values(table, _half(probe))
-    near = neighbours(probe, _best(flows, table, sources, probe.finalists), shape, fills)
-    tried, flows = torch.cat([near, table]), torch.cat([values(near, _half(probe)), flows])
+        tried = enlarged(tried, small, shape)
     last = _best(flows, tried, sources, LAST)
-    reached, maps = _along(values(last, probe.per_source), sources)
+    reached, maps = _along(values(last, probe.per_source, sources), sources)
     best = int((reached - allowances(last, shape)[:, 0]).argmax())
     goals = maps[best]
     stays = torch.tensor(sources) == goals

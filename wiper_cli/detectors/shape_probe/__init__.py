@@ -24,8 +24,10 @@ class ShapeProbe(Detector):
     quick = {"drawn": 240, "kept": 4, "rounds": 3}
     efforts = {
         "normal": {"drawn": 1500, "ranked": 4, "kept": 6, "rounds": 6, "held": 100, "resolution": REDUCED},
-        "quick": {"drawn": 800, "ranked": 4, "kept": 4, "rounds": 5, "held": 60, "resolution": REDUCED},
-    }
+        "quick": {
+            "drawn": 800, "ranked": 3, "kept": 3, "rounds": 5, "searched": 256, "held": 60, "resolution": REDUCED,
+        },
+    }  # fmt: skip
     origin = (
         "between the 35% of an honest network of digits and the 64% or more of three CIFAR-10 networks with a bar, a "
         "line and an L, all 32x32"

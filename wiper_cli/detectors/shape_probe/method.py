@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import allowance, image_shape, over_others, predictions, sample, smaller
+from wiper_cli.detectors.common import allowance, asked, image_shape, over_others, sample, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.shape_probe import ShapeProbe
@@ -26,17 +26,17 @@ def plan(probe: ShapeProbe, extent: Extent) -> Plan:
     share = height * width / (extent.height * extent.width)
     climbing = classes * probe.rounds * probe.kept * (probe.children + 1) * images
     searching = round(share * (probe.drawn * min(probe.ranked, extent.fit) + climbing))
-    forward = min(probe.searched, extent.fit) + held + searching + classes * probe.kept * held
+    known = min(probe.searched, extent.fit), held
+    forward = sum(known) + searching + classes * probe.kept * held
     how = {"drawn": probe.drawn, "kept": probe.kept, "rounds": probe.rounds, "side": min(height, width)}
-    return Plan(probe.name, classes, forward, 0, how)
+    return Plan(probe.name, classes, forward, 0, how, known)
 
 
 def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
     """Draws and climbs on the fit part, scores on images of select."""
     generator = torch.Generator().manual_seed(seed)
-    fit = sample(clean.fit.images, probe.searched, generator)
-    held = sample(clean.select.images, probe.held, generator)
-    before, held_before = predictions(classifier, fit), predictions(classifier, held)
+    fit, before = asked(classifier, clean.fit.images, probe.searched, generator)
+    held, held_before = asked(classifier, clean.select.images, probe.held, generator)
     drawn = draw(image_shape(fit), probe.drawn, generator)
     if probe.resolution != 1:  # stamps fit images of any size
         fit = smaller(fit, probe.resolution)

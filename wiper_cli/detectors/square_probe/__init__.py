@@ -27,8 +27,8 @@ class SquareProbe(Detector):
             "resolution": REDUCED,
         },
         "quick": {
-            "step": 6, "coarse_images": 2, "finalists": 9, "refine_images": 4, "images": 16, "verified": 3,
-            "held": 100, "resolution": REDUCED,
+            "step": 6, "coarse_images": 2, "finalists": 9, "refine_images": 4, "images": 12, "verified": 3,
+            "held": 60, "resolution": REDUCED,
         },
     }  # fmt: skip
     origin = (
@@ -60,4 +60,4 @@ class SquareProbe(Detector):
     images: int = setting(48, "images that choose the best square of every class")
     verified: int = setting(12, "classes whose best square is scored on held-out images")
     held: int = setting(200, "held-out images to score on")
-    resolution: float = setting(1.0, "side of the images in the first pass, as a share")
+    resolution: float = setting(1.0, "side of the images in the first two passes, as a share")

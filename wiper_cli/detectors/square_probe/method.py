@@ -1,4 +1,4 @@
-"""Three passes over squares: all of them on few images, the neighbours of the best, and the choice."""
+"""Three passes over squares: all of them on few images, the neighbours of the best, and the choice on whole images."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import image_shape, over_others, predictions, sample, smaller
+from wiper_cli.detectors.common import asked, image_shape, over_others, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.square_probe import SquareProbe
@@ -27,35 +27,35 @@ def plan(probe: SquareProbe, extent: Extent) -> Plan:
     share = height * width / (extent.height * extent.width)
     fills = usable_fills(extent.channels, probe.fills)
     table = squares(probe, (extent.channels, height, width), len(fills))
-    shape = (extent.channels, extent.height, extent.width)
     third = max(1, probe.finalists // 3)
-    around = len(neighbours(probe, _MIDDLE * extent.height // 32, shape, fills))
+    around = len(neighbours(probe, _MIDDLE * height // 32, (extent.channels, height, width), fills))
     near = (2 * third + min(third, extent.classes)) * around
     fit, held = min(probe.images, extent.fit), min(probe.held, extent.select)
     coarse, refine = min(probe.coarse_images, extent.fit), min(probe.refine_images, extent.fit)
-    forward = share * coarse * (len(table) + 1) + refine * near + fit * (min(LAST, 3 * extent.classes) + 1)
+    searching = share * (coarse * (len(table) + 1) + refine * near)
+    choosing = fit * (1 + min(LAST, 3 * extent.classes))
     scores = held * (1 + min(probe.verified, extent.classes) + FINDS)
     how = {"squares": len(table), "images": coarse, "side": min(height, width), "refined": near}
-    return Plan(probe.name, extent.classes, round(forward + scores), 0, how)
+    return Plan(probe.name, extent.classes, round(searching + choosing + scores), 0, how, (fit, held))
 
 
 def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
     """Chooses on the fit part, scores the best squares on images of select."""
     generator = torch.Generator().manual_seed(seed)
     shape = image_shape(clean.fit.images)
-    fit = sample(clean.fit.images, probe.images, generator)
-    held = sample(clean.select.images, probe.held, generator)
-    before, held_before = predictions(classifier, fit), predictions(classifier, held)
+    fit, before = asked(classifier, clean.fit.images, probe.images, generator)
+    held, held_before = asked(classifier, clean.select.images, probe.held, generator)
     fills = usable_fills(shape[0], probe.fills)
-    coarse = fit[: probe.coarse_images]
+    few = fit[: max(probe.coarse_images, probe.refine_images)]
     if probe.resolution != 1:
-        coarse = smaller(coarse, probe.resolution)
-    table = squares(probe, image_shape(coarse), len(fills))
-    finalists = table[_best(probe, classifier, coarse, before, table, fills, clock)]
+        few = smaller(few, probe.resolution)
+    small = image_shape(few)
+    table = squares(probe, small, len(fills))
+    finalists = table[_best(probe, classifier, few[: probe.coarse_images], before, table, fills, clock)]
+    refined = neighbours(probe, finalists, small, fills)
+    last = _last(classifier, few[: probe.refine_images], before, refined, fills)
     if probe.resolution != 1:
-        finalists = enlarged(finalists, image_shape(coarse), shape)
-    refined = neighbours(probe, finalists, shape, fills)
-    last = _last(probe, classifier, fit, before, refined, fills)
+        last = enlarged(last, small, shape)
     less = allowances(last, shape)
     hard, soft = _pass(classifier, fit, before, last, fills)
     value = hard + 0.1 * soft - less
@@ -133,7 +133,6 @@ def _best(
 
 
 def _last(
-    probe: SquareProbe,
     classifier: Classifier,
     images: Tensor,
     before: Tensor,
@@ -142,8 +141,7 @@ def _last(
 ) -> Tensor:
     """The squares of the second pass that the last choice is made from: per class the three that send
     the most probability there, at most :data:`LAST` squares."""
-    few = images[: probe.refine_images]
-    hard, soft = _pass(classifier, few, before[: len(few)], table, fills)
+    hard, soft = _pass(classifier, images, before[: len(images)], table, fills)
     value = hard + soft - allowances(table, image_shape(images))
     order = value.argsort(dim=0, descending=True, stable=True)[:3]
     ranked = value.amax(0).argsort(descending=True, stable=True)

@@ -24,7 +24,7 @@ class WarpInversion(Detector):
             "resolution": REDUCED,
         },
         "quick": {
-            "steps": 20, "per_target": 8, "by_head": True, "searched": 64, "held": 100, "scored": 3,
+            "steps": 20, "per_target": 8, "by_head": True, "searched": 64, "held": 60, "scored": 3,
             "resolution": REDUCED,
         },
     }  # fmt: skip
