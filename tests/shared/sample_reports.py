@@ -56,6 +56,17 @@ def salience(units: int = 64) -> dict:
     }  # fmt: skip
 
 
+def canaries() -> list:
+    rows = (("badnet", 0.98, 0.01, ["square-probe"]), ("blend", 0.91, -0.004, []), ("wanet", 0.4, 0.02, []))
+    return [
+        {
+            "family": family, "title": family, "parameters": {"size": 3}, "target": number, "asr": rate(asr),
+            "lost": lost, "counts": asr >= 0.8, "fired": fired,
+        }
+        for number, (family, asr, lost, fired) in enumerate(rows)
+    ]  # fmt: skip
+
+
 def detectors(fired: bool) -> list:
     high = 9.9 if fired else 2.5
     facts = {"success": 0.987, "size": 4, "position": [27, 27], "colour": "checkers"}
@@ -137,7 +148,9 @@ def base(command: str = "scan") -> dict:
             "candidates": [{"name": "cifar10", "accuracy": 0.931}, {"name": "imagenet", "accuracy": 0.621}],
         },
         "findings": [], "salience": salience(),
-        "detection": {"suspects": [], "calibrated": False, "detectors": detectors(False)},
+        "detection": {
+            "suspects": [], "calibrated": False, "detectors": detectors(False), "canaries": canaries(),
+        },
         "verification": None, "purification": None,
         "isolation": {"process": "child", "confined": False, "note": "no confinement yet"},
         "not_done": [{"what": "Calibrated thresholds", "why": "no population of clean models was measured"}],

@@ -53,9 +53,11 @@ def judge(
     classes: int,
     names: Sequence[str] | None = None,
     rate: str = NOT_CALIBRATED,
+    power: str = "",
 ) -> Judgement:
     """The verdict on one model. ``names``: the classes' names, if known (else numbers are used). ``rate``: said with
-    every verdict, how often honest models are accused."""
+    every verdict, how often honest models are accused. ``power``: a clause on what the scan found of backdoors that
+    were planted in copies."""
     fired = sorted((piece for piece in evidence if piece.ran and piece.fired), key=lambda p: -_excess(p))
     findings = sorted((_finding(p, fired, names) for p in fired), key=lambda finding: -finding.severity)
     accused = tuple(dict.fromkeys(piece.target for piece in fired if piece.target is not None))
@@ -90,7 +92,8 @@ def judge(
     else:
         verdict = Verdict.NO_FINDING
         sentence = (
-            f"No finding: {', '.join(piece.name for piece in evidence)} stayed under "
+            f"No finding{f', and {power}' if power else ''}: "
+            f"{', '.join(piece.name for piece in evidence)} stayed under "
             f"{'its threshold' if len(evidence) == 1 else 'their thresholds'}. "
             f"{_closeness([piece for piece in evidence if is_close(piece)])}"
             f"This does not show that the model has no backdoor. {rate}"

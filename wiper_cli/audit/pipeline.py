@@ -18,9 +18,10 @@ from formats.tensors import from_bytes
 from wiper_cli.audit import answers, branches, requests, results, rounds
 from wiper_cli.audit.acceptance import accept
 from wiper_cli.audit.agreement import noise, questions, require_agreement
+from wiper_cli.audit.canaries import Canary, canaries, power
 from wiper_cli.audit.detection import Detection, detect, known, look_closely, pending, sample_of
 from wiper_cli.audit.explanation import explain
-from wiper_cli.audit.judgement import called
+from wiper_cli.audit.judgement import called, judge
 from wiper_cli.audit.keeping import keep, restore
 from wiper_cli.audit.known_rates import NOT_CALIBRATED
 from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, TriggerRates, measure, settled
@@ -63,7 +64,9 @@ def plan(request: requests.PlanRequest, report: Reporter = SILENT) -> answers.Pl
     notes = Notes()
     known(request.detectors)
     subject = ready(request, report, notes)
-    found = planned(subject.classifier, subject.clean, request.detectors, request.effort, request.budget)
+    found = planned(
+        subject.classifier, subject.clean, request.detectors, request.effort, request.budget, request.canaries
+    )
     return answers.PlanAnswer(
         model=results.described(subject.model),
         sentence=found.sentence,
@@ -90,11 +93,16 @@ def scan(
     done = restore(request.done, ahead.detectors) if ahead else {}
     triggered = None if request.explain is None else _images(request.explain, request, subject)
 
-    def answer(found: Detection, explanation: Any = None, complete: bool = True) -> answers.ScanAnswer:
+    def answer(
+        found: Detection,
+        explanation: Any = None,
+        complete: bool = True,
+        planted: Sequence[Canary] | None = None,
+    ) -> answers.ScanAnswer:
         verdict, sentence = _settled(subject, *graph.weigh(found.judged))
         return answers.ScanAnswer(
             findings=(*graph.findings, *found.judged.findings, *notes.findings),
-            detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
+            detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead, planted),
             explanation=explanation,
             verdict=verdict,
             sentence=sentence,
@@ -113,11 +121,20 @@ def scan(
     with graph.told(), notes.stage("salience"):
         one_pass(subject, request, True, report, notes)
     found = _detect(request, subject, report, notes, ahead, heard, done)
+    planted = None
+    if request.canaries and ahead and found.judged.verdict is Verdict.NO_FINDING:
+        with notes.stage("canaries"):
+            classifier, clean = subject.classifier, subject.clean
+            planted = canaries(classifier, clean, ahead.detectors, request.canaries, request.seed, report)
+        said = _rate(ahead), power(planted)
+        found = replace(found, judged=judge(found.evidence, classifier.classes, subject.class_names, *said))
+    elif request.canaries:
+        notes.omit("canaries", "They say how far a silence reaches, and this scan was not silent.")
     explanation = None
     if request.explain is not None and triggered is not None:
         with notes.stage("explain"):
             explanation = explain(subject, str(request.explain), triggered, notes)
-    return answer(found, explanation)
+    return answer(found, explanation, planted=planted)
 
 
 def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
@@ -308,8 +325,10 @@ def _planned(request: requests.ScanRequest | requests.PurifyRequest, subject: Su
     known(request.detectors)
     if not request.detectors:
         return None
-    budget = request.budget if isinstance(request, requests.ScanRequest) else None
-    return planned(subject.classifier, subject.clean, request.detectors, request.effort, budget)
+    budget, count = (
+        (request.budget, request.canaries) if isinstance(request, requests.ScanRequest) else (None, 0)
+    )
+    return planned(subject.classifier, subject.clean, request.detectors, request.effort, budget, count)
 
 
 def _detect(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wiper_cli.audit.canaries import passes as planting
 from wiper_cli.audit.known_rates import KnownRate, known_rate
 from wiper_cli.audit.memory import peak_resident
 from wiper_cli.audit.requests import Asked
@@ -34,7 +35,7 @@ MOST_THOROUGH = 64
 @dataclass(frozen=True)
 class Planned:
     """``detectors``: their settings by name. ``plans``: of those whose work is known. ``why``: a sentence on the
-    effort. ``budget``: seconds that were given."""
+    effort. ``budget``: seconds that were given. ``canaries``: backdoors that are planted in copies and looked for."""
 
     effort: Effort
     why: str
@@ -43,6 +44,7 @@ class Planned:
     detectors: dict[str, Detector]
     plans: tuple[Plan, ...]
     budget: float | None = None
+    canaries: int = 0
 
     def probes(self, suspects: Sequence[int]) -> dict[str, Detector]:
         """What judges a purification, with the work of the same effort; thorough leaves it as it is."""
@@ -61,11 +63,20 @@ class Planned:
             f"{plan.name} {plan.classes} classes, {plan.forward:,} forward and {plan.backward:,} backward passes"
             for plan in self.plans
         )
-        seconds = self.cost.seconds(self.plans)
+        more = (
+            f"; then as much again for each of {self.canaries} canaries, after planting it"
+            if self.canaries
+            else ""
+        )
         return (
-            f"Effort {self.effort} ({self.why}): {work or 'no detector'}. About {_duration(seconds)} "
+            f"Effort {self.effort} ({self.why}): {work or 'no detector'}{more}. About {_duration(self.seconds)} "
             f"and {self.cost.memory / 2**30:.1f} GiB of memory."
         )
+
+    @property
+    def seconds(self) -> float:
+        """What all of it is expected to take, where every canary counts at once."""
+        return _seconds(self.cost, self.plans, self.extent, self.canaries)
 
     def as_dict(self) -> dict[str, Any]:
         """The report's ``detection.plan``."""
@@ -75,7 +86,7 @@ class Planned:
             "budget": self.budget,
             "reduced": self.extent.reducible,
             "batch": self.extent.batch,
-            "seconds_expected": round(self.cost.seconds(self.plans), 1),
+            "seconds_expected": round(self.seconds, 1),
             "forward_seconds": self.cost.forward,
             "backward_seconds": self.cost.backward,
             "memory": self.cost.memory,
@@ -92,9 +103,11 @@ def planned(
     names: Collection[str],
     asked: Asked = "auto",
     budget: float | None = None,
+    canaries: int = 0,
 ) -> Planned:
-    """The plan for the detectors ``names``. ``budget``: seconds; the most work that is expected to fit is chosen in
-    place of the effort ``asked`` for, the least where none does. Sets how many images ``classifier`` holds at once."""
+    """The plan for the detectors ``names``, and as much again for each of the ``canaries``. ``budget``: seconds; the
+    most work that is expected to fit is chosen in place of the effort ``asked`` for, the least where none does. Sets
+    how many images ``classifier`` holds at once."""
     extent, bytes_each = _extent(classifier, clean)
     classifier.batch = extent.batch
     cost = _cost(classifier, clean.fit.images, extent, bytes_each)
@@ -110,10 +123,15 @@ def planned(
     if budget is not None:
         effort, why = "quick", f"even this is expected to take more than the {_duration(budget)} given"
         for one in reversed(EFFORTS):
-            if cost.seconds(at(one)[1]) <= budget:
+            if _seconds(cost, at(one)[1], extent, canaries) <= budget:
                 effort, why = one, f"the most that fits into {_duration(budget)}"
                 break
-    return Planned(effort, why, extent, cost, *at(effort), budget)
+    return Planned(effort, why, extent, cost, *at(effort), budget, canaries)
+
+
+def _seconds(cost: Cost, plans: Sequence[Plan], extent: Extent, canaries: int) -> float:
+    forward, backward = planting(canaries, min(extent.height, extent.width))
+    return (1 + canaries) * cost.seconds(plans) + forward * cost.forward + backward * cost.backward
 
 
 def usual(extent: Extent) -> Effort:

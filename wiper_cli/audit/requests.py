@@ -60,7 +60,8 @@ class Examination(Request[A]):
 @dataclass(frozen=True, kw_only=True)
 class ScanRequest(Examination[answers.ScanAnswer]):
     """Look for a backdoor. ``effort``: how much is done; ``budget``: seconds to choose it by instead. ``explain``:
-    folder of images that carry a trigger; the verdict does not use them. ``done``: of the same scan, broken off."""
+    folder of images that carry a trigger; the verdict does not use them. ``canaries``: known backdoors to plant in
+    copies and look for, where nothing is found. ``done``: of the same scan, broken off."""
 
     answer = answers.ScanAnswer
 
@@ -68,6 +69,7 @@ class ScanRequest(Examination[answers.ScanAnswer]):
     effort: Asked = "auto"
     budget: float | None = None
     explain: Path | None = None
+    canaries: int = 0
     done: answers.Kept = field(default_factory=answers.Kept)
 
 
@@ -80,6 +82,7 @@ class PlanRequest(Examination[answers.PlanAnswer]):
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
     effort: Asked = "auto"
     budget: float | None = None
+    canaries: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from formats import Edit, Model, NewTensor, stored_bytes
 from formats.tensors import from_bytes, to_bytes
 from wiper_cli import perturbations
+from wiper_cli.audit.canaries import Canary
 from wiper_cli.audit.environment import reported
 from wiper_cli.audit.measure import Measurement, der
 from wiper_cli.audit.planning import Planned
@@ -75,7 +76,11 @@ def examined(subject: Subject, notes: Notes) -> dict[str, Any]:
 
 
 def shown_detection(
-    subject: Subject, evidence: Sequence[Evidence], suspects: Sequence[int], plan: Planned | None = None
+    subject: Subject,
+    evidence: Sequence[Evidence],
+    suspects: Sequence[int],
+    plan: Planned | None = None,
+    canaries: Sequence[Canary] | None = None,
 ) -> dict[str, Any]:
     """The report's ``detection`` mapping."""
     return {
@@ -83,6 +88,7 @@ def shown_detection(
         "calibrated": False,
         "false_alarms": plan.rate.as_dict() if plan and plan.rate else None,
         "plan": plan and plan.as_dict(),
+        "canaries": None if canaries is None else [jsonable(one.as_dict()) for one in canaries],
         "detectors": [shown_detector(subject, piece) for piece in evidence],
     }
 

@@ -49,6 +49,11 @@ from wiper_cli.verdict import ExitCode, Problem
     "--budget", type=Duration(), metavar=Duration.name,
     help="Choose the effort that is expected to fit into this time, as measured before the work; --timeout ends it.",
 )  # fmt: skip
+@option(
+    "--canaries", type=click.IntRange(0, 50), default=0, metavar="N",
+    help="Where nothing is found: plant N known backdoors in copies of the model, look for them in the same way, and "
+    "say how many were found. Each takes the time of a scan, and of training the copy.",
+)  # fmt: skip
 @option("--dry-run", is_flag=True, help="Say what would be done and what it would take, and stop.")
 @option(
     "--explain", type=click.Path(path_type=Path), metavar="DIR",
@@ -87,6 +92,7 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
     check_requested(settings.output_formats, models)
     effort = {
         "detectors": Detectors.named(asked["detectors"]), "effort": asked["effort"], "budget": asked["budget"],
+        "canaries": asked["canaries"],
     }  # fmt: skip
     if asked["write_ignore"] and not asked["write_ignore"].absolute().parent.is_dir():
         raise Problem(f"The folder of {asked['write_ignore']} does not exist.")

@@ -48,8 +48,11 @@ def _report(report: Report) -> list[str]:
     lines += _folded("Changes", _table(story.change_rows(report)))
     lines += _folded("Findings", [*_findings(report), *_left_out(found)])
     lines += _folded("Detectors", _detectors(report))
-    explained = story.explanation_rows(report)
-    lines += _folded("Triggered images", [*_table(explained), "", md(story.EXPLAINED)] if explained else [])
+    for title, rows, what in (
+        ("Canaries", story.canary_rows(report), story.CANARIES),
+        ("Triggered images", story.explanation_rows(report), story.EXPLAINED),
+    ):
+        lines += _folded(title, [*_table(rows), "", md(what)] if rows else [])
     lines += _folded("Purification", _table(story.purification_rows(report)))
     lines += _folded(
         "Not done", [f"- **{md(what)}**: {md(why)}" for what, why in story.undone(report)[: story.ROWS]]

@@ -477,6 +477,31 @@ def _round_rows(report: Report, rounds: Sequence[Mapping[str, Any]]) -> Iterator
         yield f"round {place}{', kept' if one['kept'] else ''}", "; ".join(said)
 
 
+#: Below the canaries.
+CANARIES = (
+    "Known backdoors, planted in copies of this model by a short fine-tuning on the clean images, and looked for by "
+    "the same scan. One that was trained in from the start may be easier or harder to see."
+)
+
+
+def canary_rows(report: Report) -> list[Row]:
+    """What was planted in copies, and whether the scan saw it."""
+    rows = []
+    for one in (report.get("detection") or {}).get("canaries") or ():
+        works = rate(one.get("asr"))
+        name = f"{plain(one['family'])} to {class_name(report, one.get('target'))}"
+        cost = f"cost {100 * one['lost']:.1f} points of accuracy" if one["lost"] > 0 else "cost no accuracy"
+        state = (
+            f"found by {words(one['fired'])}"
+            if one["fired"]
+            else "missed"
+            if one["counts"]
+            else "not counted"
+        )
+        rows.append((name, f"{state}; works in {works.text if works else 'none'}, {cost}"))
+    return rows
+
+
 def explanation_rows(report: Report) -> list[Row]:
     """What the triggered images do, and how well the clean ones foretold it."""
     shown = report.get("explanation") or {}

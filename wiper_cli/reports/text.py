@@ -60,7 +60,8 @@ def _report(console: Console, report: Report) -> None:
     _rows(console, "Changes", story.change_rows(report))
     _findings(console, report)
     _detectors(console, report)
-    _explanation(console, report)
+    _explained(console, "Canaries", story.canary_rows(report), story.CANARIES)
+    _explained(console, "Triggered images", story.explanation_rows(report), story.EXPLAINED)
     _rows(console, "Purification", story.purification_rows(report))
     _undone(console, report)
     _rows(console, "Model", story.model_rows(report))
@@ -154,11 +155,10 @@ def _detectors(console: Console, report: Report) -> None:
         console.print(Padding(Text(line, style="dim"), (0, 0, 0, 4)))
 
 
-def _explanation(console: Console, report: Report) -> None:
-    rows = story.explanation_rows(report)
-    _rows(console, "Triggered images", rows)
+def _explained(console: Console, title: str, rows: Sequence[story.Row], what: str) -> None:
+    _rows(console, title, rows)
     if rows:
-        console.print(Padding(Text(story.EXPLAINED, style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(what, style="dim"), (0, 0, 0, 2)))
 
 
 def _undone(console: Console, report: Report) -> None:

@@ -144,3 +144,17 @@ def test_every_round_of_a_purification_is_told(make):
         assert "round 2, kept" in render(name, [report])
     del report["purification"]["rounds"][1]
     assert not [name for name, _ in story.purification_rows(report) if name.startswith("round")]
+
+
+def test_canaries_say_what_was_found_and_what_was_missed(make):
+    report = make("scan_clean")
+    rows = dict(story.canary_rows(report))
+    assert rows["badnet to class 0 (airplane)"].startswith("found by square-probe; works in 98")
+    assert rows["blend to class 1 (automobile)"].endswith("cost no accuracy")
+    assert rows["blend to class 1 (automobile)"].startswith("missed")
+    assert rows["wanet to class 2 (bird)"].startswith("not counted")
+    for name in ("text", "html", "markdown"):
+        assert "Canaries" in render(name, [report])
+    del report["detection"]["canaries"]
+    assert story.canary_rows(report) == []
+    assert story.canary_rows(make("inspect")) == []
