@@ -10,7 +10,6 @@ met as an error, and *worth a look* where one is met below that. ``seconds``: of
 
 import argparse
 import gzip
-import io
 import json
 import statistics
 import time
@@ -24,53 +23,24 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import write_result
+from benchmarks.exports import network_of, onnx_file, scripted, traced
 from formats import FormatError, Source, trace
 from formats.kinds import tracer
-from formats.safetensors.torchvision_stub import import_torchvision
 from wiper_cli.graph.flow import Flow
 from wiper_cli.graph.rules import audit
 from wiper_cli.verdict import Severity
 
-
-def _onnx(network: nn.Module, x: Tensor) -> bytes:
-    stream = io.BytesIO()
-    names = {"input_names": ["input"], "output_names": ["logits"]}
-    axes = {"input": {0: "batch"}, "logits": {0: "batch"}}
-    torch.onnx.export(network, (x,), stream, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
-    return stream.getvalue()
-
-
-def _archive(module: Any) -> bytes:
-    stream = io.BytesIO()
-    torch.jit.save(module, stream)
-    return stream.getvalue()
-
-
 FORMS: dict[str, Callable[[nn.Module, Tensor], bytes]] = {
-    "legacy.onnx": _onnx,
-    "scripted.pt": lambda network, x: _archive(torch.jit.script(network)),
-    "traced.pt": lambda network, x: _archive(torch.jit.trace(network, x, check_trace=False)),
+    "legacy.onnx": onnx_file,
+    "scripted.pt": scripted,
+    "traced.pt": traced,
 }
 
 
 def build(name: str, folder: Path) -> None:
     """``library/architecture`` in every form that can be had."""
-    models = import_torchvision().models
+    network, x = network_of(name)
     library, _, architecture = name.partition("/")
-    size, network = (3, 224, 224), None
-    if library == "torchvision":
-        network = models.get_model(architecture, weights=None)
-        if hasattr(network, "transform_input"):
-            network.transform_input = True  # as with its published weights
-    else:
-        import timm
-
-        network = timm.create_model(architecture, pretrained=False)
-        size = network.default_cfg["input_size"]
-    x = torch.rand(1, *size)
-    with torch.no_grad():
-        if (logits := network.eval()(x)).shape != (1, 1000):
-            raise ValueError(f"{name} is no classifier of 1000 classes: {tuple(logits.shape)}")
     for form, export in FORMS.items():
         path = folder / f"{library}+{architecture}.{form}.gz"
         if not path.exists():

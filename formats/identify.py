@@ -180,6 +180,14 @@ def _pickle(name: str) -> Unsupported:
     )
 
 
+def read_plain(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file, at most ``limit``; nothing else is waited for.
+
+    Raises OSError, :class:`Unreadable` for what is no regular file or changes meanwhile, :class:`Unsupported` for more.
+    """
+    return _read_all(_open(path), str(path), limit)
+
+
 def _open(path: str | Path, flags: int = 0, folder: int | None = None) -> int:
     for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):
         flags |= getattr(os, name, 0)
@@ -191,7 +199,7 @@ def _read_all(descriptor: int, name: str, limit: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise Unreadable(f"{name} is no regular file; name a model file.")
+            raise Unreadable(f"{name} is no regular file; name one.")
         if status.st_size > limit:
             raise Unsupported(f"{name} has {status.st_size} bytes; the limit is {limit}.")
         data = file.read(status.st_size + 1)
@@ -204,7 +212,7 @@ def _read_model(path: Path, limit: int) -> bytes:
     try:
         if path.is_dir():
             raise Unreadable(f"{path} is a directory; name {hub.model_in(path)}.")
-        return _read_all(_open(path), str(path), limit)
+        return read_plain(path, limit)
     except FileNotFoundError as error:
         raise Unreadable(f"{path} does not exist.") from error
     except OSError as error:

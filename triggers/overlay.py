@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from triggers.errors import TriggerError
+from triggers.errors import TriggerError, require_file
 from triggers.family import Trigger, check
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def read_picture(path: str, mode: str = "RGB") -> Image.Image:
     """A picture from a file in Pillow's ``mode``; raises :class:`TriggerError` when it cannot be read."""
     from PIL import Image
 
+    require_file(path)
     try:
         with Image.open(path, formats=("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")) as picture:
             if picture.width * picture.height > LARGEST:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from triggers import FAMILIES, find
-from triggers.errors import TriggerError
+from triggers.errors import TriggerError, require_file
 from triggers.family import Trigger, parameters
 
 FORMAT = "wiper trigger 1"
@@ -40,6 +40,7 @@ def load(path: Path) -> tuple[Trigger, dict[str, str]]:
     """The trigger and the file's metadata. Raises :class:`TriggerError` for anything but such a file."""
     from safetensors import SafetensorError, safe_open
 
+    require_file(path)
     try:
         with safe_open(str(path), "pt") as file:
             facts: dict[str, str] = dict(file.metadata() or {})

@@ -1,20 +1,26 @@
-"""Folders of our own and files written whole: what a killed run leaves behind goes with the next one.
+"""Files that a user names, read and written whole, and folders of our own: what a killed run leaves behind goes with
+the next one.
 
 A folder is locked as long as its owner lives, and the kernel drops the lock with the owner. Whoever works in the same
 place later removes what nobody holds, if it is ours by owner, mode and lock file: nothing of others is touched.
 """
 
+import errno
 import json
 import os
 import shutil
 import stat
 import sys
 import time
+import tomllib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
+from formats import FormatError
+from formats.identify import read_plain
 from formats.write import DATA_NAME
 from wiper_cli.verdict import Problem
 
@@ -23,6 +29,8 @@ HIDDEN = ".wiper-"
 _LOCK, _FILES, _JOURNAL = "lock", "files", "journal"
 #: Seconds that a report waits for another run which writes the same file.
 _PATIENCE = 10.0
+#: Most dots in a line of a TOML file: the library's time grows with the square of the parts of a key.
+_DOTS = 500
 
 
 @contextmanager
@@ -99,16 +107,39 @@ def sync(folder: Path) -> None:
             os.close(descriptor)
 
 
+def read_whole(path: Path, most: int) -> bytes:
+    """A file that an option, an argument or a settings file names, of at most ``most`` bytes. Raises :class:`Problem`
+    for whatever else has that name: a pipe, a device or a folder is not waited for."""
+    try:
+        return read_plain(path, most)
+    except FormatError as error:
+        raise Problem(str(error)) from error
+    except (OSError, ValueError) as error:  # also what is no name at all
+        raise Problem(f"{path} cannot be read: {getattr(error, 'strerror', error)}.") from error
+
+
+def read_table(path: Path, most: int = 1 << 20) -> dict[str, Any]:
+    """The same of a TOML file, parsed."""
+    try:
+        text = read_whole(path, most).decode()
+        if max(line.count(".") for line in text.split("\n")) > _DOTS:
+            raise ValueError(f"a line has more than {_DOTS} dots")
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"{path} is not valid TOML: {error}.") from error
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Replaces a file so that nobody sees half of it, whenever we are killed, and nobody can read it who could not
     before.
 
-    What a link names is replaced, not the link; a device or a pipe is written to. Raises :class:`Problem`.
+    What a link names is replaced, not the link; a device is written to, and a pipe where somebody reads it. Raises
+    :class:`Problem`.
     """
     path = path.resolve()
     try:
         if path.exists() and not path.is_file():
-            path.write_bytes(data)
+            _write_into(path, data)
             return
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
         with held(path.parent, HIDDEN, path.name, _PATIENCE) as folder:
@@ -117,6 +148,27 @@ def write_whole(path: Path, data: bytes) -> None:
             sync(path.parent)
     except OSError as error:
         raise Problem(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _write_into(path: Path, data: bytes) -> None:
+    """To a device, or to a pipe, for whose reader we wait a while and not for ever."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            descriptor = os.open(
+                path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+            )
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() >= deadline:
+                raise Problem(f"{path} is a pipe that nobody reads, or a socket; name a file.") from error
+        time.sleep(0.05)
+    with os.fdopen(descriptor, "wb") as file:
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(descriptor, True)
+        file.write(data)
 
 
 def _sweep(parent: Path, prefix: str) -> None:

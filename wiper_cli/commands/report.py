@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from wiper_cli.commands.shared.options import option
-from wiper_cli.commands.shared.run import check_requested, deliver
-from wiper_cli.reports import read_file
+from wiper_cli.commands.shared.run import check_requested, deliver, read_reports
 
 
 @click.command()
@@ -18,4 +17,4 @@ from wiper_cli.reports import read_file
 def report(result: Path, output_formats: tuple[str, ...]) -> None:
     """Render a JSON result in other formats."""
     check_requested(output_formats)
-    deliver(output_formats, read_file(result))
+    deliver(output_formats, read_reports(result))

@@ -13,7 +13,7 @@ from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.cache import Cache, Entry, place
 from wiper_cli.commands.shared.cache_key import Key, key_of
 from wiper_cli.commands.shared.document import Document
-from wiper_cli.commands.shared.ignore import Ignores, append
+from wiper_cli.commands.shared.ignore import Ignores, append, text_of
 from wiper_cli.commands.shared.options import (
     EFFORT,
     MODEL,
@@ -28,11 +28,11 @@ from wiper_cli.commands.shared.run import (
     Subject,
     check_requested,
     finish,
+    read_reports,
     require_clean,
     require_folder,
 )
 from wiper_cli.commands.shared.terminal import Display
-from wiper_cli.reports import read_file
 from wiper_cli.reports.changes import changes
 from wiper_cli.verdict import ExitCode, Problem
 
@@ -94,9 +94,9 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
         "detectors": Detectors.named(asked["detectors"]), "effort": asked["effort"], "budget": asked["budget"],
         "canaries": asked["canaries"],
     }  # fmt: skip
-    if asked["write_ignore"] and not asked["write_ignore"].absolute().parent.is_dir():
-        raise Problem(f"The folder of {asked['write_ignore']} does not exist.")
-    earlier = read_file(asked["diff"]) if asked["diff"] else None
+    if asked["write_ignore"]:
+        text_of(asked["write_ignore"])
+    earlier = read_reports(asked["diff"]) if asked["diff"] else None
     reports: list[Document] = []
     examined: list[tuple[str, Document]] = []
     stopped: list[KeyboardInterrupt] = []

@@ -7,6 +7,7 @@ from typing import Literal
 
 from formats.identify import MAX_SIDECAR
 from formats.sidecar import names_in
+from wiper_cli.scratch import read_whole
 from wiper_cli.verdict import Problem
 
 #: How folders become labels; "auto" takes the first that fits of names, numbers, order.
@@ -40,12 +41,7 @@ def number(
 
 def named(path: Path, classes: int) -> tuple[str, ...]:
     """The names of ``classes`` classes in a file of the user's (:func:`formats.sidecar.names_in`); raises Problem."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_SIDECAR + 1)
-    except OSError as error:
-        raise Problem(f"--classes: {path} cannot be read: {error.strerror}.") from error
-    names = names_in(content, classes) if len(content) <= MAX_SIDECAR else None
+    names = names_in(read_whole(path, MAX_SIDECAR), classes)
     if names is None:
         raise Problem(
             f"--classes: {path} does not give the names of {classes} classes, one a line or as JSON."

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from formats import Model
+from formats.identify import MAX_SIDECAR
 from formats.processors import preprocessing_in
 from wiper_cli.classifier import Classifier
 from wiper_cli.images.decode import RESAMPLE, Geometry, Interpolation
@@ -34,6 +35,7 @@ from wiper_cli.images.order import ordered
 from wiper_cli.images.splits import Clean, Part
 from wiper_cli.progress import Progress, silent
 from wiper_cli.rates import wilson
+from wiper_cli.scratch import read_whole
 from wiper_cli.verdict import ExitCode, Problem
 
 #: Name → mean and standard deviation for images in 0..1; among equals the first is taken.
@@ -67,8 +69,6 @@ AGREEMENT = 0.99
 SIZES = ((224, 224), (32, 32), (64, 64), (28, 28), (256, 256), (299, 299))
 #: Images of one size are taken as they are up to this many pixels a side.
 OWN_SIZE = 512
-#: Bytes of a file that says how to preprocess.
-_LARGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,11 @@ class Flags:
 
         Raises :class:`Problem` for one that cannot be read, says nothing, or asks for what is not done here.
         """
+        text = read_whole(path, MAX_SIDECAR)
         try:
-            with path.open("rb") as file:
-                content = json.loads(file.read(_LARGEST_FILE + 1)[:_LARGEST_FILE])
-        except OSError as error:
-            raise Problem(f"--preprocessing: {path} cannot be read: {error.strerror}.") from error
+            content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise Problem(f"--preprocessing: {path} is no JSON of at most 1 MiB.") from error
+            raise Problem(f"--preprocessing: {path} is no JSON.") from error
         found = preprocessing_in(content, path.name) if isinstance(content, dict) else None
         if found is None:
             raise Problem(f"--preprocessing: {path} gives neither mean and std nor a size.")

@@ -12,7 +12,7 @@ from wiper_cli.reports.json import LIST_SCHEMA, as_document
 from wiper_cli.reports.plain import Report, Style, bounded, finite, uncommanded
 from wiper_cli.verdict import Problem
 
-__all__ = ["FORMATS", "Output", "Style", "as_document", "outputs", "read", "read_file", "render", "style_of"]
+__all__ = ["FORMATS", "Output", "Style", "as_document", "outputs", "read", "render", "style_of"]
 
 #: Format → module with ``render(reports, style) -> str``; imported on use.
 FORMATS: Mapping[str, str] = {
@@ -88,21 +88,6 @@ def read(text: str | bytes) -> list[dict[str, Any]]:
         raise Problem(f"This is not a wiper report: {wrong}.")
     reports = document["reports"] if document["schema"] == LIST_SCHEMA else [document]
     return [dict(report) for report in reports]
-
-
-def read_file(path: Path) -> list[dict[str, Any]]:
-    """As :func:`read`, of a file."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MOST + 1)
-    except OSError as error:
-        raise Problem(f"{path} cannot be read: {error.strerror}.") from error
-    if len(text) > MOST:
-        raise Problem(f"{path} is larger than {MOST >> 20} MiB, which no report is.")
-    try:
-        return read(text)
-    except Problem as problem:
-        raise Problem(f"{path}: {problem}") from None
 
 
 def style_of(stream: TextIO, environ: Mapping[str, str]) -> Style:

@@ -13,7 +13,6 @@ Crossed are ``data``, ``arch``, ``attack``, ``seed``, ``size``, and, as fields o
 ``target``. The clean twin of every attack joins by itself. Imports no torch.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wiper_cli.nearest import nearest
+from wiper_cli.scratch import read_table
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo.recipe import CLEAN, FILE_WORD, Recipe
 
@@ -47,14 +47,11 @@ def read(name: str) -> Suite:
     path = Path(name)
     if not path.suffix and name in shipped():
         path = SHIPPED / f"{name}.toml"
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    if not path.exists():
         raise Problem(
             f"There is no suite {name!r}{nearest(name, shipped())} (a TOML file, or one of {', '.join(shipped())})."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Problem(f"The suite {name!r} is not TOML: {error}.") from error
+        )
+    found = read_table(path)
     _known(found, ("name", "defaults", "models"), name)
     defaults, models = found.get("defaults", {}), found.get("models", [])
     if not isinstance(defaults, dict) or not isinstance(models, list) or not models:

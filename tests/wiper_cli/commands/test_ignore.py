@@ -174,11 +174,11 @@ def test_no_file_is_taken_that_was_not_named(scan, tmp_path, monkeypatch):
         (listed(**{"class": "true"}), "class must be a whole number"),
         (listed(resaon='"x"'), "unknown key 'resaon'; the nearest is 'reason'"),
         (listed({**GIVEN, "reason": '""'}), "entry 2: reason"),
-        ("ignore = 1", "holds entries [[ignore]] and nothing else"),
-        ("ignore = [1]", "entry 1 is no table"),
-        ("fail-on = 'high'", "holds entries [[ignore]] and nothing else"),
+        ("ignore = 1", "holds no list of exceptions: entries [[ignore]] and nothing else"),
+        ("ignore = [1]", "entries [[ignore]] and nothing else"),
+        ("fail-on = 'high'", "holds no list of exceptions: entries [[ignore]] and nothing else"),
         ("[[ignore", "is not valid TOML"),
-        ("x = 1\n" * 200_000, "is larger than 1 MiB"),
+        ("x = 1\n" * 200_000, "1200000 bytes; the limit is 1048576"),
     ],
 )
 def test_a_file_that_is_not_in_order_is_refused_before_the_work(scan, child, text, words):
@@ -199,6 +199,28 @@ def test_a_place_that_does_not_exist_is_refused_before_the_work(scan, child, tmp
     assert code == 2
     assert "does not exist" in err
     assert child.requests == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["#!/bin/sh\nrm -r /tmp/x\n", "[tool.wiper]\nseed = 1\n", "[[ignore]]\nrule = 'WIPER-B03'\n", "\0\xff"],
+)
+def test_only_a_file_of_exceptions_is_added_to(scan, child, text, tmp_path):
+    """Refused before the work, and never changed."""
+    file = tmp_path / "precious"
+    file.write_text(text)
+    code, _, err = scan(None, "--write-ignore", file)
+    assert (code, file.read_text(), child.requests) == (2, text, []), err
+    assert str(file) in err
+
+
+def test_a_file_that_would_grow_too_large_stays(scan, tmp_path):
+    file = tmp_path / "accepted.toml"
+    text = listed() + "#" * ((1 << 20) - len(listed()) - 9)
+    file.write_text(text)
+    code, _, err = scan(None, "--write-ignore", file)
+    assert (code, file.read_text()) == (2, text)
+    assert "would be larger than 1 MiB" in err
 
 
 def test_entries_are_written_for_what_fails_and_want_a_reason(scan, child, scanned, tmp_path):

@@ -63,11 +63,3 @@ def test_a_result_that_cannot_be_read(wiper, tmp_path):
     code, _, err = wiper("report", tmp_path / "none.json")
     assert code == 2
     assert "none.json" in err
-
-
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no file without an end here")
-def test_a_file_without_an_end_is_one_sentence(wiper, monkeypatch):
-    monkeypatch.setattr("wiper_cli.reports.MOST", 1 << 20)
-    code, _, err = wiper("report", "/dev/zero")
-    assert code == 2
-    assert "/dev/zero is larger than 1 MiB, which no report is." in err

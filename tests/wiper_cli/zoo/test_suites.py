@@ -42,7 +42,7 @@ def test_what_a_model_says_goes_before_the_defaults(read):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("name = [", "is not TOML"),
+        ("name = [", "is not valid TOML"),
         ("[[models]]\nattack = 'badnet'", "has no data or no arch"),
         (PLAIN, r"needs \[\[models\]\]"),
         (PLAIN + "[[models]]\natack = 'badnet'", "unknown key 'atack'; the nearest is 'attack'"),

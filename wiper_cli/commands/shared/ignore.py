@@ -15,8 +15,7 @@ What is suppressed stays in every report and is told; a file that was refused un
 import datetime
 import os
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from wiper_cli.commands.shared.document import Document
 from wiper_cli.nearest import nearest
 from wiper_cli.reports.plain import plain
 from wiper_cli.rules import RULES, rule
-from wiper_cli.scratch import write_whole
+from wiper_cli.scratch import read_table, read_whole, write_whole
 from wiper_cli.verdict import Problem, Severity
 
 #: Largest file in bytes, and days that a new entry holds.
@@ -45,13 +44,10 @@ class Entry:
     expires: datetime.date
     target: int | None = None
 
-    def fits(self, finding: Mapping[str, Any], digest: str) -> bool:
-        """Whether it speaks of this finding in the model of this digest."""
+    def fits(self, finding: Mapping[str, Any]) -> bool:
+        """Whether it speaks of this finding, in its model."""
         place = finding.get("place") or {}
-        return (self.rule, self.model) == (finding["rule"], digest) and self.target in (
-            None,
-            place.get("class"),
-        )
+        return self.rule == finding["rule"] and self.target in (None, place.get("class"))
 
 
 @dataclass
@@ -66,27 +62,13 @@ class Ignores:
     @classmethod
     def read(cls, path: Path) -> "Ignores":
         """Raises :class:`Problem` with the first thing that is wrong."""
-        try:
-            with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-                text = file.read(MOST + 1)
-            if len(text) > MOST:
-                raise Problem(f"{path} is larger than {MOST >> 20} MiB, which no list of exceptions is.")
-            table = tomllib.loads(text.decode())
-        except OSError as error:
-            raise Problem(f"{path} cannot be read: {error.strerror}.") from error
-        except (ValueError, RecursionError) as error:
-            raise Problem(f"{path} is not valid TOML: {error}.") from error
-        listed = table.pop("ignore", [])
-        if table or not isinstance(listed, list):
-            raise Problem(f"{path} holds entries [[ignore]] and nothing else.")
-        return cls(
-            path, tuple(_entry(f"{path}, entry {number}", one) for number, one in enumerate(listed, 1))
-        )
+        return cls(path, tuple(_entry(where, table) for where, table in _listed(path)))
 
     def apply(self, document: Document, digest: str | None) -> None:
         """Marks what is suppressed in the findings of the model with ``digest``."""
+        ours = [one for one in self.entries if one.model == digest]
         for finding in document["findings"]:
-            fitting = [one for one in self.entries if digest and one.fits(finding, digest)]
+            fitting = [one for one in ours if one.fits(finding)]
             self._used |= {*fitting}
             if holding := [one for one in fitting if one.expires >= self.today]:
                 by = max(holding, key=lambda one: one.expires)
@@ -97,7 +79,7 @@ class Ignores:
     def tell(self, reports: Sequence[Document]) -> None:
         """Says in each report what came of the entries, once the last model is done."""
         expired = [one for one in self.entries if one.expires < self.today]
-        unused = [one for one in self.entries if one not in self._used and one not in expired]
+        unused = [one for one in self.entries if one not in self._used and one.expires >= self.today]
         for report in reports:
             report["suppression"] = {
                 "file": str(self.path),
@@ -107,11 +89,25 @@ class Ignores:
             }
 
 
+def text_of(path: Path) -> str:
+    """The text of a file that entries can be added to, those of a new one where there is none.
+
+    Raises :class:`Problem` for whatever is no such file; entries may lack a reason and an owner.
+    """
+    if not os.path.lexists(path):
+        if not path.absolute().parent.is_dir():
+            raise Problem(f"The folder of {path} does not exist.")
+        return _HEAD
+    for where, table in _listed(path):
+        _entry(where, {**table, **{key: "?" for key in ("reason", "owner") if table.get(key) == ""}})
+    return read_whole(path, MOST).decode()
+
+
 def append(path: Path, found: Sequence[tuple[str, Document]], fail_on: str) -> int:
     """Adds to the file an entry for every failing finding that is not suppressed, of models by their digests; returns
     how many. Reason and owner are left empty, and the file is not read while they are."""
     expires = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=DAYS)
-    bar, parts = Severity[fail_on.upper()], list[str]()
+    bar, parts = Severity[fail_on.upper()], dict[str, None]()
     for digest, document in found:
         for finding in document["findings"]:
             if Severity[finding["severity"].upper()] >= bar and "suppressed" not in finding:
@@ -122,20 +118,28 @@ def append(path: Path, found: Sequence[tuple[str, Document]], fail_on: str) -> i
                     f'rule = "{finding["rule"]}"\nmodel = "{digest}"\n{limited}reason = ""\nowner = ""\n'
                     f"expires = {expires}\n"
                 )
-                if entry not in parts:
-                    parts.append(entry)
+                parts[entry] = None
     if parts:
-        try:
-            before = path.read_text(encoding="utf-8") if path.exists() else _HEAD
-        except (OSError, ValueError) as error:
-            raise Problem(f"{path} cannot be added to: it cannot be read as text.") from error
-        write_whole(path, (before.rstrip("\n") + "\n" + "".join(parts)).encode())
+        data = (text_of(path).rstrip("\n") + "\n" + "".join(parts)).encode()
+        if len(data) > MOST:
+            raise Problem(
+                f"{path} would be larger than {MOST >> 20} MiB, and not be read; name another file."
+            )
+        write_whole(path, data)
     return len(parts)
 
 
-def _entry(where: str, table: Any) -> Entry:
-    if not isinstance(table, dict):
-        raise Problem(f"{where} is no table.")
+def _listed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The entries of a file, each with the words for its place."""
+    table = read_table(path, MOST)
+    listed = table.pop("ignore", [])
+    if table or not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise Problem(f"{path} holds no list of exceptions: entries [[ignore]] and nothing else.")
+    for number, one in enumerate(listed, 1):
+        yield f"{path}, entry {number}", one
+
+
+def _entry(where: str, table: Mapping[str, Any]) -> Entry:
     given = dict(table)
     target = given.pop("class", None)
     for key, kind in _KEYS.items():

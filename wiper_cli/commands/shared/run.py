@@ -17,9 +17,9 @@ from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.ignore import Ignores
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.terminal import Display
-from wiper_cli.reports import Style, outputs, render, style_of
+from wiper_cli.reports import MOST, Style, outputs, read, render, style_of
 from wiper_cli.reports.story import asides
-from wiper_cli.scratch import write_whole
+from wiper_cli.scratch import read_whole, write_whole
 from wiper_cli.verdict import ExitCode, Problem, combine
 from wiper_cli.worker.confinement import Bounds, Isolation
 from wiper_cli.worker.gate import GateAnswer, GateJob, WriteJob, bounds
@@ -154,6 +154,15 @@ def require_folder(folder: Path, called: str) -> None:
         raise Problem(f"{folder} is not a folder.")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise Problem(f"{called} {folder} cannot be read.")
+
+
+def read_reports(path: Path) -> list[dict[str, Any]]:
+    """The reports in a JSON file, checked; raises :class:`Problem`."""
+    text = read_whole(path, MOST)
+    try:
+        return read(text)
+    except Problem as problem:
+        raise Problem(f"{path}: {problem}") from None
 
 
 def finish(run: Run, reports: Sequence[Document]) -> ExitCode:

@@ -6,7 +6,6 @@ may ask for more than the defaults do, never for less, and what it says is told.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +16,9 @@ from wiper_cli.audit.requests import Examination, PurifyRequest, VerifyRequest
 from wiper_cli.nearest import nearest
 from wiper_cli.reports import outputs
 from wiper_cli.reports.plain import plain
+from wiper_cli.scratch import read_table
 from wiper_cli.verdict import Problem, Severity
 
-#: Largest settings file in bytes.
-MOST = 1 << 20
 #: What a report may end in that a found file asks for: nothing that a shell, an editor or an interpreter runs.
 SUFFIXES = (".html", ".json", ".md", ".sarif", ".txt", ".xml")
 #: Under this key of ``click.Context.meta`` stands the name of a file that was merely found, and its keys by parameter.
@@ -179,16 +177,7 @@ def _table(path: Path | None) -> tuple[dict[str, Any], str]:
     for place in [path] if path else [Path("wiper.toml"), Path("pyproject.toml")]:
         if path is None and not place.is_file():
             continue
-        try:
-            with place.open("rb") as file:
-                text = file.read(MOST + 1)
-            if len(text) > MOST:
-                raise Problem(f"{place} is larger than {MOST >> 20} MiB, which no settings are.")
-            table: Any = tomllib.loads(text.decode())
-        except OSError as error:
-            raise Problem(f"{place} cannot be read: {error.strerror}.") from error
-        except (ValueError, RecursionError) as error:
-            raise Problem(f"{place} is not valid TOML: {error}.") from error
+        table: Any = read_table(place)
         for key in ("tool", "wiper") if place.name == "pyproject.toml" else ():
             table = table.get(key, {}) if isinstance(table, dict) else {}
         if isinstance(table, dict) and table:

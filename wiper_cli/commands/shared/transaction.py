@@ -52,6 +52,8 @@ def reserved(output: Path, original: Path, force: bool) -> Iterator[Destination]
         raise Problem(f"The output {output} is a folder; name a file.")
     if output.exists() and original.exists() and output.samefile(original):
         raise Problem("The output is the input file itself; name another file with -o.")
+    if output.exists() and not output.is_file():
+        raise Problem(f"The output {output} is no regular file; name another.")
     if os.path.lexists(output) and not force:
         raise Problem(f"{output} exists already; --force replaces it.")
     with ExitStack() as stack:
