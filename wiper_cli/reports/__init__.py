@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from wiper_cli.nearest import nearest
 from wiper_cli.reports.json import LIST_SCHEMA, as_document
-from wiper_cli.reports.plain import Report, Style, bounded, finite, uncommanded
+from wiper_cli.reports.plain import Report, Style, bounded, uncommanded
 from wiper_cli.verdict import Problem
 
 __all__ = ["FORMATS", "Output", "Style", "as_document", "outputs", "read", "render", "style_of"]
@@ -24,8 +24,9 @@ FORMATS: Mapping[str, str] = {
     "junit": "wiper_cli.reports.junit",
 }
 
-#: Bytes of a file with reports that is read.
-MOST = 1 << 30
+#: Bytes of a file with reports that is read, and commas and brackets in it: a value that is read takes far more memory
+#: than it has letters.
+MOST, MOST_VALUES = 1 << 30, 3_000_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def render(name: str, reports: Sequence[Report], style: Style | None = None) -> 
     :func:`read`) and in nothing else: every string may come from a hostile file.
     """
     module = import_module(FORMATS[name])
-    text: str = module.render([finite(bounded(report)) for report in reports], style or Style())
+    text: str = module.render([bounded(report) for report in reports], style or Style())
     return (text if name in ("json", "sarif") else uncommanded(text)).rstrip("\n") + "\n"
 
 
@@ -76,6 +77,9 @@ def read(text: str | bytes) -> list[dict[str, Any]]:
     """
     from wiper_cli.reports.schema import problem
 
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise Problem(f"This holds more than {MOST_VALUES:,} values, which no report does.")
     try:
         document = loads(text)
     except (ValueError, RecursionError):

@@ -288,15 +288,16 @@ def _history(report: Report) -> dict[str, Any] | None:
 
 def _copy(reports: Sequence[Report], budget: int) -> tuple[Markup, str]:
     """(data URI of the result, what it lacks); without pictures, or empty, when it would be too large."""
-    lacking = {0: "", 1: "without the pictures"}
-    for step, content in enumerate((as_document(reports), _without_pictures(as_document(reports)))):
+    content = as_document(reports)
+    for lacking in ("", "without the pictures") if budget else ():
+        content = _without_pictures(content) if lacking else content
         encoded = base64.b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
         if len(encoded) <= budget:
-            return Markup(f"data:application/json;base64,{encoded}"), lacking[step]
+            return Markup(f"data:application/json;base64,{encoded}"), lacking
     return Markup(""), ""
 
 
 def _without_pictures(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: None if key == "pictures" else _without_pictures(item) for key, item in value.items()}
     return [_without_pictures(item) for item in value] if isinstance(value, list) else value

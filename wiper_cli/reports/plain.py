@@ -69,18 +69,21 @@ def uncommanded(text: str) -> str:
 
 def bounded(value: Any, depth: int = DEEPEST) -> Any:
     """The same JSON-able value, its strings no longer than :data:`LONGEST` and without lone surrogates (which strict
-    readers of JSON refuse), nowhere deeper than ``depth``."""
+    readers of JSON refuse), nowhere deeper than ``depth``; NaN and infinities as :func:`finite` gives them."""
     if isinstance(value, str):
-        if value.startswith(_PICTURE):
-            return value if len(value) <= _LONGEST_PICTURE else _PICTURE
-        cut = value if len(value) <= LONGEST else f"{value[:LONGEST]}… ({len(value):,} characters)"
-        return cut if cut.isascii() else re.sub("[\ud800-\udfff]", _REPLACEMENT, cut)
-    if isinstance(value, (Mapping, list, tuple)) and not depth:
+        if len(value) > LONGEST:
+            if value.startswith(_PICTURE):
+                return value if len(value) <= _LONGEST_PICTURE else _PICTURE
+            value = f"{value[:LONGEST]}… ({len(value):,} characters)"
+        return value if value.isascii() else re.sub("[\ud800-\udfff]", _REPLACEMENT, value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (dict, Mapping)):
+        if depth:
+            return {bounded(str(key)): bounded(item, depth - 1) for key, item in value.items()}
         return "…"
-    if isinstance(value, Mapping):
-        return {bounded(str(key)): bounded(item, depth - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [bounded(item, depth - 1) for item in value]
+        return [bounded(item, depth - 1) for item in value] if depth else "…"
     return value
 
 

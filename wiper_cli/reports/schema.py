@@ -42,13 +42,13 @@ def problem(document: Any) -> str:
 
 def complete(report: Mapping[str, Any]) -> dict[str, Any]:
     """``report`` with every field of the schema that it lacks as ``None``: a template may ask for any."""
-    filled: dict[str, Any] = _complete(report, _named("#/$defs/report"))
+    filled: dict[str, Any] = _complete(dict(report), _named("#/$defs/report"))
     return filled
 
 
 def _complete(value: Any, rule: Schema) -> Any:
     rule = _named(rule["$ref"]) if "$ref" in rule else rule
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         known = rule.get("properties", {})
         return {
             name: _complete(value.get(name), known.get(name, {})) for name in dict.fromkeys([*known, *value])
@@ -64,53 +64,65 @@ def _types(rule: Schema) -> list[str]:
 
 
 def _problem(value: Any, rule: Schema, where: str) -> str:
+    wrong = _wrong(value, rule)
+    return f"{where}{wrong}" if wrong else ""
+
+
+def _wrong(value: Any, rule: Schema) -> str:
+    """What is wrong, beginning with the way from ``value`` to it: that is made where it is needed alone."""
     if "$ref" in rule:
-        return _problem(value, _named(rule["$ref"]), where)
-    types = _types(rule)
-    if types and not any(_TYPES[name](value) for name in types):
-        return f"{where} is not {' or '.join(types)}"
+        rule = _named(rule["$ref"])
+    if (types := rule.get("type")) and not any(_TYPES[name](value) for name in _types(rule)):
+        return f" is not {types if isinstance(types, str) else ' or '.join(types)}"
     if "const" in rule and value != rule["const"]:
-        return f"{where} is not {rule['const']!r}"
+        return f" is not {rule['const']!r}"
     if "enum" in rule and (value not in rule["enum"] or isinstance(value, bool)):
-        return f"{where} is none of {', '.join(map(str, rule['enum']))}"
+        return f" is none of {', '.join(map(str, rule['enum']))}"
+    if isinstance(value, dict):
+        return _object_problem(value, rule)
+    if isinstance(value, list):
+        return _list_problem(value, rule)
     if isinstance(value, str):
         # To JSON Schema the end is the end, to re also the place before a last line break.
+        pattern = rule.get("pattern")
         return (
-            ""
-            if re.search(rule.get("pattern", "").replace("$", r"\Z"), value)
-            else f"{where} has the wrong form"
+            "" if pattern is None or re.search(pattern.replace("$", r"\Z"), value) else " has the wrong form"
         )
     if isinstance(value, (int, float)):
         low, high = rule.get("minimum", value), rule.get("maximum", value)
-        return "" if low <= value <= high else f"{where} is outside {low}..{high}"
-    if isinstance(value, list):
-        return _list_problem(value, rule, where)
-    return _object_problem(value, rule, where) if isinstance(value, dict) else ""
-
-
-def _list_problem(value: list[Any], rule: Schema, where: str) -> str:
-    if not rule.get("minItems", 0) <= len(value) <= rule.get("maxItems", len(value)):
-        return f"{where} has {len(value)} entries"
-    for index, item in enumerate(value):
-        if wrong := _problem(item, rule.get("items", {}), f"{where}[{index}]"):
-            return wrong
+        return "" if low <= value <= high else f" is outside {low}..{high}"
     return ""
 
 
-def _object_problem(value: dict[str, Any], rule: Schema, where: str) -> str:
+def _list_problem(value: list[Any], rule: Schema) -> str:
+    if not rule.get("minItems", 0) <= len(value) <= rule.get("maxItems", len(value)):
+        return f" has {len(value)} entries"
+    if items := rule.get("items"):
+        for index, item in enumerate(value):
+            if wrong := _wrong(item, items):
+                return f"[{index}]{wrong}"
+    return ""
+
+
+def _object_problem(value: dict[str, Any], rule: Schema) -> str:
     properties, others = rule.get("properties", {}), rule.get("additionalProperties", True)
     for name in rule.get("required", ()):
         if name not in value:
-            return f"{where} has no {name!r}"
+            return f" has no {name!r}"
     for name, item in value.items():
-        if name not in properties and others is False:
-            return f"{where} has an unknown field {name[:60]!r}"
-        kept = properties.get(name, others if isinstance(others, dict) else {})
-        if wrong := _problem(item, kept, f"{where}, {name[:60]}"):
-            return wrong
+        kept = properties.get(name)
+        if kept is None:
+            if others is False:
+                return f" has an unknown field {name[:60]!r}"
+            if others is True:
+                continue
+            kept = others
+        if wrong := _wrong(item, kept):
+            return f", {name[:60]}{wrong}"
     return ""
 
 
+@cache
 def _named(reference: str) -> dict[str, Any]:
     found: dict[str, Any] = schema()["$defs"][reference.removeprefix("#/$defs/")]
     return found
