@@ -59,6 +59,12 @@ def pair(tag):
     return {data: tag.encode() * 5000, "out.onnx": f"{tag} names {data}".encode()}
 
 
+def shards(tag, count):
+    """An index and its shards."""
+    files = {f"out.onnx.{tag * 16}-{number}.safetensors": tag.encode() * 5000 for number in range(count)}
+    return {**files, "out.onnx": f"{tag} names {' '.join(files)}".encode()}
+
+
 def purify(files, original="model.onnx"):
     """As the command does it, over what may stand."""
 
@@ -98,6 +104,8 @@ SCENARIOS = {
     "a pair for the same": (PAIR, purify(PAIR), PAIR),
     "a file for a pair": (pair("a"), purify(ONE), ONE),
     "a pair for a file": ({"out.onnx": b"a"}, purify(PAIR), PAIR),
+    "shards": ({}, purify(shards("b", 2)), shards("b", 2)),
+    "shards for shards": (shards("a", 3), purify(shards("b", 2)), shards("b", 2)),
     "a report": ({"out.json": b"a"}, report, ["out.json"]),
     "a specimen": ({}, specimen, ["out", "table"]),
     "a private copy": ({}, copy, []),
@@ -118,10 +126,10 @@ def stands(folder):
         path.read_bytes() for path in (model, folder / "out.json", folder / "out/inner/file") if path.exists()
     ]
     if model.exists() and b" names " in parts[0]:
-        data = folder / parts[0].decode().split(" names ")[1]
-        parts.append(data.read_bytes() if data.exists() else b"")
-        if parts[1] != parts[0][:1] * 5000:
-            return "?"
+        for name in parts[0].decode().partition(" names ")[2].split():
+            parts.append((folder / name).read_bytes() if (folder / name).exists() else b"")
+            if parts[-1] != parts[0][:1] * 5000:
+                return "?"
     tags = {part[:1].decode() for part in parts if part[:1]}
     return "".join(sorted(tags)) if len(tags) < 2 else "?"
 

@@ -1,6 +1,8 @@
 """``wiper convert``, as a user meets it."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,6 +48,30 @@ def test_a_file_that_would_do_harm_is_a_finding(wiper, tmp_path, monkeypatch):
     assert (code, out) == (1, "")
     assert "names 'posix.system'" in err
     assert [path.name for path in folder.iterdir()] == ["bad.pth"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no limits on files")
+@pytest.mark.parametrize(
+    ("share", "words"), [(0.5, "No room for a private copy"), (1.5, "nothing was left behind")]
+)
+def test_a_disk_that_is_full_gets_nothing(share, words, tmp_path):
+    """Before and after the checkpoint was read: what is written is twice as large, as one tensor has two names."""
+    import resource
+
+    value = torch.zeros(100_000)
+    path, temporary, there = tmp_path / "tied.pth", tmp_path / "tmp", tmp_path / "there"
+    torch.save({"a": value, "b": value}, path)
+    temporary.mkdir()
+    there.mkdir()
+    limit = int(share * path.stat().st_size)
+    done = subprocess.run(
+        [sys.executable, "-m", "wiper_cli.main", "convert", path, "-o", there / "out.safetensors"],
+        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert words in done.stderr
+    assert [*temporary.iterdir(), *there.iterdir()] == []
 
 
 def test_what_loading_would_have_called_is_said(wiper, tmp_path):

@@ -171,6 +171,15 @@ def test_destinations_that_are_refused(tmp_path):
     assert names(tmp_path) == before
 
 
+def test_a_link_as_output_is_replaced_and_what_it_names_is_kept(tmp_path):
+    (tmp_path / "precious").write_bytes(b"kept")
+    for name, to in (("out.onnx", "precious"), ("loose.onnx", "nowhere")):
+        (tmp_path / name).symlink_to(to)
+        purify(tmp_path / name, {name: b"new"}, force=True)
+    assert standing(tmp_path) == {"precious": b"kept", "out.onnx": b"new", "loose.onnx": b"new"}
+    assert not any(path.is_symlink() for path in tmp_path.iterdir())
+
+
 @pytest.mark.root
 def test_a_folder_without_permission_is_refused(tmp_path):
     closed = tmp_path / "closed"
