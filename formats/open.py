@@ -21,6 +21,7 @@ from formats.head import behind_views, find_head, reaching
 from formats.identify import identify, inspect
 from formats.kinds import opener, server, tracer
 from formats.model import InputSpec, Manifest, Model, Opened, Preprocessing, Source
+from formats.outputs import rows
 from formats.sidecar import class_names_hint, preprocessing_hint
 
 #: Side lengths tried, in this order, when neither the file nor a description tells one.
@@ -126,7 +127,7 @@ class _Classifier(nn.Module):
             output = next(iter(output.values() if isinstance(output, dict) else output))
         if output.ndim > 2 and output.shape[2:].numel() == 1:
             output = output.flatten(1)
-        return self.ending.logits(output)
+        return self.ending.logits(rows(output, len(x)))
 
 
 def _head_only(

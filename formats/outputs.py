@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence, Set
+from typing import TYPE_CHECKING
 
 from formats.errors import Ambiguous
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: What the output of a classifier is called.
 _USUAL = ("logits", "out")
@@ -48,6 +52,12 @@ def chosen(
         "--logits NAME.",
         widths,
     )
+
+
+def rows(output: Tensor, count: int) -> Tensor:
+    """What a network gives for ``count`` images, with an axis for them also where it squeezed theirs or that of its
+    only logit away: [N], [K] for one image, or one number → [N,K]. All else stays."""
+    return output.reshape(count, -1) if output.ndim < 2 and output.numel() % count == 0 else output
 
 
 def listed(widths: Mapping[str, int | None]) -> str:

@@ -18,6 +18,7 @@ from formats.model import Manifest
 from formats.onnx import proto
 from formats.onnx.fusion import Call, fuse
 from formats.onnx.operators import SHAPE_INPUTS, UNTRAINED_INPUTS, lookup
+from formats.outputs import rows
 
 #: Operators whose result is a shape, wherever their input lies.
 _SHAPE_OUTPUTS = ("Shape", "Size")
@@ -90,8 +91,7 @@ class GraphNetwork(nn.Module):
             self._first_run(slots, x.device, key)
         logits = slots[self._exit]
         assert logits is not None
-        if logits.dim() == 1 and self.batch == 1:
-            logits = logits[None]
+        logits = rows(logits, len(x))
         return logits.float().flatten(1) if logits.dim() > 2 else logits.float()
 
     def _first_run(self, slots: Slots, device: torch.device, key: tuple[Any, ...]) -> None:

@@ -124,11 +124,16 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     )
 
 
-def _is_flat(shape: tuple[int | None, ...] | None, batch: bool) -> bool:
-    """Whether a value may be [N,K], or [N,K,1,1]; without a batch [K] too."""
-    if shape is None or len(shape) == 2 or (len(shape) == 1 and not batch):
-        return True
-    return len(shape) == 4 and set(shape[2:]) <= {1, None}
+def _is_flat(shape: tuple[int | None, ...] | None) -> bool:
+    """Whether a value may be [N,K], or [N,K,1,1]."""
+    return shape is None or len(shape) == 2 or (len(shape) == 4 and set(shape[2:]) <= {1, None})
+
+
+def _width(shape: tuple[int | None, ...] | None, batch: int | None) -> int | None:
+    """How many numbers a value has for an image; where it lacks an axis, see :func:`formats.outputs.rows`."""
+    if not shape or len(shape) > 1:
+        return shape[1] if shape else None
+    return shape[0] if batch == 1 else 1
 
 
 def signature(model: onnx.ModelProto, logits: str | None = None) -> Signature:
@@ -150,7 +155,7 @@ def signature(model: onnx.ModelProto, logits: str | None = None) -> Signature:
     notes = []
     if axes != images.AXES:
         notes.append(f"The graph takes images as [{','.join(axes)}]; they are given to it so.")
-    served = _served(graph, "N" in axes, logits)
+    served = _served(graph, shape[0], logits)
     if len(graph.output) > 1:
         notes.append(outputs.remark(served, [value.name for value in graph.output]))
     output = served
@@ -171,16 +176,14 @@ def signature(model: onnx.ModelProto, logits: str | None = None) -> Signature:
     )
 
 
-def _served(graph: onnx.GraphProto, batch: bool, logits: str | None) -> str:
+def _served(graph: onnx.GraphProto, batch: int | None, logits: str | None) -> str:
     """The graph's output that holds the logits, or a softmax of them."""
-    flat = {
-        value.name: dims
-        for value in graph.output
-        if _is_flat(dims := _dims(value), batch) and _is_float(value)
-    }
+    found = {value.name: _dims(value) for value in graph.output if _is_float(value)}
+    flat = {name: dims for name, dims in found.items() if _is_flat(dims)}
+    flat = flat or {name: dims for name, dims in found.items() if dims is None or len(dims) < 2}
     if not flat:
         raise Unsupported("The ONNX graph has no output of the form [N, classes].")
-    widths = {name: dims[len(dims) > 1] if dims else None for name, dims in flat.items()}
+    widths = {name: _width(dims, batch) for name, dims in flat.items()}
     if logits is None:  # a softmax and what it is made of are one
         ends = {name: [name, *(node.input[0] for node in _behind_logits(graph, name))][-1] for name in widths}
         one_each = {end: name for name, end in reversed(ends.items())}

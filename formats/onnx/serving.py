@@ -18,6 +18,7 @@ from formats.errors import Unsupported
 from formats.model import Source
 from formats.onnx import proto
 from formats.onnx.manifest import read_manifest
+from formats.outputs import rows
 
 RUNTIME = "onnxruntime"
 
@@ -62,7 +63,7 @@ class Session:
     def __call__(self, x: Tensor) -> list[Tensor]:
         images = x.detach().cpu()
         size = self._entry.batch or max(len(images), 1)
-        rows: list[list[Tensor]] = []
+        found: list[list[Tensor]] = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
             count = len(part)
@@ -73,10 +74,8 @@ class Session:
                 values = self._session.run(self._outputs, {self._entry.input: fed})
             except Exception as error:
                 raise _refused(error) from error
-            if "N" not in self._entry.axes:
-                values = [value[None] if np.ndim(value) == 1 else value for value in values]
-            rows.append([_float(value)[:count] for value in values])
-        return [torch.cat(column) for column in zip(*rows, strict=True)]
+            found.append([rows(_float(value), len(part))[:count] for value in values])
+        return [torch.cat(column) for column in zip(*found, strict=True)]
 
 
 def _float(value: Any) -> Tensor:

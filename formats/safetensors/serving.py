@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from formats.model import Source
+from formats.outputs import rows
 from formats.safetensors.architectures import choose, load_state
 from formats.safetensors.manifest import read_manifest
 
@@ -25,6 +26,6 @@ def serve(source: Source, arch: str | None = None) -> Callable[[Tensor], Tensor]
 
     def run(x: Tensor) -> Tensor:
         output = network(x.cpu())
-        return (output if isinstance(output, Tensor) else output[0]).detach()
+        return rows((output if isinstance(output, Tensor) else output[0]).detach(), len(x))
 
     return run

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from formats.errors import Unsupported
-from formats.outputs import chosen
+from formats.outputs import chosen, rows
 from formats.torchscript.lift import Lifted, plain_execution
 
 #: Fixed batch sizes that are tried where the file records none.
@@ -56,7 +56,7 @@ class GraphNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         def run(part: torch.Tensor) -> torch.Tensor:
-            return logits_of(self.raw(part), self.logits)
+            return logits_of(self.raw(part), len(part), self.logits)
 
         with plain_execution():
             return batched(run, x, self.batch).float()
@@ -71,15 +71,15 @@ class GraphNetwork(nn.Module):
         return value if slot.view is None else value.as_strided(*slot.view)
 
 
-def outputs_of(output: Any) -> dict[str, torch.Tensor]:
-    """What a network returns, by name: of several values those of the form [N,K], called as they are or by their
-    number; one alone is called "". Raises Unsupported when there is none."""
+def outputs_of(output: Any, count: int) -> dict[str, torch.Tensor]:
+    """What a network returns for ``count`` images, by name: of several values those of the form [N,K], called as they
+    are or by their number; one alone is called "". Raises Unsupported when there is none."""
     if isinstance(output, Mapping):
         named = {str(key): value for key, value in output.items()}
     elif isinstance(output, tuple | list):
         named = dict(zip(getattr(output, "_fields", map(str, range(len(output)))), output, strict=False))
     else:
-        named = {"": output}
+        named = {"": rows(output, count) if isinstance(output, torch.Tensor) else output}
     flat = {name: _flat(value) for name, value in named.items()}
     kept = {
         name: value
@@ -99,10 +99,10 @@ def _flat(value: Any) -> Any:
     return value
 
 
-def logits_of(output: Any, name: str | None = None) -> torch.Tensor:
-    """The logits of what a network returns, of several values the one called ``name`` or as
+def logits_of(output: Any, count: int, name: str | None = None) -> torch.Tensor:
+    """The logits of what a network returns for ``count`` images, of several values the one called ``name`` or as
     :func:`formats.outputs.chosen` says."""
-    found = outputs_of(output)
+    found = outputs_of(output, count)
     return found[chosen({one: value.shape[1] for one, value in found.items()}, name)]
 
 

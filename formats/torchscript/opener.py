@@ -231,7 +231,7 @@ def _settle_output(network: GraphNetwork, x: torch.Tensor) -> list[str]:
     """Sets ``network.logits`` where the network returns several values, and says so. Raises what
     :func:`formats.outputs.chosen` does."""
     with torch.enable_grad(), plain_execution():
-        found = outputs_of(network.raw(x))
+        found = outputs_of(network.raw(x), len(x))
     if found.keys() == {""} and network.logits is None:
         return []
     behind = {name: set(walk(value.grad_fn)) for name, value in found.items()}

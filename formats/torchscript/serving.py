@@ -29,7 +29,7 @@ def serve(source: Source, arch: str | None = None) -> Callable[[torch.Tensor], t
     batches: list[int | None] = [None, *((example[0],) if example else BATCHES)]
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        return logits_of(module(x.to(dtype)), source.logits)
+        return logits_of(module(x.to(dtype)), len(x), source.logits)
 
     def call(x: torch.Tensor) -> torch.Tensor:
         failure: Exception | None = None

@@ -5,7 +5,7 @@ import copy
 import pytest
 import tiny_onnx as tiny
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import nn
 from torchscript_files import as_bytes
 
@@ -16,20 +16,24 @@ X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 class One(nn.Module):
-    """``outputs`` numbers, with a sigmoid or without."""
+    """``outputs`` numbers, with a sigmoid or without; ``squeezed``: without the axis of one."""
 
-    def __init__(self, outputs, sigmoid):
+    squeezed: bool
+
+    def __init__(self, outputs, sigmoid, squeezed=False):
         super().__init__()
+        self.squeezed = squeezed
         torch.manual_seed(0)
         self.body, self.fc = nn.Conv2d(3, 12, 3), nn.Linear(12, outputs)
         self.sigmoid = sigmoid
 
     def forward(self, x):
         y = self.fc(self.body(x).relu().mean((2, 3)))
+        y = y.squeeze(-1) if self.squeezed else y
         return y.sigmoid() if self.sigmoid else y
 
 
-def source_of(kind, outputs, sigmoid):
+def source_of(kind, outputs, sigmoid, squeezed=False):
     if kind == "onnx":
         chain = tiny.nodes(
             "Conv x k > a; Relu a > b; GlobalAveragePool b > c; Flatten c > d; Gemm d w c0 > z | transB=1"
@@ -38,10 +42,17 @@ def source_of(kind, outputs, sigmoid):
         with torch.no_grad():
             net.body.bias.zero_()
         tensors = {"k": net.body.weight, "w": net.fc.weight, "c0": net.fc.bias}
-        chain.append(helper.make_node("Sigmoid" if sigmoid else "Identity", ["z"], ["y"]))
-        model = tiny.make_model(chain, {name: value.detach().numpy() for name, value in tensors.items()})
+        last = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])] if squeezed else None
+        if squeezed:
+            tensors["last"] = torch.tensor([-1])
+            chain.append(helper.make_node("Squeeze", ["z", "last"], ["s"]))
+        chain.append(
+            helper.make_node("Sigmoid" if sigmoid else "Identity", ["s" if squeezed else "z"], ["y"])
+        )
+        tensors = {name: value.detach().numpy() for name, value in tensors.items()}
+        model = tiny.make_model(chain, tensors, outputs=last)
         return Source("m.onnx", model.SerializeToString())
-    network = One(outputs, sigmoid).eval()
+    network = One(outputs, sigmoid, squeezed).eval()
     return Source("m.pt", as_bytes(torch.jit.script(network)))
 
 
@@ -64,8 +75,9 @@ def test_two_classes_of_one_number(sigmoid):
 
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_one_logit_is_two_classes_and_written_back_as_one(kind, sigmoid):
-    source = source_of(kind, 1, sigmoid)
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_one_logit_is_two_classes_and_written_back_as_one(kind, sigmoid, squeezed):
+    source = source_of(kind, 1, sigmoid, squeezed)
     model = open_model(source)
     assert (model.classes, model.multilabel, model.head.classes, model.head.units) == (2, False, 1, 12)
     assert model.head.linear
