@@ -10,6 +10,7 @@ from torch import nn
 
 from formats import Architecture, Head, InputSpec, Manifest, Model, Source
 from formats import Preprocessing as Hint
+from wiper_cli.images.decode import Geometry
 from wiper_cli.images.folder import read_folder
 from wiper_cli.images.preprocessing import CANDIDATES, Flags, doubt, prepare, require_finite, resolve, shape
 from wiper_cli.images.splits import Part
@@ -119,6 +120,26 @@ def test_a_network_that_normalises_for_itself_on_0_to_255(tmp_path):
     folder = save(tmp_path / "c", 90, 200)
     done = prepare(model_of(Brightness(level=150.0)), folder).preprocessing
     assert done.std == CANDIDATES[3]["0..255"][1]
+
+
+@pytest.mark.parametrize(("wrong", "taken"), [(3, "0..1"), (30, "0..255")])
+def test_pixels_of_0_to_255_have_to_win_by_more_than_chance(wrong, taken):
+    """As a LeNet without batch norm, which answers nearly alike at both scales: ``wrong`` of 60 images it knows in
+    0..255 and not in 0..1."""
+
+    class Scaled(nn.Module):
+        def forward(self, x):
+            bright = x.mean((1, 2, 3))
+            light = bright > 100 if x.max() > 3 else (bright > 0.6) & (x.min() >= 0)
+            return nn.functional.one_hot(light.long(), 2).float()
+
+    labels = torch.arange(60) % 2
+    images = (20 + 200 * labels.view(-1, 1, 1, 1).expand(-1, 3, 8, 8)).to(torch.uint8)
+    images[1 : 2 * wrong : 2] = 120
+    done = resolve(model_of(Scaled()), Part(images, labels), Geometry(3, 8, 8), Flags())
+    assert (done.mean, done.std) == CANDIDATES[3][taken]
+    assert done.margin == pytest.approx(wrong / 60 * (1 if taken == "0..255" else -1))
+    assert ("within the error" in done.origin) == (taken == "0..1")
 
 
 def test_grey_model(tmp_path):
