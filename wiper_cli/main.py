@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Each is the function of this name in ``wiper_cli/commands/NAME.py``.
 COMMANDS = (
     "scan", "purify", "verify", "inspect", "convert", "rebuild", "architectures", "triggers", "report", "rules", "demo",
-    "doctor", "cache", "zoo", "bench",
+    "doctor", "cache", "zoo", "bench", "completion",
 )  # fmt: skip
 
 
@@ -28,10 +28,17 @@ def cli() -> click.Group:
     import click
 
     from wiper_cli import __version__
+    from wiper_cli.commands.shared.help import Group
     from wiper_cli.commands.shared.options import PLUGIN
     from wiper_cli.commands.shared.variables import tell_unknown
 
     @click.group(
+        cls=Group,
+        examples=(
+            "wiper scan model.onnx --clean images/ -f text -f html=report.html",
+            "wiper purify model.onnx --clean images/ -o purified.onnx",
+            'eval "$(wiper completion bash)"',
+        ),
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         commands=[getattr(import_module(f"wiper_cli.commands.{name}"), name) for name in COMMANDS],
     )

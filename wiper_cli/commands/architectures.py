@@ -2,6 +2,9 @@
 
 import click
 
+from wiper_cli.commands.shared.completion import architectures as every_name
+from wiper_cli.commands.shared.completion import names_of
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.nearest import nearest
 from wiper_cli.verdict import Problem
 
@@ -14,8 +17,14 @@ _NEEDS = {
 }
 
 
-@click.command()
-@click.argument("word", required=False)
+@click.command(
+    cls=Command,
+    examples=(
+        "wiper architectures",
+        "wiper architectures resnet",
+    ),
+)
+@click.argument("word", required=False, shell_complete=names_of(every_name))
 def architectures(word: str | None) -> None:
     """List the names that --arch takes for a safetensors file, or those with WORD in them.
 

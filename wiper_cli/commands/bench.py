@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import ExitCode, Problem
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from wiper_cli.bench.store import Place
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("wiper bench table2 -o results/ --zoo zoo/ --list",),
+)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR",

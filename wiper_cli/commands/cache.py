@@ -3,10 +3,11 @@
 import click
 
 from wiper_cli.commands.shared.cache import Cache, place
+from wiper_cli.commands.shared.help import Group
 from wiper_cli.reports.plain import plain, size
 
 
-@click.group()
+@click.group(cls=Group, examples=("wiper cache show", "wiper cache clear"))
 def cache() -> None:
     """Show or remove what earlier scans found.
 

@@ -7,6 +7,7 @@ import click
 
 from formats import Hostile
 from formats.identify import read_model
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.options import Number
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.commands.shared.transaction import commit, lay_out, reserved
@@ -21,7 +22,13 @@ from wiper_cli.worker.watch import Timeout
 _SHOWN = 8
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "wiper convert checkpoint.pth -o model.safetensors",
+        "wiper convert run.ckpt -o model.safetensors --key ema.state_dict",
+    ),
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="Safetensors file to write."

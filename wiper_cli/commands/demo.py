@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import launcher
@@ -22,7 +23,13 @@ _MODELS = ("model.safetensors", "model.torchscript.pt", "model.onnx")
 _EFFORT = ("--effort", "quick")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "wiper demo",
+        "wiper demo -o demo/",
+    ),
+)
 @click.option(
     "-o",
     "--output",

@@ -9,6 +9,7 @@ from importlib import import_module
 import click
 
 from wiper_cli import __version__
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode
 from wiper_cli.worker import launcher
@@ -28,7 +29,10 @@ _PACKAGES = (
 )
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("wiper doctor",),
+)
 @click.pass_context
 def doctor(context: click.Context) -> None:
     """Check the installation: packages, devices, detectors, methods, confinement."""

@@ -7,13 +7,21 @@ import click
 
 from wiper_cli.audit.requests import InspectRequest
 from wiper_cli.commands.shared.document import Document, merge
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.options import MODEL, Settings, option, shared_options
 from wiper_cli.commands.shared.run import Run, check_requested, finish
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import KIND_NAMES, ExitCode
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    own="Inspection",
+    examples=(
+        "wiper inspect model.safetensors",
+        "wiper inspect downloads/*.pt --static -f json=found.json",
+    ),
+)
 @click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL…")
 @option("--static", is_flag=True, help="Bytes only: do not open the model.")
 @shared_options

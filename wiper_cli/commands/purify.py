@@ -27,50 +27,60 @@ from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import ExitCode, Problem, Verdict
 
 
-@click.command(cls=MethodCommand)
+@click.command(
+    cls=MethodCommand,
+    own="Purification",
+    examples=(
+        "wiper purify model.onnx --clean images/ -o purified.onnx -f html=report.html",
+        "wiper purify model.onnx --clean images/ -o out.onnx --method ban --epochs 5",
+    ),
+)
 @click.argument("model", type=MODEL)
 @option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="File to write."
 )  # fmt: skip
 @option("--force", is_flag=True, help="Replace OUT when it exists.")
-@option("--method", type=MethodName(), default=next(iter(METHODS)), help="How to purify.")
+@option(
+    "--method", type=MethodName(), default=next(iter(METHODS)), metavar="NAME",
+    help="How to purify.",
+)  # fmt: skip
 @option(
     "--max-accuracy-drop", type=Number(0, 100), default=100 * PurifyRequest.max_accuracy_drop,
     metavar="POINTS",
-    help="Most accuracy, in percentage points, that a purification may cost.",
+    help="Most accuracy it may cost.",
 )  # fmt: skip
 @option(
     "--detectors", type=Detectors(), default="all", metavar=Detectors.name,
-    help="Which detectors name the suspects before and are asked again afterwards.",
+    help="all, none, or names.",
 )  # fmt: skip
 @EFFORT
 @option(
     "--max-rounds", type=click.IntRange(1, 20), default=PurifyRequest.max_rounds, metavar="N",
-    help="Most rounds of scan, method and probes; another follows where one is not accepted, or a probe still fires.",
+    help="Most rounds of scan and method.",
 )  # fmt: skip
 @option(
     "--target", "targets", type=click.IntRange(min=0), multiple=True, metavar="CLASS",
-    help="A class known to be the target, by number; repeatable. It joins the detectors' suspects.",
+    help="A class known to be the target; repeatable.",
 )  # fmt: skip
 @option(
     "--triggered", cls=Triggered, type=click.Path(path_type=Path), metavar="DIR",
-    help="Images that carry the trigger, for the methods that need them ({methods}).",
+    help="Images with the trigger, for {methods}.",
 )  # fmt: skip
 @option(
-    "--batch-norm", type=click.Choice(["frozen", "live"]), default="frozen",
-    help="live: train batch norm with its statistics, where the file has them and the method can.",
+    "--batch-norm", type=click.Choice(["frozen", "live"]), default="frozen", metavar="frozen|live",
+    help="live: its statistics too.",
 )  # fmt: skip
 @option(
     "--accept-unverified", is_flag=True,
-    help="Write the file also where nothing could verify that a backdoor is gone.",
+    help="Write also what nothing could verify.",
 )  # fmt: skip
 @shared_options
 @click.pass_context
 def purify(context: click.Context, /, model: Path, **_: Any) -> None:
     """Remove a backdoor; write the same kind of file or nothing.
 
-    Exit code 0: a verified file was written. 1: the result was not accepted and nothing was written. 2: wrong
-    call or unreadable input. 3: no verdict.
+    Exit code 0: a verified file was written. 1: not accepted, nothing written. 2: wrong call or unreadable input. 3: no
+    verdict.
     """  # fmt: skip
     settings = Settings.of(context)
     details = context.params

@@ -7,6 +7,7 @@ import click
 
 from formats.safetensors.pack import safetensors_file
 from wiper_cli.audit.requests import InspectRequest, RebuildRequest
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.options import MODEL, Settings, option, shared_options
 from wiper_cli.commands.shared.run import Run
 from wiper_cli.commands.shared.terminal import Display
@@ -18,7 +19,11 @@ from wiper_cli.verdict import Problem
 LISTED = 50
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    own="Rebuilding",
+    examples=("wiper rebuild branched.pt --arch resnet18 -o rebuilt.safetensors",),
+)
 @click.argument("model", type=MODEL)
 @option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT",

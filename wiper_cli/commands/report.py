@@ -4,11 +4,18 @@ from pathlib import Path
 
 import click
 
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.options import option
 from wiper_cli.commands.shared.run import check_requested, deliver, read_reports
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "wiper report result.json -f html=report.html",
+        "wiper report result.json -f markdown",
+    ),
+)
 @click.argument("result", type=click.Path(path_type=Path), metavar="RESULT.json")
 @option(
     "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]",

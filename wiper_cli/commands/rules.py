@@ -2,12 +2,21 @@
 
 import click
 
+from wiper_cli.commands.shared import completion
+from wiper_cli.commands.shared.completion import names_of
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.nearest import nearest
 from wiper_cli.verdict import Problem
 
 
-@click.command()
-@click.argument("rule", required=False, metavar="[ID]")
+@click.command(
+    cls=Command,
+    examples=(
+        "wiper rules",
+        "wiper rules WIPER-B01",
+    ),
+)
+@click.argument("rule", required=False, metavar="[ID]", shell_complete=names_of(completion.rules))
 def rules(rule: str | None) -> None:
     """List the rules, or explain one."""
     from wiper_cli import rules as table

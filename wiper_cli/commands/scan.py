@@ -13,6 +13,7 @@ from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.cache import Cache, Entry, place
 from wiper_cli.commands.shared.cache_key import Key, key_of
 from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.ignore import Ignores, append, text_of
 from wiper_cli.commands.shared.options import (
     EFFORT,
@@ -37,7 +38,15 @@ from wiper_cli.reports.changes import changes
 from wiper_cli.verdict import ExitCode, Problem
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    own="Search",
+    examples=(
+        "wiper scan model.onnx --clean images/ -f text -f html=report.html",
+        "wiper scan models/*.onnx --clean images/ --effort quick -f sarif=wiper.sarif",
+        "wiper scan model.onnx --clean images/ --budget 20m --dry-run",
+    ),
+)
 @click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL…")
 @shared_options
 @option(
@@ -80,7 +89,7 @@ from wiper_cli.verdict import ExitCode, Problem
 )  # fmt: skip
 @click.pass_context
 def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | None, **asked: Any) -> None:
-    """Score the units of the output layer and look for a backdoor.
+    """Look for a backdoor, and score the units of the last layer.
 
     The exit code is 0 when nothing at or above --fail-on was found, 1 on a finding, 2 for a wrong call or an
     unreadable file, 3 when there is no verdict. A scan that is ended early says what it found until then.

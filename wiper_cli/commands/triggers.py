@@ -5,12 +5,21 @@ from pathlib import Path
 
 import click
 
+from wiper_cli.commands.shared import completion
+from wiper_cli.commands.shared.completion import names_of
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.nearest import nearest
 from wiper_cli.verdict import Problem
 
 
-@click.command()
-@click.argument("name", required=False)
+@click.command(
+    cls=Command,
+    examples=(
+        "wiper triggers",
+        "wiper triggers badnet --preview badnet.png",
+    ),
+)
+@click.argument("name", required=False, shell_complete=names_of(completion.triggers))
 @click.option(
     "--preview", type=click.Path(path_type=Path), metavar="FILE", help="Write a PNG of the trigger."
 )

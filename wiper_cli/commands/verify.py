@@ -7,8 +7,11 @@ from typing import Any
 import click
 
 from wiper_cli.audit.requests import KnownTrigger, VerifyRequest
+from wiper_cli.commands.shared import completion
 from wiper_cli.commands.shared import document as documents
+from wiper_cli.commands.shared.completion import names_of
 from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.options import MODEL, Number, Settings, option, shared_options
 from wiper_cli.commands.shared.run import Run, check_requested, finish, require_clean
 from wiper_cli.commands.shared.terminal import Display
@@ -30,12 +33,20 @@ class _Position(click.ParamType):  # type: ignore[type-arg]
         return x, y
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    own="Triggers",
+    examples=(
+        "wiper verify model.onnx purified.onnx --clean images/",
+        "wiper verify model.onnx --clean images/ --trigger-image patch.png --target 0",
+    ),
+)
 @click.argument("model", type=MODEL)
 @click.argument("purified", type=MODEL, required=False, metavar="[OUT]")
 @option(
-    "--triggers", default="all", metavar="all|none|NAME[,NAME…]",
-    help="Built-in trigger families to stamp; 'wiper triggers' lists them.",
+    "--triggers", default="all", metavar="NAMES",
+    shell_complete=names_of(completion.triggers, many=True),
+    help="all, none, or families that 'wiper triggers' lists.",
 )  # fmt: skip
 @option("--trigger-image", type=click.Path(path_type=Path), metavar="PNG", help="A known trigger.")
 @option(

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from wiper_cli.commands.shared.help import Group
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.scratch import write_whole
 from wiper_cli.verdict import ExitCode, Problem
@@ -31,7 +32,13 @@ def _shared(command: F) -> F:
     return command
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    examples=(
+        "wiper zoo train --data cifar10 --arch resnet18-w16 --attack blend -o zoo/",
+        "wiper zoo build shapes -o zoo/ --list",
+    ),
+)
 def zoo() -> None:
     """Train models with and without backdoors, as ground truth.
 

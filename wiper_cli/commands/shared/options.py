@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from formats import FormatError
 from formats.hub import model_in
 from wiper_cli.audit.requests import Examination, ScanRequest
+from wiper_cli.commands.shared.completion import architectures, names_of
+from wiper_cli.commands.shared.help import Option
 from wiper_cli.commands.shared.settings_file import load, tell, use_plugins
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.effort import EFFORTS
@@ -174,7 +177,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 class Detectors(click.ParamType):  # type: ignore[type-arg]
     """``all``, ``none``, or names of detectors with commas between."""
 
-    name = "all|none|NAME[,NAME…]"
+    name = "NAMES"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         names = [name.strip() for name in str(value).split(",")]
@@ -182,6 +185,12 @@ class Detectors(click.ParamType):  # type: ignore[type-arg]
         if unknown and names not in (["all"], ["none"]):
             self.fail(f"there is no detector {unknown[0]!r}; there are {', '.join(DETECTORS)}.", param, ctx)
         return ",".join(names)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        found = names_of(lambda: ["all", "none", *DETECTORS], many=True)(ctx, param, incomplete)
+        return [CompletionItem(name) for name in found]
 
     @staticmethod
     def named(value: str) -> tuple[str, ...]:
@@ -198,6 +207,7 @@ def with_variable(names: Sequence[str], details: dict[str, Any]) -> dict[str, An
     """The details of an option and the variable that stands for it."""
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     details.setdefault("envvar", "WIPER_" + long[2:].replace("-", "_").upper())
+    details.setdefault("cls", Option)
     details.setdefault("show_default", details.get("default") is not None and not details.get("is_flag"))
     return details
 
@@ -209,12 +219,16 @@ PLUGIN = click.option(
     help="Run an installed distribution that adds methods, detectors or triggers; repeatable.",
 )  # fmt: skip
 
-CLEAN = option("--clean", type=click.Path(path_type=Path), metavar="DIR", help="Folder of clean images.")
+CLEAN = option(
+    "--clean",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of clean images, a sub-folder a class.",
+)
 
 EFFORT = option(
-    "--effort", type=click.Choice(["auto", *EFFORTS]), default=ScanRequest.effort,
-    help="How much the detectors do, the same work everywhere; auto: thorough for small images and up to 64 classes, "
-    "else normal.",
+    "--effort", type=click.Choice(["auto", *EFFORTS]), default=ScanRequest.effort, metavar="LEVEL",
+    help=f"{', '.join(EFFORTS)}, or auto: thorough for small images and few classes.",
 )  # fmt: skip
 
 #: In the order in which ``--help`` shows them.
@@ -222,53 +236,57 @@ SHARED: Sequence[Callable[[Any], Any]] = (
     CLEAN,
     option(
         "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]", envvar="WIPER_FORMAT",
-        help=f"Report format ({', '.join(FORMATS)}), to stdout or to FILE; repeatable.",
+        shell_complete=names_of(lambda: FORMATS),
+        help=f"{', '.join(FORMATS)}; to stdout or FILE, repeatable.",
     ),
-    option("--arch", metavar="NAME|FILE.py:FACTORY", help="Architecture of a safetensors file; FILE.py is run."),
-    option("--logits", metavar="NAME", help="Which of several outputs holds the logits."),
-    option("--mean", type=_Numbers(), help="Mean that the model expects to be subtracted (images in 0..1)."),
-    option("--std", type=_Numbers(), help="Standard deviation that the model expects to be divided by."),
-    option("--input-size", type=_Size(), metavar="H[xW]", help="Size of the model's input in pixels."),
+    option(
+        "--arch", metavar="NAME|FILE.py:FACTORY", shell_complete=names_of(architectures),
+        help="Network of a safetensors file; FILE.py is run.",
+    ),
+    option("--logits", metavar="NAME", help="Which of several outputs has the logits."),
+    option("--mean", type=_Numbers(), help="What the model wants subtracted from 0..1."),
+    option("--std", type=_Numbers(), help="What it wants that divided by."),
+    option("--input-size", type=_Size(), metavar="H[xW]", help="Pixels of the model's input."),
     option(
         "--resize", metavar="squash|crop",
         type=click.Choice(["squash", "crop"]),
-        help="Fit images by stretching them, or by resizing the short side and cutting the centre.",
+        help="Stretch pictures, or cut out their centre.",
     ),
     option(
         "--channel-order", metavar="rgb|bgr", type=click.Choice(["rgb", "bgr"]),
-        help="Which colour the model takes first; bgr: blue, as OpenCV and Caffe read pictures.",
+        help="bgr: blue first, as OpenCV and Caffe read.",
     ),
     option(
         "--preprocessing", type=click.Path(path_type=Path), metavar="FILE",
-        help="All of these in one file, like preprocessor_config.json; what lies beside the model does not count then.",
+        help="All of these, as preprocessor_config.json.",
     ),
     option(
         "--classes", type=click.Path(path_type=Path), metavar="FILE",
-        help="Names of the classes in the model's order, one a line or as JSON; folders are matched with them.",
+        help="Class names in the model's order, one a line.",
     ),
     option(
         "--max-images", type=click.IntRange(min=1), default=Examination.max_images, metavar="N",
-        help="Most images held in memory to search, choose and report on.",
+        help="Most images in memory.",
     ),
     option("--device", default=Examination.device, metavar="auto|cpu|cuda[:N]", help="Where the model runs."),
-    option("--seed", type=int, default=Examination.seed, metavar="N", help="Seed of everything that is random."),
+    option("--seed", type=int, default=Examination.seed, metavar="N", help="Of all that is random."),
     option("--timeout", type=Number(min=1), metavar="SECONDS", help="Give up after this long."),
     option(
-        "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto",
-        help="Confinement of the process that opens the model: what the system offers, all of it or a refusal, none.",
+        "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto", metavar="auto|require|off",
+        help="Confine the model.",
     ),
     option(
-        "--fail-on", type=click.Choice(SEVERITIES), default="high",
-        help="Lowest severity that makes the exit code 1.",
+        "--fail-on", type=click.Choice(SEVERITIES), default="high", metavar="SEVERITY",
+        help=f"{', '.join(SEVERITIES)}.",
     ),
     option("--exit-zero", is_flag=True, help="Exit with 0 where findings would give 1."),
-    option("-q", "--quiet", is_flag=True, help="No progress; the verdict alone on stderr."),
+    option("-q", "--quiet", is_flag=True, help="The verdict alone on stderr, no progress."),
     option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
-    click.option("--show-settings", is_flag=True, help="Print every setting with its origin and stop."),
+    click.option("--show-settings", is_flag=True, help="Print all settings and their origin; stop."),
     click.option(
         "--config", type=click.Path(path_type=Path, dir_okay=False), is_eager=True, expose_value=False,
         metavar="FILE", envvar="WIPER_CONFIG", callback=lambda ctx, param, value: load(ctx, value),
-        help="TOML file; else ./wiper.toml or [tool.wiper] of ./pyproject.toml, which may only tighten.",
+        help="TOML; what is merely found may only tighten.",
     ),
 )  # fmt: skip
 
