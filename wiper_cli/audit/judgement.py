@@ -59,7 +59,10 @@ def judge(
     every verdict, how often honest models are accused. ``power``: a clause on what the scan found of backdoors that
     were planted in copies."""
     fired = sorted((piece for piece in evidence if piece.ran and piece.fired), key=lambda p: -_excess(p))
-    findings = sorted((_finding(p, fired, names) for p in fired), key=lambda finding: -finding.severity)
+    known = rate != NOT_CALIBRATED
+    findings = sorted(
+        (_finding(p, fired, names, known) for p in fired), key=lambda finding: -finding.severity
+    )
     accused = tuple(dict.fromkeys(piece.target for piece in fired if piece.target is not None))
     near = {
         k: max(_nearness(piece, k) for piece in evidence if piece.ran)
@@ -101,7 +104,7 @@ def judge(
     return Judgement(verdict, sentence, tuple(findings), accused, weak)
 
 
-def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | None) -> Finding:
+def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | None, known: bool) -> Finding:
     detector = DETECTORS[piece.name]
     target, statistic, threshold = piece.target, piece.statistic, piece.threshold
     assert target is not None or piece.mapping
@@ -123,7 +126,7 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
     parts = [
         f"{who}: {detector.says} "
         f"({piece.name} {_shown(piece, statistic)}, threshold {_shown(piece, threshold)}"
-        f"{', which is close' if is_close(piece) else ''}, not calibrated)."
+        f"{', which is close' if is_close(piece) else ''}, {'set by hand' if known else 'not calibrated'})."
     ]
     if success is not None:
         parts.append(f"It does so with {success:.0%} of {images} held-out clean images.")

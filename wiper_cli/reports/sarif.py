@@ -206,7 +206,7 @@ def _result(
         "properties": {
             "severity": finding["severity"],
             "evidence": {
-                label(key): words(value)
+                label(key): story.false_alarms(report, value) if key == "false_alarm_rate" else words(value)
                 for key, value in [*(finding.get("evidence") or {}).items()][:_MOST_FACTS]
             },
         },

@@ -315,7 +315,7 @@ def detector_rows(report: Report, detector: Mapping[str, Any]) -> list[Row]:
     rows = [("measured", number(detector.get("statistic"))), ("threshold", number(detector.get("threshold")))]
     if detector.get("threshold_origin"):
         rows.append(("threshold from", plain(detector["threshold_origin"], 400)))
-    rows.append(("false alarms on clean models", percent(detector.get("false_alarm_rate"))))
+    rows.append(("false alarms on clean models", false_alarms(report, detector.get("false_alarm_rate"))))
     if detector.get("target") is not None:
         rows.append(("suspected target", class_name(report, detector["target"])))
     if detector.get("p_value") is not None:
@@ -326,6 +326,18 @@ def detector_rows(report: Report, detector: Mapping[str, Any]) -> list[Row]:
     if detector.get("seconds") is not None:
         rows.append(("took", seconds(detector["seconds"])))
     return rows
+
+
+def false_alarms(report: Report, own: float | None) -> str:
+    """How often honest models are accused: by one detector, where that was measured, else by a scan like this one."""
+    scan = (report.get("detection") or {}).get("false_alarms")
+    if own is not None or not scan:
+        return percent(own)
+    low, high = scan["interval"]
+    return (
+        f"of this detector alone not measured; of all together {round((scan['value'] or 0) * scan['n'])} of "
+        f"{scan['n']} honest networks like this one were accused (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+    )
 
 
 def findings(report: Report) -> list[Mapping[str, Any]]:
@@ -348,7 +360,10 @@ def evidence(report: Report, finding: Mapping[str, Any]) -> list[Row]:
         place["class"] = class_name(report, place["class"])
         place.pop("name", None)
     kept = [key for key in order if facts[key] is not None or key == "false_alarm_rate"]
-    rows = [(label(key), fact(key, facts[key])) for key in kept[:20]]
+    rows = [
+        (label(key), false_alarms(report, facts[key]) if key == "false_alarm_rate" else fact(key, facts[key]))
+        for key in kept[:20]
+    ]
     where = [(label(key), words(value)) for key, value in place.items() if value not in (None, "")]
     rows += where[:8] + ([("path", path(finding))] if finding.get("path") else [])
     return [("suppressed", said), *rows] if (said := suppressed(finding)) else rows

@@ -111,6 +111,8 @@ def test_a_finding_says_all_that_it_rests_on():
     assert not {"success", "images"} & set(margin_s.evidence)
     (alone,) = judge([margin(3, float("inf"))], 10).findings
     assert "(max-margin inf, threshold 4.0, not calibrated)" in alone.message
+    (known,) = judge([margin(3, float("inf"))], 10, rate="Of 22 honest networks none was accused.").findings
+    assert "(max-margin inf, threshold 4.0, set by hand)" in known.message
     assert "agreeing" not in alone.evidence
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from wiper_cli.reports import render, story
+from wiper_cli.reports import FORMATS, render, story
 
 
 def test_three_numbers_before_and_after(make):
@@ -63,6 +63,25 @@ def test_false_alarms_that_nobody_measured_say_so(make):
     rows = dict(story.detector_rows(report, report["detection"]["detectors"][0]))
     assert rows["false alarms on clean models"] == "not measured"
     assert rows["suspected target"] == "class 0 (airplane)"
+
+
+@pytest.mark.parametrize("form", [name for name in FORMATS if name != "json"])
+def test_of_a_detector_without_a_rate_of_its_own_the_scan_s_is_told_in_every_format(make, form):
+    report = make("scan_finding")
+    report["detection"]["false_alarms"] = {
+        "value": 1 / 22,
+        "n": 22,
+        "interval": [0.01, 0.22],
+        "about": "small ones",
+    }
+    report["findings"][0]["evidence"]["false_alarm_rate"] = None
+    said = "of this detector alone not measured; of all together 1 of 22 honest networks like this one were accused"
+    rows = dict(story.detector_rows(report, report["detection"]["detectors"][0]))
+    assert rows["false alarms on clean models"] == f"{said} (95 % interval 1 to 22 %)"
+    text = " ".join(render(form, [report]).split())
+    assert "rate: not measured" not in text
+    assert said in text
+    assert story.false_alarms(report, 0.125) == "12.5%"
 
 
 @pytest.mark.parametrize(("index", "said"), [(None, "no class"), (0, "class 0 (airplane)"), (99, "class 99")])
