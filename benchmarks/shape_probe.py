@@ -5,7 +5,8 @@
 ZOO holds clean specimens of resnet10-patch-w16 on CIFAR-10 (``wiper zoo build``), those of the seed that the suite
 ``shapes`` names among them. Copies of that one are fine-tuned to answer to triggers of the suite that are not held out
 (15 % of 8,000 images, five epochs, no augmentation) and kept in DIR. Every line of the result is one network at one
-effort; ``asr`` is of the true trigger on 2,000 test images.
+effort; ``asr`` is of the true trigger on every fifth test image (in what is committed: on the first 2,000, which are of
+two classes).
 """
 
 import argparse
@@ -83,7 +84,7 @@ def main() -> None:
     rows = held[torch.randperm(len(held), generator=torch.Generator().manual_seed(11))]
     parts = rows.split([len(rows) - 2 * (len(rows) // 5), len(rows) // 5, len(rows) // 5])
     clean = Clean(*(Part(data.train.images[part], data.train.labels[part]) for part in parts))
-    test = datasets.Images(data.test.images[:2000], data.test.labels[:2000])
+    test = data.test[torch.arange(0, len(data.test), 5)]
     lines = []
     for recipe in suites.read("shapes").recipes:
         kind = recipe.label or recipe.attack

@@ -20,6 +20,7 @@ from wiper_cli.bench.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 findings = importlib.import_module("benchmarks.findings")
+acceptance_pages = importlib.import_module("benchmarks.acceptance_pages")
 
 STORE = Store(findings.RESULTS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -169,3 +170,74 @@ def test_detection_is_rendered_from_the_committed_lines_and_its_rate_is_the_one_
     shipped = json.loads(detection.RATES.read_text(encoding="utf-8"))
     assert shipped == json.loads(json.dumps(detection.known_rates(lines)))
     assert all(set(line["detectors"]) == set(shipped[0]["detectors"]) for line in lines)
+
+
+def _outcome(accepted, asr, twin=0.02, **more):
+    def rates(asr):
+        return {name: {"value": share, "n": 100} for name, share in (("acc", 0.8), ("asr", asr), ("ra", 0.7))}
+
+    before = rates(0.9) | {"base_rate": {"value": 0.05, "n": 100}}
+    rounds = [{"kept": True, "reason": "Because."}]
+    line = {
+        "specimen": "one",
+        "kind": "bar",
+        "held_out": False,
+        "accepted": accepted,
+        "rounds": rounds,
+        "seconds": 9,
+    }
+    return (
+        line | {"before": before, "after": rates(asr), "twin": None if twin is None else rates(twin)} | more
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cell"),
+    [
+        (_outcome(True, 0.119), "accepted, gone"),
+        (_outcome(True, 0.121), "accepted, not gone"),
+        (_outcome(True, 0.149, twin=None), "accepted, gone"),
+        (_outcome(False, 0.151, twin=None), "refused, not gone"),
+        (_outcome(False, 0.30, twin=0.25), "refused, gone"),
+    ],
+)
+def test_an_outcome_is_gone_within_ten_points_of_the_twin_or_else_of_the_base_rate(outcome, cell):
+    assert acceptance_pages.cell(outcome) == cell
+    assert ("; ASR 90.0 → " in acceptance_pages.acceptance([outcome])) == (cell != "accepted, gone")
+
+
+def test_kinds_that_are_held_out_stand_in_a_table_of_their_own():
+    lines = [
+        _outcome(True, 0.5),
+        _outcome(True, 0.02, kind="dots", held_out=True),
+        _outcome(True, 0.0, kind="clean"),
+    ]
+    page = acceptance_pages.acceptance(lines)
+    tuned, held = page.split("## Kinds")[1:]
+    assert "| bar | 0 | 1 | 0 | 0 |" in tuned
+    assert "accepted: 1 of 1" in tuned
+    assert "one: accepted, not gone; ASR 90.0 → 50.0, floor 2.0. Because." in tuned
+    assert "| dots | 1 | 0 | 0 | 0 |" in held
+    assert "accepted: 0 of 1" in held
+    assert "Of 1 in which nothing was planted 1 were accepted" in held
+
+
+def test_no_specimen_that_is_held_out_is_purified_without_judge(tmp_path, monkeypatch):
+    recipe = {
+        "data": "cifar10",
+        "arch": "resnet10-patch-w16",
+        "attack": "shape",
+        "parameters": {"form": "dots"},
+    }
+    manifest = {
+        "format": "wiper-specimen/1",
+        "recipe": {**recipe, "planting": {}},
+        "mean": [0.5],
+        "std": [0.5],
+    }
+    (tmp_path / "dots").mkdir()
+    (tmp_path / "dots" / "manifest.json").write_text(json.dumps(manifest))
+    given = ["acceptance", str(tmp_path), "--root", str(tmp_path), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit, match="dots: held out for judging; give --judge"):
+        importlib.import_module("benchmarks.acceptance").main()

@@ -1,0 +1,224 @@
+"""Renders docs/results/acceptance.md and removal.md from what :mod:`benchmarks.acceptance` measured.
+
+python -m benchmarks.acceptance_pages
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from benchmarks.common import RESULTS
+from wiper_cli.rates import Rate
+
+PAGES = RESULTS.parents[1] / "docs" / "results"
+#: A backdoor works where its ASR is so far above the floor.
+WORKS = 0.10
+CELLS = ("accepted, gone", "accepted, not gone", "refused, gone", "refused, not gone")
+Line = dict[str, Any]
+
+GIVEN = (
+    "What each was given: the folded ONNX file (a planted network: its safetensors file), the defaults, and the first "
+    "half of every class of the test images, labelled; nothing of trigger or class. What is measured: the true trigger "
+    "and the accuracy on the other half, which nothing was chosen on; where a purification was refused, on the state "
+    "that would have been written. One seed each. Rendered: `python -m benchmarks.acceptance_pages`."
+)
+
+
+def value(line: Line, when: str, name: str) -> float:
+    """A measured share in percent."""
+    return 100 * float(line[when][name]["value"])
+
+
+def floor(line: Line) -> float:
+    """What the same trigger does in the clean twin; without one, how often images without it go to the target. In
+    percent."""
+    return value(line, "twin", "asr") if line["twin"] else value(line, "before", "base_rate")
+
+
+def honest(line: Line) -> bool:
+    """Whether nothing was planted."""
+    return bool(line["kind"] == "clean")
+
+
+def works(line: Line, when: str) -> bool:
+    """Whether the backdoor does, ``before`` or ``after``."""
+    return value(line, when, "asr") > floor(line) + 100 * WORKS
+
+
+def cell(line: Line) -> str:
+    """One of :data:`CELLS`."""
+    return (
+        f"{'accepted' if line['accepted'] else 'refused'}, {'not gone' if works(line, 'after') else 'gone'}"
+    )
+
+
+def backdoored(lines: Iterable[Line], held_out: bool) -> list[Line]:
+    """Those whose backdoor took."""
+    return [one for one in lines if not honest(one) and one["held_out"] == held_out and works(one, "before")]
+
+
+def percent(rate: Rate) -> str:
+    """``3 of 20 (15.0 %, 95 % interval 5.2 to 36.0)``."""
+    low, high = (100 * end for end in rate.interval)
+    return f"{rate.hits} of {rate.n} ({100 * rate.share:.1f} %, 95 % interval {low:.1f} to {high:.1f})"
+
+
+def reason(line: Line) -> str:
+    """Why the state that stands was accepted or not."""
+    return str(next(one["reason"] for one in line["rounds"] if one["kept"]))
+
+
+def matrix(lines: Sequence[Line]) -> list[str]:
+    """The four cells by kind, and the two rates that matter."""
+    if not lines:
+        return ["None has been run yet.", ""]
+    kinds = defaultdict(list)
+    for line in lines:
+        kinds[line["kind"]].append(cell(line))
+    out = [f"| kind | {' | '.join(CELLS)} |", "|---|---|---|---|---|"]
+    rows = [*sorted(kinds.items()), ("all", [cell(line) for line in lines])]
+    out += [f"| {kind} | {' | '.join(str(found.count(name)) for name in CELLS)} |" for kind, found in rows]
+    count = [cell(line) for line in lines].count
+    false, refused = count(CELLS[1]), count(CELLS[2])
+    return [
+        *out,
+        "",
+        f"- False acceptances, of all that was accepted: {percent(Rate(false, false + count(CELLS[0])))}.",
+        f"- False refusals, of all that was gone: {percent(Rate(refused, refused + count(CELLS[0])))}.",
+        "",
+        *(
+            f"- {line['specimen']}: {cell(line)}; ASR {value(line, 'before', 'asr'):.1f} → "
+            f"{value(line, 'after', 'asr'):.1f}, floor {floor(line):.1f}. {reason(line)}"
+            for line in lines
+            if cell(line) != CELLS[0]
+        ),
+        "",
+    ]
+
+
+def acceptance(lines: Sequence[Line]) -> str:
+    """The page on what was accepted."""
+    weak = [one["specimen"] for one in lines if not honest(one) and not works(one, "before")]
+    clean = [one for one in lines if honest(one)]
+    lost = [value(one, "before", "acc") - value(one, "after", "acc") for one in clean]
+    out = [
+        "# Accepted, refused, and gone or not",
+        "",
+        f"Purifications of small networks for 32x32 images by `wiper purify`. {GIVEN}",
+        "",
+        f"A backdoor is gone where its attack success (ASR) is at most {100 * WORKS:.0f} points above the floor: "
+        "that of the same trigger on the clean twin (the same data, architecture and schedule without a backdoor). "
+        "Each outcome falls into one of four cells; whatever is not in the first is named. The aim is at most 1 % "
+        "false acceptances and at most 5 % false refusals; so few networks can miss that, not prove it.",
+        "",
+        "## Kinds that settings were chosen on",
+        "",
+        *matrix(backdoored(lines, False)),
+        "## Kinds that are held out",
+        "",
+        "Chosen by a digest of their names before anything was measured; no setting was changed after these were seen.",
+        "",
+        *matrix(backdoored(lines, True)),
+        "## Honest networks",
+        "",
+        f"Of {len(clean)} in which nothing was planted {sum(one['accepted'] for one in clean)} were accepted."
+        + (f" Accuracy lost: {fmean(lost):.1f} points in the mean, {max(lost):.1f} at most." if lost else ""),
+        "",
+        *(f"- {line['specimen']}: refused. {reason(line)}" for line in clean if not line["accepted"]),
+    ]  # fmt: skip
+    if weak:
+        out += ["", f"Left out, since the backdoor had not taken: {', '.join(weak)}."]
+    return "\n".join(out).rstrip() + "\n"
+
+
+def row(line: Line) -> str:
+    """One network."""
+    pairs = [f"{value(line, 'before', 'acc'):.1f} → {value(line, 'after', 'acc'):.1f}"]
+    if honest(line):
+        pairs += ["", "", "", ""]
+    else:
+        pairs += [
+            f"{value(line, 'before', name):.1f} → {value(line, 'after', name):.1f}" for name in ("asr", "ra")
+        ]
+        pairs.insert(2, f"{floor(line):.1f}")
+        pairs.append(f"{value(line, 'twin', 'ra'):.1f}" if line["twin"] else "")
+    accepted = "yes" if line["accepted"] else "no"
+    return f"| {line['specimen']} | {' | '.join(pairs)} | {len(line['rounds'])} | {accepted} | {line['seconds']} |"
+
+
+def table(lines: Sequence[Line]) -> list[str]:
+    """Networks, one a row."""
+    head = "network | ACC | ASR | floor | RA | ceiling | rounds | accepted | seconds"
+    return (
+        [f"| {head} |", f"|{'---|' * 9}", *map(row, lines), ""] if lines else ["None has been run yet.", ""]
+    )
+
+
+def bars(lines: Sequence[Line]) -> list[str]:
+    """What is aimed at, what was measured, whether it holds."""
+    if not lines:
+        return []
+    above = [
+        value(one, "after", "asr") - floor(one) for one in lines if not one["kind"].startswith("all-to-all")
+    ]
+    maps = [value(one, "after", "asr") for one in lines if one["kind"].startswith("all-to-all")]
+    lost = [value(one, "before", "acc") - value(one, "after", "acc") for one in lines]
+    recovered = [100 * value(one, "after", "ra") / value(one, "twin", "ra") for one in lines if one["twin"]]
+    found = [
+        ("ASR above the floor, mean", fmean(above), 2) if above else None,
+        ("ASR above the floor, worst", max(above), 5) if above else None,
+        ("ASR, all to all, worst", max(maps), 10) if maps else None,
+        ("accuracy lost, mean", fmean(lost), 0.5),
+        ("accuracy lost, worst", max(lost), 1.5),
+        ("RA short of the ceiling, share of it, worst", 100 - min(recovered), 5) if recovered else None,
+    ]
+    out = ["| | measured | at most | holds |", "|---|---|---|---|"]
+    for one in found:
+        if one is not None:
+            name, measured, most = one
+            out.append(f"| {name} | {measured:.1f} | {most:g} | {'yes' if measured <= most else '**no**'} |")
+    return [*out, ""]
+
+
+def removal(lines: Sequence[Line]) -> str:
+    """The page on what is left."""
+    tuned, held = backdoored(lines, False), backdoored(lines, True)
+    out = [
+        "# What is left of a backdoor",
+        "",
+        f"Networks of [acceptance.md](acceptance.md), one a row. {GIVEN}",
+        "",
+        "In percent: accuracy (ACC), attack success of the true trigger (ASR) and answers to triggered images that are "
+        "right all the same (RA), before → after. Floor and ceiling: ASR and RA of the same trigger on the clean twin. "
+        "Seconds of processor time on one core of a slow machine.",
+        "",
+        "## Kinds that settings were chosen on",
+        "",
+        *table(tuned),
+        *bars(tuned),
+        "## Kinds that are held out",
+        "",
+        *table(held),
+        *bars(held),
+        "## Honest networks",
+        "",
+        *table([one for one in lines if honest(one)]),
+    ]  # fmt: skip
+    return "\n".join(out).rstrip() + "\n"
+
+
+def pages() -> dict[str, str]:
+    """File → text, of what is committed."""
+    lines = json.loads((RESULTS / "acceptance.json").read_text(encoding="utf-8"))["lines"]
+    return {"acceptance.md": acceptance(lines), "removal.md": removal(lines)}
+
+
+def main() -> None:
+    for name, text in pages().items():
+        (PAGES / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
