@@ -2,14 +2,15 @@
 
     python -m benchmarks.acceptance ZOO --root DATA --work DIR [--models DIR] [--only NAME,...] [--judge]
 
-ZOO holds specimens (``wiper zoo build``), DATA their data sets (``DATA/NAME/{train,test}``), ``--models`` networks that
-:mod:`benchmarks.shape_probe` planted. Each folded ONNX file is purified as the command does it, with its defaults, on
-the first half of every class of the test images, by file name; true trigger and accuracy are measured on the other
-half, before and after. What was refused is never written, but its state is measured, too: the one of the round that
-stands. ``seconds``: of processor time, one thread.
+ZOO holds specimens (``wiper zoo build``), DATA their data sets (``DATA/NAME/{train,test}``); with ``--models`` also
+networks that stand there, or are planted first, as of :mod:`benchmarks.shape_probe`. Each folded ONNX file is purified
+as the command does it, with its defaults, on the first half of every class of the test images, by file name; true
+trigger and accuracy are measured on the other half, before and after. What was refused is never written, but its state
+is measured, too: the one of the round that stands. ``seconds``: of processor time, one thread.
 
 What came of a specimen stays in WORK and is not run again, so that a run that was interrupted goes on; all that stands
-there becomes the result, which :mod:`benchmarks.acceptance_pages` renders. Kinds that are held out need ``--judge``.
+there becomes the result, which :mod:`benchmarks.acceptance_pages` renders. Kinds that are held out need ``--judge``:
+without it they are refused where they are named, and left out otherwise.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import RESULTS, write_result
-from benchmarks.shape_probe import KINDS
+from benchmarks.shape_probe import plantable, planted
 from formats import Edit, apply_edit, open_model, read_source
 from triggers.family import Trigger
 from triggers.store import load as load_trigger
@@ -33,7 +34,7 @@ from wiper_cli.audit.pipeline import purify
 from wiper_cli.audit.requests import PurifyRequest
 from wiper_cli.classifier import Classifier
 from wiper_cli.rates import count
-from wiper_cli.zoo import datasets, specimen, suites
+from wiper_cli.zoo import datasets, specimen
 from wiper_cli.zoo.holdouts import is_held_out, kinds_of, refusal
 from wiper_cli.zoo.recipe import CLEAN, FILE_WORD, Recipe
 from wiper_cli.zoo.training import predict
@@ -72,7 +73,7 @@ class Case:
 
 
 def cases(zoo: Path, models: Path | None) -> Iterator[Case]:
-    """Specimens of ``zoo`` and networks that were planted in ``models``."""
+    """Specimens of ``zoo`` and networks that are, or are to be, planted in ``models``."""
     for place in sorted(path.parent for path in zoo.glob("*/manifest.json")):
         manifest = specimen.read_manifest(place)
         told = dict(manifest["recipe"])
@@ -81,29 +82,16 @@ def cases(zoo: Path, models: Path | None) -> Iterator[Case]:
         trigger = load_trigger(stored)[0] if stored.exists() else None
         twin = zoo / recipe.twin.id / "model.onnx"
         yield Case(
-            place.name,
-            place / "model.onnx",
-            recipe,
-            trigger,
-            twin,
-            tuple(manifest["mean"]),
-            tuple(manifest["std"]),
-        )
-    for recipe in suites.read("shapes").recipes if models else ():
+            place.name, place / "model.onnx", recipe, trigger, twin, tuple(manifest["mean"]), tuple(manifest["std"])
+        )  # fmt: skip
+    for kind, recipe in plantable().items() if models else ():
         assert models is not None
-        kind, twin = recipe.label or recipe.attack, zoo / recipe.twin.id
-        file = models / f"{kind}.safetensors"
-        if (
-            kind in KINDS
-            and recipe.poisoning["rate"] == 0.05
-            and recipe.arch.startswith("resnet")
-            and file.exists()
-        ):
-            manifest = specimen.read_manifest(twin)
-            yield Case(
-                f"{kind}-planted", file, recipe, recipe.trigger(), twin / "model.safetensors",
-                tuple(manifest["mean"]), tuple(manifest["std"]), "research/resnet10",
-            )  # fmt: skip
+        twin = zoo / recipe.twin.id
+        manifest = specimen.read_manifest(twin)
+        yield Case(
+            f"{kind}-planted", models / f"{kind}.safetensors", recipe, recipe.trigger(), twin / "model.safetensors",
+            tuple(manifest["mean"]), tuple(manifest["std"]), "research/resnet10",
+        )  # fmt: skip
 
 
 def halved(data: str, root: Path, work: Path) -> Path:
@@ -194,11 +182,14 @@ def main() -> None:
     for word in options.only.split(","):
         chosen = [case for case in found if word in case.name]
         judges = [case.name for case in chosen if is_held_out(case.recipe)]
-        if judges and not options.judge:
+        if word and judges and not options.judge:
             raise SystemExit(str(refusal(judges)))
         for case in chosen:
             place = options.work / f"{case.name}.json"
-            if not place.exists():
+            if not place.exists() and (options.judge or case.name not in judges):
+                if case.arch and not case.model.exists():
+                    data = datasets.load(case.recipe.data, options.root)
+                    planted(case.recipe, data, options.zoo, case.model)
                 line = examined(case, options.root, options.work)
                 place.write_text(json.dumps(line, indent=1) + "\n")
                 print(json.dumps(line), flush=True)

@@ -237,7 +237,16 @@ def test_no_specimen_that_is_held_out_is_purified_without_judge(tmp_path, monkey
     }
     (tmp_path / "dots").mkdir()
     (tmp_path / "dots" / "manifest.json").write_text(json.dumps(manifest))
-    given = ["acceptance", str(tmp_path), "--root", str(tmp_path), "--work", str(tmp_path / "work")]
+    given = [
+        "acceptance",
+        str(tmp_path),
+        "--root",
+        str(tmp_path),
+        "--work",
+        str(tmp_path / "work"),
+        "--only",
+        "dots",
+    ]
     monkeypatch.setattr(sys, "argv", given)
     with pytest.raises(SystemExit, match="dots: held out for judging; give --judge"):
         importlib.import_module("benchmarks.acceptance").main()
