@@ -161,7 +161,8 @@ def test_the_bounds_themselves(monkeypatch):
     [
         (101, 109, True),  # no trigger before, by the same measure, and no more of one now
         (60, 109, False),  # rose
-        (140, 109, False),  # worked
+        (140, 109, True),
+        (146, 109, False),  # worked
         (101, 150, False),  # beyond all allowance
     ],
 )
