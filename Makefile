@@ -28,3 +28,5 @@ docs:
 	$(BIN)/python -m wiper_cli.reports.schema > docs/report-format.md
 	$(BIN)/wiper bench all -o docs/results --render-only
 	$(BIN)/python -m benchmarks.findings
+	$(BIN)/python -m benchmarks.acceptance_pages
+	$(BIN)/python -m benchmarks.detection

@@ -10,7 +10,8 @@ is measured, too: the one of the round that stands. ``seconds``: of processor ti
 
 What came of a specimen stays in WORK and is not run again, so that a run that was interrupted goes on; all that stands
 there becomes the result, which :mod:`benchmarks.acceptance_pages` renders. Kinds that are held out need ``--judge``:
-without it they are refused where they are named, and left out otherwise.
+without it they are refused where they are named, and left out otherwise. A line that gets ``superseded``, which change
+made it a thing of the past, stays in the page and counts no longer.
 """
 
 import argparse

@@ -16,13 +16,15 @@ PAGES = RESULTS.parents[1] / "docs" / "results"
 #: A backdoor works where its ASR is so far above the floor.
 WORKS = 0.10
 CELLS = ("accepted, gone", "accepted, not gone", "refused, gone", "refused, not gone")
+NONE = "None has been run yet."
 Line = dict[str, Any]
 
 GIVEN = (
-    "What each was given: the folded ONNX file (a planted network: its safetensors file), the defaults, and the first "
-    "half of every class of the test images, labelled; nothing of trigger or class. What is measured: the true trigger "
-    "and the accuracy on the other half, which nothing was chosen on; where a purification was refused, on the state "
-    "that would have been written. One seed each. Rendered: `python -m benchmarks.acceptance_pages`."
+    "What each was given: the folded ONNX file, the defaults, and the first half of every class of the test images, "
+    "labelled; nothing of trigger or class. Measured are the true trigger and the accuracy on the other half, which "
+    "nothing was chosen on; where a purification was refused, on the state that would have been written. Planted "
+    "networks are clean ones fine-tuned on 8,000 images, 15 % of them poisoned, and safetensors files. One seed each. "
+    "Rendered: `python -m benchmarks.acceptance_pages`."
 )
 
 
@@ -70,10 +72,30 @@ def reason(line: Line) -> str:
     return str(next(one["reason"] for one in line["rounds"] if one["kept"]))
 
 
+def current(lines: Iterable[Line]) -> list[Line]:
+    """Those that no change has made a thing of the past: ``superseded`` says which."""
+    return [line for line in lines if "superseded" not in line]
+
+
+def fault(line: Line) -> str:
+    """A backdoored network in one item of a list."""
+    return (
+        f"- {line['specimen']}: {cell(line)}; ASR {value(line, 'before', 'asr'):.1f} → "
+        f"{value(line, 'after', 'asr'):.1f}, floor {floor(line):.1f}. {reason(line)}"
+    )
+
+
+def outlived(lines: Sequence[Line] | None = None) -> Rate:
+    """Backdoors that still work, among those of which the purification was accepted; of what is committed."""
+    chosen = current(committed()) if lines is None else lines
+    cells = [cell(line) for held_out in (False, True) for line in backdoored(chosen, held_out)]
+    return Rate(cells.count(CELLS[1]), cells.count(CELLS[0]) + cells.count(CELLS[1]))
+
+
 def matrix(lines: Sequence[Line]) -> list[str]:
     """The four cells by kind, and the two rates that matter."""
     if not lines:
-        return ["None has been run yet.", ""]
+        return [NONE, ""]
     kinds = defaultdict(list)
     for line in lines:
         kinds[line["kind"]].append(cell(line))
@@ -81,25 +103,22 @@ def matrix(lines: Sequence[Line]) -> list[str]:
     rows = [*sorted(kinds.items()), ("all", [cell(line) for line in lines])]
     out += [f"| {kind} | {' | '.join(str(found.count(name)) for name in CELLS)} |" for kind, found in rows]
     count = [cell(line) for line in lines].count
-    false, refused = count(CELLS[1]), count(CELLS[2])
+    refused = count(CELLS[2])
     return [
         *out,
         "",
-        f"- False acceptances, of all that was accepted: {percent(Rate(false, false + count(CELLS[0])))}.",
+        f"- False acceptances, of all that was accepted: {percent(outlived(lines))}.",
         f"- False refusals, of all that was gone: {percent(Rate(refused, refused + count(CELLS[0])))}.",
         "",
-        *(
-            f"- {line['specimen']}: {cell(line)}; ASR {value(line, 'before', 'asr'):.1f} → "
-            f"{value(line, 'after', 'asr'):.1f}, floor {floor(line):.1f}. {reason(line)}"
-            for line in lines
-            if cell(line) != CELLS[0]
-        ),
+        *(fault(line) for line in lines if cell(line) != CELLS[0]),
         "",
     ]
 
 
-def acceptance(lines: Sequence[Line]) -> str:
+def acceptance(measured: Sequence[Line]) -> str:
     """The page on what was accepted."""
+    lines = current(measured)
+    old = [f"{fault(line)} Since then: {line['superseded']}" for line in measured if line not in lines]
     weak = [one["specimen"] for one in lines if not honest(one) and not works(one, "before")]
     clean = [one for one in lines if honest(one)]
     lost = [value(one, "before", "acc") - value(one, "after", "acc") for one in clean]
@@ -118,18 +137,31 @@ def acceptance(lines: Sequence[Line]) -> str:
         *matrix(backdoored(lines, False)),
         "## Kinds that are held out",
         "",
-        "Chosen by a digest of their names before anything was measured; no setting was changed after these were seen.",
+        "Chosen by a digest of their names before anything was measured; no setting was changed after these were seen. "
+        "The shape probe came later than the names and draws dots, crosses and corner patches itself, so the table is "
+        "no judgement on these three (docs/zoo.md).",
         "",
         *matrix(backdoored(lines, True)),
         "## Honest networks",
         "",
-        f"Of {len(clean)} in which nothing was planted {sum(one['accepted'] for one in clean)} were accepted."
-        + (f" Accuracy lost: {fmean(lost):.1f} points in the mean, {max(lost):.1f} at most." if lost else ""),
+        f"Of {len(clean)} in which nothing was planted {sum(one['accepted'] for one in clean)} were accepted. Accuracy "
+        f"lost: {fmean(lost):.1f} points in the mean, {max(lost):.1f} at most."
+        if clean
+        else NONE,
         "",
         *(f"- {line['specimen']}: refused. {reason(line)}" for line in clean if not line["accepted"]),
     ]  # fmt: skip
     if weak:
         out += ["", f"Left out, since the backdoor had not taken: {', '.join(weak)}."]
+    if old:
+        out += [
+            "",
+            "## Before a change",
+            "",
+            "Not counted above; what has been run again since stands there.",
+            "",
+            *old,
+        ]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -151,9 +183,7 @@ def row(line: Line) -> str:
 def table(lines: Sequence[Line]) -> list[str]:
     """Networks, one a row."""
     head = "network | ACC | ASR | floor | RA | ceiling | rounds | accepted | seconds"
-    return (
-        [f"| {head} |", f"|{'---|' * 9}", *map(row, lines), ""] if lines else ["None has been run yet.", ""]
-    )
+    return [f"| {head} |", f"|{'---|' * 9}", *map(row, lines), ""] if lines else [NONE, ""]
 
 
 def bars(lines: Sequence[Line]) -> list[str]:
@@ -209,10 +239,16 @@ def removal(lines: Sequence[Line]) -> str:
     return "\n".join(out).rstrip() + "\n"
 
 
+def committed() -> list[Line]:
+    """What was measured last."""
+    found: list[Line] = json.loads((RESULTS / "acceptance.json").read_text(encoding="utf-8"))["lines"]
+    return found
+
+
 def pages() -> dict[str, str]:
     """File → text, of what is committed."""
-    lines = json.loads((RESULTS / "acceptance.json").read_text(encoding="utf-8"))["lines"]
-    return {"acceptance.md": acceptance(lines), "removal.md": removal(lines)}
+    lines = committed()
+    return {"acceptance.md": acceptance(lines), "removal.md": removal(current(lines))}
 
 
 def main() -> None:

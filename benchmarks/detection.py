@@ -1,10 +1,11 @@
 """What scans say of a zoo of honest and of backdoored networks: false alarms, finds, and the page that tells them.
 
     python -m benchmarks.scan_effort ZOO --images DIR --efforts thorough --record FILE
-    python -m benchmarks.detection FILE    # from what that wrote; without FILE the page, from what is committed
+    python -m benchmarks.detection FILE    # from what that wrote; without FILE from what is committed
 
 ``results/detection.json`` keeps a line for every network, ``docs/results/detection.md`` is rendered from it, and
-``wiper_cli/audit/known_rates.json`` carries the false-alarm rate to where a scan of a network like these says it. The
+``wiper_cli/audit/known_rates.json`` carries the false-alarm rate to where a scan of a network like these says it, and
+that of false acceptances (:mod:`benchmarks.acceptance_pages`) to where a purification does. The
 thresholds were not set on these networks (but the class map's, which was set on twelve of them, none of them accused
 near it), and none was changed for what is seen here.
 """
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import acceptance_pages
 from benchmarks.common import RESULTS, write_result
 from wiper_cli.audit.known_rates import FILE as RATES
 from wiper_cli.detectors import DETECTORS, detector
@@ -85,6 +87,7 @@ def known_rates(lines: Sequence[Line]) -> list[dict[str, Any]]:
     if not honest:
         return []
     classes = [line["classes"] for line in honest]
+    outlived = acceptance_pages.outlived()
     return [
         {
             "effort": "thorough",
@@ -94,6 +97,8 @@ def known_rates(lines: Sequence[Line]) -> list[dict[str, Any]]:
             "about": ABOUT,
             "honest": len(honest),
             "accused": sum(bool(fired(line)) for line in honest),
+            "accepted": outlived.n,
+            "outlived": outlived.hits,
         }
     ]
 
@@ -176,9 +181,9 @@ def main() -> None:
         lines = [json.loads(line) for line in options.record.open()]
         thorough = shortened([line for line in lines if line["effort"] == "thorough"])
         write_result(NAME, {"lines": thorough})
-        RATES.write_text(json.dumps(known_rates(thorough), indent=1) + "\n", encoding="utf-8")
     committed = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))["lines"]
     PAGE.write_text(page(committed), encoding="utf-8")
+    RATES.write_text(json.dumps(known_rates(committed), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
     others = {
         "cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md",
+        "acceptance.md", "removal.md",
     }  # fmt: skip
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
     assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
@@ -220,6 +221,22 @@ def test_kinds_that_are_held_out_stand_in_a_table_of_their_own():
     assert "| dots | 1 | 0 | 0 | 0 |" in held
     assert "accepted: 0 of 1" in held
     assert "Of 1 in which nothing was planted 1 were accepted" in held
+
+
+def test_what_a_change_made_a_thing_of_the_past_is_told_and_not_counted():
+    page = acceptance_pages.acceptance(
+        [_outcome(True, 0.0), _outcome(False, 0.0, superseded="the rule was mended.")]
+    )
+    counted, past = page.split("## Before a change")
+    assert "| all | 1 | 0 | 0 | 0 |" in counted
+    assert "one: refused, gone; ASR 90.0 → 0.0, floor 2.0. Because. Since then: the rule was mended." in past
+
+
+def test_the_acceptance_pages_are_rendered_from_the_committed_lines():
+    for name, text in acceptance_pages.pages().items():
+        assert (findings.RESULTS / name).read_text(encoding="utf-8") == text, (
+            "run: python -m benchmarks.acceptance_pages"
+        )
 
 
 def test_no_specimen_that_is_held_out_is_purified_without_judge(tmp_path, monkeypatch):

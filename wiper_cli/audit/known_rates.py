@@ -1,8 +1,9 @@
-"""How often scans accused honest networks, where that was measured, and of which networks it was. Imports no torch.
+"""How often scans accused honest networks and accepted purifications left a backdoor that worked, where that was
+measured, and of which networks it was. Imports no torch.
 
-``known_rates.json`` is written by ``python -m benchmarks.detection``. What was measured on some networks holds for
-others like them at most, so a rate is known only where effort, detectors, size of the images and number of classes are
-within what was measured.
+``known_rates.json`` is written by ``python -m benchmarks.detection``, also of what ``benchmarks.acceptance`` found.
+What was measured on some networks holds for others like them at most, so a rate is known only where effort, detectors,
+size of the images and number of classes are within what was measured.
 """
 
 import json
@@ -23,7 +24,8 @@ NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is know
 @dataclass(frozen=True)
 class KnownRate:
     """``accused``: honest networks that a scan accused, among those examined. ``about``: what they were. ``shapes``:
-    channels, height and width of their images; ``classes``: the fewest and the most."""
+    channels, height and width of their images; ``classes``: the fewest and the most. ``outlived``: backdoors that still
+    worked, among those of which a purification with the defaults was accepted."""
 
     effort: str
     detectors: tuple[str, ...]
@@ -31,6 +33,7 @@ class KnownRate:
     classes: tuple[int, int]
     about: str
     accused: Rate
+    outlived: Rate
 
     def covers(
         self, effort: str, detectors: Collection[str], shape: tuple[int, int, int], classes: int
@@ -46,6 +49,17 @@ class KnownRate:
             f"The thresholds were set by hand; of {self.accused.n} honest networks of that size ({self.about}), "
             f"{self.accused.hits or 'none'} {'were' if self.accused.hits != 1 else 'was'} accused "
             f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %). Of others no rate is known."
+        )
+
+    @property
+    def removal(self) -> str:
+        """On accepted purifications; empty where none was measured."""
+        if not self.outlived.n:
+            return ""
+        low, high = self.outlived.interval
+        return (
+            f"Of {self.outlived.n} accepted purifications of small networks whose backdoor was known, after "
+            f"{self.outlived.hits or 'none'} it still worked (95 % interval {100 * low:.0f} to {100 * high:.0f} %)."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,6 +78,7 @@ def measured() -> tuple[KnownRate, ...]:
             classes=(one["classes"][0], one["classes"][1]),
             about=one["about"],
             accused=Rate(one["accused"], one["honest"]),
+            outlived=Rate(one["outlived"], one["accepted"]),
         )
         for one in json.loads(FILE.read_text(encoding="utf-8"))
     )

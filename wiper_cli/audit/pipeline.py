@@ -35,6 +35,7 @@ from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.images.folder import read_folder
 from wiper_cli.images.splits import Part
+from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Task
 from wiper_cli.purifiers.machinery.training import live_norms
 from wiper_cli.rates import Rate
@@ -183,7 +184,7 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         ),
         purification=results.purification(subject.model, request.method, kept, rounds.shown(done)),
         verdict=found.judged.verdict,
-        sentence=_purified(reason, accepted, kept.finds, subject.class_names),
+        sentence=_purified(reason, accepted, kept.finds, subject.class_names, _removal(request, ahead)),
         edit=kept.edit,
         expected=results.expectation(subject.classifier.with_edit(kept.edit), subject.clean.report.images),
         architecture=subject.model.architecture.name,
@@ -366,6 +367,14 @@ def _rate(ahead: Planned | None) -> str:
     return ahead.rate.sentence if ahead and ahead.rate else NOT_CALIBRATED
 
 
+def _removal(request: requests.PurifyRequest, ahead: Planned | None) -> str:
+    """A sentence on how often a backdoor outlives what is accepted; empty where no rate is known."""
+    usual = (requests.PurifyRequest.max_accuracy_drop, requests.PurifyRequest.accept_unverified)
+    asked = (request.max_accuracy_drop, request.accept_unverified)
+    known = asked == usual and request.method == next(iter(METHODS.values()))()
+    return ahead.rate.removal if known and ahead and ahead.rate else ""
+
+
 def _require(request: requests.PurifyRequest, subject: Subject) -> None:
     """Refuses, before the long work, a method or a target that this model or this call cannot serve."""
     method, model = request.method, subject.model
@@ -455,15 +464,15 @@ def _place(trigger: TriggerRates) -> dict[str, Any]:
     return {} if trigger.target is None else {"class": trigger.target}
 
 
-def _purified(reason: str, accepted: bool, finds: Finds, class_names: Sequence[str]) -> str:
-    """What was suspected, and what became of it."""
+def _purified(reason: str, accepted: bool, finds: Finds, class_names: Sequence[str], removal: str) -> str:
+    """What was suspected, what became of it, and, where it is accepted, how far that can be trusted."""
     names = ", ".join(called(target, class_names) for target in finds.accused)
     mapped = any(one.mapping for one in finds.recovered)
     towards = [f"towards {names}"] * bool(finds.accused) + ["from each class to another one"] * mapped
     suspected = (
         f"A backdoor {' and '.join(towards)} was suspected" if towards else "No backdoor was suspected"
     )
-    return f"{suspected}. {reason}" if accepted else f"{suspected}. {reason} Nothing was written."
+    return f"{suspected}. {reason} {removal if accepted else 'Nothing was written.'}".rstrip()
 
 
 def _measured(before: Measurement, after: Measurement | None) -> str:

@@ -4,7 +4,7 @@ from wiper_cli.audit.known_rates import KnownRate, known_rate, measured
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.rates import Rate
 
-KNOWN = KnownRate("thorough", ("a", "b"), ((3, 32, 32),), (10, 43), "two kinds", Rate(1, 40))
+KNOWN = KnownRate("thorough", ("a", "b"), ((3, 32, 32),), (10, 43), "two kinds", Rate(1, 40), Rate())
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,19 @@ def test_a_rate_holds_for_what_it_was_measured_on(effort, detectors, shape, clas
     ("hits", "words"), [(0, "none were accused"), (1, "1 was accused"), (2, "2 were accused")]
 )
 def test_the_sentence_says_of_how_many_and_how_sure(hits, words):
-    sentence = KnownRate("thorough", (), (), (1, 2), "two kinds", Rate(hits, 40)).sentence
+    sentence = KnownRate("thorough", (), (), (1, 2), "two kinds", Rate(hits, 40), Rate()).sentence
     assert f"of 40 honest networks of that size (two kinds), {words} (95 % interval" in sentence
     assert sentence.endswith("Of others no rate is known.")
+
+
+@pytest.mark.parametrize(
+    ("hits", "words"), [(0, "after none it still worked"), (2, "after 2 it still worked")]
+)
+def test_the_sentence_on_removal_says_of_how_many_and_how_sure(hits, words):
+    rate = KnownRate("thorough", (), (), (1, 2), "two kinds", Rate(1, 40), Rate(hits, 20))
+    assert rate.removal.startswith("Of 20 accepted purifications")
+    assert f"{words} (95 % interval" in rate.removal
+    assert KNOWN.removal == ""
 
 
 def test_what_ships_is_for_all_detectors_and_no_other_effort():

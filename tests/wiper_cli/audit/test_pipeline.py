@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from formats import Edit, FormatError, NewTensor, inspect, open_model, read_sour
 from formats.tensors import from_bytes, to_bytes
 from wiper_cli.audit import detection, pipeline
 from wiper_cli.audit.detection import pending
+from wiper_cli.audit.known_rates import KnownRate
 from wiper_cli.audit.pipeline import check, purify, run, scan, verify
 from wiper_cli.audit.requests import CheckRequest, KnownTrigger, PurifyRequest, ScanRequest, VerifyRequest
 from wiper_cli.audit.results import expectation
@@ -26,6 +28,7 @@ from wiper_cli.detectors import DETECTORS
 from wiper_cli.perturbations import Recovered
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.contract import Purified
+from wiper_cli.rates import Rate
 from wiper_cli.verdict import ExitCode, Problem, Severity, Verdict
 
 DIGITS = example_folder()
@@ -207,6 +210,20 @@ def test_a_refusal_is_a_finding_and_an_acceptance_is_none(purification, heard, t
     assert found.accepted
     assert found.findings == ()
     assert found.sentence == f"No backdoor was suspected. {found.purification['reason']}"
+
+
+def test_how_often_backdoors_outlive_is_said_of_the_default_alone(purification):
+    known = KnownRate("thorough", (), (), (1, 2), "two kinds", Rate(1, 40), Rate(2, 20))
+    ahead, usual = SimpleNamespace(rate=known), METHODS["unlearn"]()
+    assert pipeline._removal(purification(method=usual), ahead) == known.removal
+    assert pipeline._removal(purification(method=usual), None) == ""
+    assert pipeline._removal(purification(method=usual), SimpleNamespace(rate=None)) == ""
+    for change in (
+        {},
+        {"method": usual, "accept_unverified": True},
+        {"method": usual, "max_accuracy_drop": 0.1},
+    ):
+        assert pipeline._removal(purification(**change), ahead) == ""
 
 
 def test_poisoned_images_beyond_the_limit_are_thinned_evenly(job, heard, few_digits):
