@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wiper_cli.audit.canaries import passes as planting
+from wiper_cli.audit.canaries import passes as canary_passes
 from wiper_cli.audit.known_rates import KnownRate, known_rate
 from wiper_cli.audit.memory import peak_resident
 from wiper_cli.audit.requests import Asked
@@ -130,7 +130,7 @@ def planned(
 
 
 def _seconds(cost: Cost, plans: Sequence[Plan], extent: Extent, canaries: int) -> float:
-    forward, backward = planting(canaries, min(extent.height, extent.width))
+    forward, backward = canary_passes(canaries, min(extent.height, extent.width))
     return (1 + canaries) * cost.seconds(plans) + forward * cost.forward + backward * cost.backward
 
 
