@@ -39,24 +39,24 @@ TAKEN = 0.8
 
 
 def examine(
-    place: Path, images: Path, efforts: Iterable[Effort], file: str = FILE
+    place: Path, clean: Path, efforts: Iterable[Effort], file: str = FILE
 ) -> Iterable[dict[str, Any]]:
-    """One line for every effort: plan, seconds, and each detector's statistic and target."""
+    """One line for every effort: plan, seconds, and each detector's statistic and target. ``clean``: folder."""
     manifest = json.loads((place / "manifest.json").read_text())
     data, attack = manifest["recipe"]["data"], manifest["recipe"]["attack"]
-    request = ScanRequest(model=place / file, clean=images / data / "test", device="cpu")
+    request = ScanRequest(model=place / file, clean=clean, device="cpu")
     subject = prepare(request, SILENT, Notes())
-    classifier, clean = subject.classifier, subject.clean
+    classifier, parts = subject.classifier, subject.clean
     generator = torch.Generator().manual_seed(0)
     ranked = screened_by_head(
-        classifier, sample(clean.fit.images, SCREENED_ON, generator), generator
+        classifier, sample(parts.fit.images, SCREENED_ON, generator), generator
     ).tolist()
     planted = manifest[FILE_WORD] if attack != "clean" else {}
     target = planted["target"] if planted.get("labelling") == "all-to-one" else None
     for effort in efforts:
-        ahead = planned(classifier, clean, tuple(DETECTORS), effort)
-        began = time.perf_counter()
-        evidence = look(ahead.detectors, classifier, clean, 0)
+        ahead = planned(classifier, parts, tuple(DETECTORS), effort)
+        began, worked = time.perf_counter(), time.process_time()
+        evidence = look(ahead.detectors, classifier, parts, 0)
         yield {
             "specimen": place.name,
             "file": file,
@@ -68,6 +68,8 @@ def examine(
             "effort": effort,
             "passes": sum(plan.forward + plan.backward for plan in ahead.plans),
             "seconds": round(time.perf_counter() - began, 1),
+            "processor_seconds": round(time.process_time() - worked, 1),
+            "forward_seconds": round(ahead.cost.forward, 5),
             "rank": None if target is None else ranked.index(target) + 1,
             "detectors": {
                 one.name: {"statistic": one.statistic, "fired": one.fired, "target": one.target}
@@ -130,7 +132,8 @@ def main() -> None:
     for manifest in sorted(options.zoo.glob("*/manifest.json")):
         place = manifest.parent
         left = [one for one in options.efforts.split(",") if (place.name, one) not in known]
-        for line in examine(place, options.images, left) if left else ():
+        clean = options.images / json.loads(manifest.read_text())["recipe"]["data"] / "test"
+        for line in examine(place, clean, left) if left else ():
             lines.append(line)
             with options.record.open("a") as file:
                 file.write(json.dumps(line) + "\n")

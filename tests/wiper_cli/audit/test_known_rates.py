@@ -43,10 +43,11 @@ def test_the_sentence_on_removal_says_of_how_many_and_how_sure(hits, words):
     assert KNOWN.removal == ""
 
 
-def test_what_ships_is_for_all_detectors_and_no_other_effort():
-    (one,) = measured()
+def test_what_ships_is_for_all_detectors_and_efforts_that_were_measured():
+    thorough, quick = measured()
     shape = (3, 32, 32)
-    assert known_rate("thorough", DETECTORS, shape, 10) is one
-    assert known_rate("quick", DETECTORS, shape, 10) is None
+    assert known_rate("thorough", DETECTORS, shape, 10) is thorough
+    assert known_rate("quick", DETECTORS, shape, 10) is quick
+    assert known_rate("normal", DETECTORS, shape, 10) is None
     assert known_rate("thorough", ["max-margin"], shape, 10) is None
     assert known_rate("thorough", DETECTORS, (3, 224, 224), 10) is None
