@@ -102,6 +102,10 @@ def known_rates(lines: Sequence[Line]) -> list[dict[str, Any]]:
                 "accused": sum(bool(fired(line)) for line in honest),
                 "accepted": outlived.n,
                 "outlived": outlived.hits,
+                "statistics": {
+                    name: sorted(line["detectors"][name][0] for line in honest) for name in DETECTORS
+                },
+                "fired": {name: sum(name in fired(line) for line in honest) for name in DETECTORS},
             }
         )
     return found

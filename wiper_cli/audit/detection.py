@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wiper_cli.audit.judgement import Judgement, is_close, judge
-from wiper_cli.audit.known_rates import NOT_CALIBRATED
+from wiper_cli.audit.known_rates import KnownRate
 from wiper_cli.audit.memory import ran_out
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, detector
@@ -54,7 +54,7 @@ def detect(
     settings: Mapping[str, Detector] | None = None,
     heard: Callable[[Detection], None] = lambda _: None,
     done: Mapping[str, Evidence] | None = None,
-    rate: str = NOT_CALIBRATED,
+    rate: KnownRate | None = None,
 ) -> Detection:
     """Runs the detectors ``names`` of :data:`wiper_cli.detectors.DETECTORS` and judges what they say.
 
@@ -78,7 +78,7 @@ def pending(
     classes: int,
     class_names: Sequence[str] | None = None,
     found: tuple[Evidence, ...] = (),
-    rate: str = NOT_CALIBRATED,
+    rate: KnownRate | None = None,
 ) -> Detection:
     """What stands when the first of ``detectors`` have ``found`` something and the others have not run."""
     waiting = list(detectors.items())[len(found) :]

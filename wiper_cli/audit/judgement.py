@@ -15,7 +15,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wiper_cli.audit.known_rates import NOT_CALIBRATED
+from wiper_cli.audit.known_rates import NOT_CALIBRATED, KnownRate
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.verdict import Finding, Severity, Verdict
@@ -52,14 +52,14 @@ def judge(
     evidence: Sequence[Evidence],
     classes: int,
     names: Sequence[str] | None = None,
-    rate: str = NOT_CALIBRATED,
+    known: KnownRate | None = None,
     power: str = "",
 ) -> Judgement:
-    """The verdict on one model. ``names``: the classes' names, if known (else numbers are used). ``rate``: said with
-    every verdict, how often honest models are accused. ``power``: a clause on what the scan found of backdoors that
-    were planted in copies."""
+    """The verdict on one model. ``names``: the classes' names, if known (else numbers are used). ``known``: how often
+    honest models like it are accused, said with every verdict. ``power``: a clause on what the scan found of backdoors
+    that were planted in copies."""
+    rate = known.sentence if known else NOT_CALIBRATED
     fired = sorted((piece for piece in evidence if piece.ran and piece.fired), key=lambda p: -_excess(p))
-    known = rate != NOT_CALIBRATED
     findings = sorted(
         (_finding(p, fired, names, known) for p in fired), key=lambda finding: -finding.severity
     )
@@ -104,7 +104,9 @@ def judge(
     return Judgement(verdict, sentence, tuple(findings), accused, weak)
 
 
-def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | None, known: bool) -> Finding:
+def _finding(
+    piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | None, known: KnownRate | None
+) -> Finding:
     detector = DETECTORS[piece.name]
     target, statistic, threshold = piece.target, piece.statistic, piece.threshold
     assert target is not None or piece.mapping
@@ -145,7 +147,8 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
             "statistic": statistic,
             "threshold": threshold,
             "threshold_origin": piece.threshold_origin,
-            "false_alarm_rate": piece.false_alarm_rate,
+            "false_alarm_rate": alarms(piece, known),
+            **({} if known is None else {"p_value": known.p_value(piece.name, statistic)}),
             **({"map": dict(piece.mapping)} if target is None else {"target": target}),
             **({} if success is None else {"success": success, "images": images}),
             **({"agreeing": agreeing} if agreeing else {}),
@@ -153,6 +156,12 @@ def _finding(piece: Evidence, fired: Sequence[Evidence], names: Sequence[str] | 
         },
         place={} if target is None else {"class": target},
     )
+
+
+def alarms(piece: Evidence, known: KnownRate | None) -> float | None:
+    """Share of honest networks like this one that the detector accused; ``None`` where nobody has measured it."""
+    own = known.fired.get(piece.name) if known else None
+    return piece.false_alarm_rate if own is None else own.value
 
 
 def is_close(piece: Evidence) -> bool:

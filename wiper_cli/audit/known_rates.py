@@ -7,8 +7,8 @@ size of the images and number of classes are within what was measured.
 """
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is know
 class KnownRate:
     """``accused``: honest networks that a scan accused, among those examined. ``about``: what they were. ``shapes``:
     channels, height and width of their images; ``classes``: the fewest and the most. ``outlived``: backdoors that still
-    worked, among those of which a purification with the defaults was accepted."""
+    worked, among those of which a purification with the defaults was accepted. ``statistics``: what each detector
+    measured of the honest ones, and ``fired``: of how many it accused."""
 
     effort: str
     detectors: tuple[str, ...]
@@ -33,7 +34,9 @@ class KnownRate:
     classes: tuple[int, int]
     about: str
     accused: Rate
-    outlived: Rate
+    outlived: Rate = field(default_factory=Rate)
+    statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    fired: Mapping[str, Rate] = field(default_factory=dict)
 
     def covers(
         self, effort: str, detectors: Collection[str], shape: tuple[int, int, int], classes: int
@@ -50,6 +53,14 @@ class KnownRate:
             f"{self.accused.hits or 'none'} {'were' if self.accused.hits != 1 else 'was'} accused "
             f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %). Of others no rate is known."
         )
+
+    def p_value(self, detector: str, statistic: float | None) -> float | None:
+        """Of the honest networks and this one the share whose statistic is at least this: a p-value where this network
+        is one more of their kind (conformal; Vovk, Gammerman, Shafer 2005); ``None`` where none is known."""
+        known = self.statistics.get(detector, ())
+        if not known or statistic is None:
+            return None
+        return (1 + sum(value >= statistic for value in known)) / (1 + len(known))
 
     @property
     def removal(self) -> str:
@@ -79,6 +90,8 @@ def measured() -> tuple[KnownRate, ...]:
             about=one["about"],
             accused=Rate(one["accused"], one["honest"]),
             outlived=Rate(one["outlived"], one["accepted"]),
+            statistics={name: tuple(values) for name, values in one["statistics"].items()},
+            fired={name: Rate(hits, one["honest"]) for name, hits in one["fired"].items()},
         )
         for one in json.loads(FILE.read_text(encoding="utf-8"))
     )

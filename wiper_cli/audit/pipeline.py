@@ -23,7 +23,6 @@ from wiper_cli.audit.detection import Detection, detect, known, look_closely, pe
 from wiper_cli.audit.explanation import explain
 from wiper_cli.audit.judgement import called, judge
 from wiper_cli.audit.keeping import keep, restore
-from wiper_cli.audit.known_rates import NOT_CALIBRATED
 from wiper_cli.audit.measure import Measurement, Poisoned, Stamper, TriggerRates, measure, settled
 from wiper_cli.audit.planning import Planned, planned
 from wiper_cli.audit.rounds import Finds, Round
@@ -118,7 +117,7 @@ def scan(
         interim(answer(found, complete=False))
 
     if ahead:
-        heard(pending(ahead.detectors, subject.classifier.classes, rate=_rate(ahead)))
+        heard(pending(ahead.detectors, subject.classifier.classes, rate=ahead.rate))
     with graph.told(), notes.stage("salience"):
         one_pass(subject, request, True, report, notes)
     found = _detect(request, subject, report, notes, ahead, heard, done)
@@ -127,7 +126,7 @@ def scan(
         with notes.stage("canaries"):
             classifier, clean = subject.classifier, subject.clean
             planted = canaries(classifier, clean, ahead.detectors, request.canaries, request.seed, report)
-        said = _rate(ahead), power(planted)
+        said = ahead.rate, power(planted)
         found = replace(found, judged=judge(found.evidence, classifier.classes, subject.class_names, *said))
     elif request.canaries:
         notes.omit("canaries", "They say how far a silence reaches, and this scan was not silent.")
@@ -358,13 +357,8 @@ def _detect(
         settings,
         heard,
         done,
-        _rate(ahead),
+        ahead.rate if ahead else None,
     )
-
-
-def _rate(ahead: Planned | None) -> str:
-    """A sentence on how often honest networks are accused."""
-    return ahead.rate.sentence if ahead and ahead.rate else NOT_CALIBRATED
 
 
 def _removal(request: requests.PurifyRequest, ahead: Planned | None) -> str:

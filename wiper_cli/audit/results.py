@@ -12,6 +12,8 @@ from formats.tensors import from_bytes, to_bytes
 from wiper_cli import perturbations
 from wiper_cli.audit.canaries import Canary
 from wiper_cli.audit.environment import reported
+from wiper_cli.audit.judgement import alarms
+from wiper_cli.audit.known_rates import KnownRate
 from wiper_cli.audit.measure import Measurement, der
 from wiper_cli.audit.planning import Planned
 from wiper_cli.audit.rounds import Round
@@ -89,12 +91,13 @@ def shown_detection(
         "false_alarms": plan.rate.as_dict() if plan and plan.rate else None,
         "plan": plan and plan.as_dict(),
         "canaries": None if canaries is None else [jsonable(one.as_dict()) for one in canaries],
-        "detectors": [shown_detector(subject, piece) for piece in evidence],
+        "detectors": [shown_detector(subject, piece, plan.rate if plan else None) for piece in evidence],
     }
 
 
-def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
-    """One detector's evidence; what it recovered is shown where it fired, since elsewhere it did not work."""
+def shown_detector(subject: Subject, piece: Evidence, known: KnownRate | None = None) -> dict[str, Any]:
+    """One detector's evidence; what it recovered is shown where it fired, since elsewhere it did not work. ``known``:
+    of honest networks like this one."""
     works = [one for one in piece.recovered if piece.fired and (piece.mapping or one.target == piece.target)]
     trigger = works[0] if works else None
     return {
@@ -105,11 +108,11 @@ def shown_detector(subject: Subject, piece: Evidence) -> dict[str, Any]:
         "statistic": finite(piece.statistic),
         "threshold": piece.threshold,
         "threshold_origin": piece.threshold_origin,
-        "false_alarm_rate": piece.false_alarm_rate,
+        "false_alarm_rate": alarms(piece, known),
         "fired": piece.fired,
         "target": piece.target,
         "suspects": list(piece.suspects),
-        "p_value": None,
+        "p_value": known.p_value(piece.name, finite(piece.statistic)) if known else None,
         "per_class": [finite(value) for value in piece.per_class],
         "facts": jsonable(piece.facts),
         "seconds": round(piece.seconds, 3),

@@ -319,7 +319,9 @@ def detector_rows(report: Report, detector: Mapping[str, Any]) -> list[Row]:
     if detector.get("target") is not None:
         rows.append(("suspected target", class_name(report, detector["target"])))
     if detector.get("p_value") is not None:
-        rows.append(("p value", number(detector["p_value"])))
+        rows.append(
+            ("p value", f"{number(detector['p_value'])}, its rank among honest networks like this one")
+        )
     rows += [
         (label(key), fact(key, value)) for key, value in list((detector.get("facts") or {}).items())[:20]
     ]
@@ -329,14 +331,15 @@ def detector_rows(report: Report, detector: Mapping[str, Any]) -> list[Row]:
 
 
 def false_alarms(report: Report, own: float | None) -> str:
-    """How often honest models are accused: by one detector, where that was measured, else by a scan like this one."""
+    """How often honest models are accused: by one detector alone, and by a scan like this one."""
     scan = (report.get("detection") or {}).get("false_alarms")
-    if own is not None or not scan:
+    if not scan:
         return percent(own)
     low, high = scan["interval"]
+    alone = "not measured" if own is None else round(own * scan["n"]) or "none"
     return (
-        f"of this detector alone not measured; of all together {round((scan['value'] or 0) * scan['n'])} of "
-        f"{scan['n']} honest networks like this one were accused (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+        f"of this detector alone {alone}, of all together {round((scan['value'] or 0) * scan['n']) or 'none'} of "
+        f"{scan['n']} honest networks like this one (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
     )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from wiper_cli.audit.judgement import MOST_SUSPECTS, judge
-from wiper_cli.audit.known_rates import NOT_CALIBRATED
+from wiper_cli.audit.known_rates import NOT_CALIBRATED, KnownRate
+from wiper_cli.rates import Rate
 from wiper_cli.verdict import Finding, Severity, Verdict
 
 
@@ -111,8 +112,13 @@ def test_a_finding_says_all_that_it_rests_on():
     assert not {"success", "images"} & set(margin_s.evidence)
     (alone,) = judge([margin(3, float("inf"))], 10).findings
     assert "(max-margin inf, threshold 4.0, not calibrated)" in alone.message
-    (known,) = judge([margin(3, float("inf"))], 10, rate="Of 22 honest networks none was accused.").findings
-    assert "(max-margin inf, threshold 4.0, set by hand)" in known.message
+    honest = KnownRate(
+        "thorough", (), (), (10, 10), "small", Rate(1, 4), Rate(), {"max-margin": (1.0, 5.0, 2.0, 0.0)},
+        {"max-margin": Rate(1, 4)},
+    )  # fmt: skip
+    (known,) = judge([margin(3, 4.5)], 10, known=honest).findings
+    assert "(max-margin 4.5, threshold 4.0, which is close, set by hand)" in known.message
+    assert (known.evidence["false_alarm_rate"], known.evidence["p_value"]) == (0.25, 0.4)
     assert "agreeing" not in alone.evidence
 
 

@@ -75,13 +75,15 @@ def test_of_a_detector_without_a_rate_of_its_own_the_scan_s_is_told_in_every_for
         "about": "small ones",
     }
     report["findings"][0]["evidence"]["false_alarm_rate"] = None
-    said = "of this detector alone not measured; of all together 1 of 22 honest networks like this one were accused"
+    said = "of this detector alone not measured, of all together 1 of 22 honest networks like this one"
     rows = dict(story.detector_rows(report, report["detection"]["detectors"][0]))
     assert rows["false alarms on clean models"] == f"{said} (95 % interval 1 to 22 %)"
     text = " ".join(render(form, [report]).split())
     assert "rate: not measured" not in text
     assert said in text
-    assert story.false_alarms(report, 0.125) == "12.5%"
+    assert story.false_alarms(report, 1 / 22).startswith("of this detector alone 1, of all together 1 of 22 ")
+    assert story.false_alarms(report, 0.0).startswith("of this detector alone none, of all")
+    assert story.false_alarms(make("scan_finding"), 0.125) == "12.5%"
 
 
 @pytest.mark.parametrize(("index", "said"), [(None, "no class"), (0, "class 0 (airplane)"), (99, "class 99")])
