@@ -96,7 +96,7 @@ def seek(flow: Flow, asked: Asked, images: Tensor) -> tuple[Sleeper | None, int]
     ``images``: uint8 [N,C,H,W], clean.
     """
     best, work, failed = None, 0.0, 0
-    clean, old = chosen(asked, images)
+    answered: tuple[Tensor, Tensor] | None = None
     some = asked.as_float(images[:: max(1, len(images) // IMAGES)][:IMAGES])
     for side in sides(flow)[:MOST_SIDES]:
         if work and work + side.work > WORK:
@@ -109,6 +109,8 @@ def seek(flow: Flow, asked: Asked, images: Tensor) -> tuple[Sleeper | None, int]
             continue
         taken = None
         for _, mask, opener in woken.openers[:MOST_TRIED]:
+            # Whole passes for hundreds of images, which few networks need.
+            clean, old = answered = answered or chosen(asked, images)
             changed = torch.where(mask, opener, clean)
             again, _ = effect(asked, clean, old, changed, side.node, woken.passes)
             if again and not again.local and _whatever(asked, clean, mask, opener, again.target):
