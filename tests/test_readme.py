@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 import pytest
 
-from wiper_cli.main import cli
-from wiper_cli.verdict import EXIT_PRECEDENCE, ExitCode, combine
+from wiper_cli.audit.requests import Examination
+from wiper_cli.detectors.evidence import FEWEST_IMAGES, FEWEST_IN_PART
+from wiper_cli.main import COMMANDS, cli
+from wiper_cli.verdict import EXIT_PRECEDENCE, ExitCode, Verdict, combine
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,3 +51,16 @@ def test_every_link_and_path_leads_somewhere():
         named = [(ROOT, path.rstrip("/").replace("NAME", "[!_]*")) for path in re.findall(inside, text)]
         lost += [(page.name, path) for base, path in linked + named if not any(base.glob(path))]
     assert not lost
+
+
+def test_the_page_on_verdicts_names_every_exit_code_and_verdict():
+    page = (ROOT / "docs/reading-a-verdict.md").read_text(encoding="utf-8")
+    assert {int(code) for code in re.findall(r"^\| (\d) \|", page, re.MULTILINE)} == {
+        int(code) for code in ExitCode
+    }
+    assert all(f"`{verdict}`" in page for verdict in Verdict)
+    known = {option for name in COMMANDS for one in cli().commands[name].params for option in one.opts}
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", page):
+        assert option in known, option
+    assert f"needs {FEWEST_IMAGES}, of which {FEWEST_IN_PART}" in page
+    assert f"More than {Examination.max_images:,} are" in page

@@ -95,36 +95,45 @@ def purify(context: click.Context, /, model: Path, **_: Any) -> None:
         run = Run("purify", settings, display)
 
         def work(document: Document) -> None:
-            with run.subject(model, document) as subject:
-                if (
-                    subject.gated.kind == "safetensors"
-                    and subject.gated.locations
-                    and not output.name.endswith(SUFFIX)
-                ):
-                    raise Problem(
-                        f"The model is an index of {len(subject.gated.locations)} shards, and so is what is written: "
-                        f"name it like {output.stem}{SUFFIX}."
-                    )
-                request = PurifyRequest(
-                    **run.examined(subject),
-                    method=method,
-                    max_accuracy_drop=details["max_accuracy_drop"] / 100,
-                    detectors=Detectors.named(details["detectors"]),
-                    effort=details["effort"],
-                    max_rounds=details["max_rounds"],
-                    targets=details["targets"],
-                    triggered=details["triggered"],
-                    live=details["batch_norm"] == "live",
-                    accept_unverified=details["accept_unverified"],
-                )
-                answer = run.ask(request)
-                documents.merge(document, answer)
-                if answer.accepted:
-                    _write(run, subject, answer, place, document)
-            _conclude(document, settings)
+            perform(
+                run,
+                model,
+                place,
+                document,
+                method=method,
+                max_accuracy_drop=details["max_accuracy_drop"] / 100,
+                detectors=Detectors.named(details["detectors"]),
+                effort=details["effort"],
+                max_rounds=details["max_rounds"],
+                targets=details["targets"],
+                triggered=details["triggered"],
+                live=details["batch_norm"] == "live",
+                accept_unverified=details["accept_unverified"],
+            )
 
         report = run.document(model, work)
     context.exit(finish(run, [report]))
+
+
+def perform(run: Run, model: Path, place: Destination, document: Document, **asked: Any) -> None:
+    """Purifies ``model`` as ``asked``, the fields of a :class:`PurifyRequest`, writes it to ``place`` if that is
+    accepted, and tells ``document``."""
+    output = place.output
+    with run.subject(model, document) as subject:
+        if (
+            subject.gated.kind == "safetensors"
+            and subject.gated.locations
+            and not output.name.endswith(SUFFIX)
+        ):
+            raise Problem(
+                f"The model is an index of {len(subject.gated.locations)} shards, and so is what is written: "
+                f"name it like {output.stem}{SUFFIX}."
+            )
+        answer = run.ask(PurifyRequest(**run.examined(subject), **asked))
+        documents.merge(document, answer)
+        if answer.accepted:
+            _write(run, subject, answer, place, document)
+    _conclude(document, run.settings)
 
 
 def _write(run: Run, subject: Subject, answer: PurifyAnswer, place: Destination, document: Document) -> None:

@@ -48,6 +48,8 @@ class Run:
     settings: Settings
     display: Display
     ignores: Ignores | None = None
+    #: What was typed, for the report.
+    arguments: Sequence[str] = field(default_factory=lambda: sys.argv[1:])
     isolation: Isolation = field(default_factory=Isolation)
     #: Of the model at hand, as this process read it.
     digest: str | None = None
@@ -120,7 +122,7 @@ class Run:
     def document(self, path: Path, work: Callable[[Document], None]) -> Document:
         """One document for one model; a refusal becomes its sentence, never a traceback, and whatever else is raised
         ends the examination of this file alone."""
-        document = documents.begin(self.command, sys.argv[1:], path, self.settings.seed)
+        document = documents.begin(self.command, self.arguments, path, self.settings.seed)
         self._began, self.isolation, self.digest = time.monotonic(), Isolation(), None
         try:
             work(document)

@@ -1,0 +1,1 @@
+from sample_reports import make  # noqa: F401
