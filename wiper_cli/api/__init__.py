@@ -96,15 +96,18 @@ def scan(
     detectors: Sequence[str] = tuple(DETECTORS),
     effort: Asked = ScanRequest.effort,
     budget: float | None = None,
+    canaries: int = ScanRequest.canaries,
     explain: Where | None = None,
     **options: Unpack[Options],
 ) -> ScanResult:
     """Look for a backdoor that nobody described. ``clean``: folder of clean images, a sub-folder a class. ``budget``:
-    seconds to choose the effort by. ``explain``: folder of images that carry a trigger."""
+    seconds to choose the effort by. ``canaries``: known backdoors to plant in copies and look for, where nothing is
+    found. ``explain``: folder of images that carry a trigger."""
     asked: dict[str, Any] = {
         "detectors": tuple(detectors),
         "effort": effort,
         "budget": budget,
+        "canaries": canaries,
         "explain": _path(explain),
     }
     run = _run("scan", model, clean, options, asked)
