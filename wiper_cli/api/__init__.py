@@ -107,7 +107,7 @@ def scan(
         "detectors": tuple(detectors),
         "effort": effort,
         "budget": budget,
-        "canaries": canaries,
+        **({"canaries": canaries} if canaries else {}),
         "explain": _path(explain),
     }
     run = _run("scan", model, clean, options, asked)
