@@ -35,8 +35,8 @@ def accept(
     ``before``, ``after``: of the report part with the same triggers. ``probes``: detectors
     run on the purified file that the purifier did not train against. ``max_accuracy_drop``: fraction in 0..1.
     ``suspects``: classes accused in the original file or in a later round; a probe counts when it fires for one of
-    them, for any class when none are given. ``accept_unverified``: also where nothing but the accuracy could be looked
-    at.
+    them, for any class when none are given. ``accept_unverified``: also where nothing had been found that could be seen
+    to go, or nothing but the accuracy could be looked at.
     """
     fall = before.acc.share - after.acc.share
     moved = _moved(fall)
@@ -64,6 +64,8 @@ def accept(
             against.append(f"the probe {probe.name} still fires{target} ({numbers})")
     if not asked:
         against.append("no independent probe could be run on the purified model")
+    elif not (suspects or pairs or accept_unverified):
+        against.append("nothing had been found that could be seen to go")
     if against:
         return False, f"Not accepted: {'; '.join(against)}."
     worked = sum(_beyond_room(old.asr, old.base_rate) for old in before.triggers)

@@ -42,6 +42,12 @@ from wiper_cli.verdict import KIND_NAMES, ExitCode, Finding, Problem, Severity, 
 
 A = TypeVar("A")
 
+#: Said where a purification could not be judged.
+NOTHING_TO_GO = (
+    "The scan found nothing, so no purification could be seen to remove anything, and none was tried; not every "
+    "backdoor is found. --accept-unverified tries and writes it all the same, --target names a class to be wary of."
+)
+
 #: Largest difference of logits after saving, relative to the largest logit, by the dtype the file computes in.
 TOLERANCE: Mapping[str, float] = {"F16": 2e-2, "BF16": 5e-2, "I8": 5e-2, "U8": 5e-2}
 
@@ -143,7 +149,8 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     The first scan is of the original file, each later one of what the round before left, with other seeds. The purifier
     sees whatever scans ever recovered and most of a sample of stamps that trigger the accused classes. The acceptance
     measures the rest of that sample, and also asks probes, drawn anew in each round, that the purifier did not train
-    against. A branch in the graph ends it before any work: no training removes one.
+    against. A branch in the graph ends it before any work: no training removes one. So does a scan that finds nothing,
+    unless the request names a target, brings triggered images, or accepts what nothing verified.
     """
     notes = Notes()
     graph = branches.read(request, report, notes)
@@ -161,6 +168,9 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
 
     ahead = _planned(request, subject)
     found = _detect(request, subject, report, notes, ahead)
+    fired = any(piece.fired for piece in found.evidence)
+    if ahead and not (fired or request.targets or request.triggered or request.accept_unverified):
+        raise Problem(NOTHING_TO_GO, ExitCode.NO_VERDICT, (*graph.findings, *notes.findings))
     done: list[Round] = []
     while len(done) < rounds.most(request, len(subject.clean.report)) and not (done and done[-1].silent):
         if done:

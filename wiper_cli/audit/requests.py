@@ -91,7 +91,8 @@ class PurifyRequest(Examination[answers.PurifyAnswer]):
     suspects; with none, no probe is run either. ``effort``: of their scans and of the probes. ``max_rounds``: of scan,
     purifier and probes, where one is not enough. ``targets``: classes known to be accused. ``triggered``: folder of
     images that carry the trigger. ``live``: train batch norm. ``max_accuracy_drop``: fraction in 0..1.
-    ``accept_unverified``: also where nothing but the accuracy could be looked at."""
+    ``accept_unverified``: also where nothing was found that could be seen to go, or nothing but the accuracy could be
+    looked at."""
 
     answer = answers.PurifyAnswer
 

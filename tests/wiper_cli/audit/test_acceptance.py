@@ -54,18 +54,23 @@ def works(share, target=4):
             "the accuracy stayed as it was, 1 of the 2 triggers measured had worked and none of these does now, and "
             "the independent probes (probe) found nothing for the classes suspected.",
         ),
-        (
-            ALONE,
-            numbers(1050),
-            [SILENT],
-            [],
-            "the accuracy rose by 4.5 points, and the independent probes (probe) found nothing. No class had been "
-            "suspected, so no removal is claimed.",
-        ),
     ],
 )
 def test_accepted(before, after, probes, suspects, sentence):
     assert accept(before, after, probes, 0.02, suspects) == (True, f"Accepted: {sentence}")
+
+
+def test_what_found_nothing_saw_nothing_go():
+    better = numbers(1050)
+    refused = "Not accepted: nothing had been found that could be seen to go."
+    assert accept(ALONE, better, [SILENT], 0.02) == (False, refused)
+    assert accept(ALONE, better, [SILENT], 0.02, accept_unverified=True) == (
+        True,
+        "Accepted: the accuracy rose by 4.5 points, and the independent probes (probe) found nothing. No class "
+        "had been suspected, so no removal is claimed.",
+    )
+    assert accept(ALONE, better, [SILENT], 0.02, [3])[0]
+    assert not accept(ALONE, better, [FIRES], 0.02, accept_unverified=True)[0]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,7 @@ def test_the_bounds_themselves(monkeypatch):
     whole, three_quarters = numbers(1024, images=1024), numbers(768, images=1024)
     assert not accept(whole, three_quarters, [SILENT], 0.25)[0]
     assert not accept(whole, three_quarters, [], 0.25, accept_unverified=True)[0]
-    assert accept(numbers(4, images=4), numbers(4, images=4), [SILENT], 0.25)[0]
+    assert accept(numbers(4, images=4), numbers(4, images=4), [SILENT], 0.25, [3])[0]
     assert "too few" in accept(BEFORE, numbers(1000, (10, 0), n=100), [SILENT], 0.02)[1]
     monkeypatch.setattr(acceptance, "ROOM", Rate(50, 1000).interval[1])
     monkeypatch.setattr(acceptance, "SLACK", Rate(50, 1000).interval[0] - Rate(0, 1000).interval[1])

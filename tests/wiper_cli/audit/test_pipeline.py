@@ -534,3 +534,14 @@ def test_no_better_than_chance_is_no_verdict(ask, beside, job, heard, nothing_lo
     assert caught.value.exit_code is ExitCode.NO_VERDICT
     (finding,) = caught.value.findings
     assert (finding.rule, finding.severity) == ("WIPER-F03", Severity.MEDIUM)
+
+
+def test_where_a_scan_finds_nothing_nothing_is_purified(job, heard, monkeypatch):
+    asked = {"detectors": ("warp-inversion",), "effort": "quick", "max_accuracy_drop": 0.5}
+    monkeypatch.setattr(pipeline, "_round", None)  # never called
+    with pytest.raises(Problem, match="The scan found nothing, so no purification") as raised:
+        purify(job(PurifyRequest, **asked), heard)
+    assert raised.value.exit_code is ExitCode.NO_VERDICT
+    for more in ({"targets": (3,)}, {"accept_unverified": True}):
+        with pytest.raises(TypeError):
+            purify(job(PurifyRequest, **asked, **more), heard)
