@@ -104,10 +104,14 @@ def matrix(lines: Sequence[Line]) -> list[str]:
     out += [f"| {kind} | {' | '.join(str(found.count(name)) for name in CELLS)} |" for kind, found in rows]
     count = [cell(line) for line in lines].count
     refused = count(CELLS[2])
+    unclaimed = sum(cell(line) == CELLS[1] and "no removal is claimed" in reason(line) for line in lines)
+    told = (
+        f" Of these {unclaimed} claimed no removal, since no class had been suspected." if unclaimed else ""
+    )
     return [
         *out,
         "",
-        f"- False acceptances, of all that was accepted: {percent(outlived(lines))}.",
+        f"- False acceptances, of all that was accepted: {percent(outlived(lines))}.{told}",
         f"- False refusals, of all that was gone: {percent(Rate(refused, refused + count(CELLS[0])))}.",
         "",
         *(fault(line) for line in lines if cell(line) != CELLS[0]),
@@ -148,8 +152,7 @@ def acceptance(measured: Sequence[Line]) -> str:
         f"lost: {fmean(lost):.1f} points in the mean, {max(lost):.1f} at most."
         if clean
         else NONE,
-        "",
-        *(f"- {line['specimen']}: refused. {reason(line)}" for line in clean if not line["accepted"]),
+        *(f"\n{line['specimen']} was refused. {reason(line)}" for line in clean if not line["accepted"]),
     ]  # fmt: skip
     if weak:
         out += ["", f"Left out, since the backdoor had not taken: {', '.join(weak)}."]

@@ -239,6 +239,22 @@ def test_the_acceptance_pages_are_rendered_from_the_committed_lines():
         )
 
 
+def test_the_readme_quotes_the_false_acceptances():
+    (found,) = re.findall(r"after (\d+) of (\d+) acceptances it still worked", " ".join(README.split()))
+    rate = acceptance_pages.outlived()
+    assert tuple(map(int, found)) == (rate.hits, rate.n)
+    after = {
+        line["specimen"]: acceptance_pages.value(line, "after", "asr")
+        for line in acceptance_pages.committed()
+    }
+    for specimen, quoted in (
+        ("text-planted", "64 of 98 % were left"),
+        ("frame-planted", "17 of 99 % were left"),
+    ):
+        assert quoted in " ".join(README.split())
+        assert quoted.startswith(f"{after[specimen]:.0f} of")
+
+
 def test_no_specimen_that_is_held_out_is_purified_without_judge(tmp_path, monkeypatch):
     recipe = {
         "data": "cifar10",

@@ -68,7 +68,7 @@ def accept(
         against.append("nothing had been found that could be seen to go")
     if against:
         return False, f"Not accepted: {'; '.join(against)}."
-    worked = sum(_beyond_room(old.asr, old.base_rate) for old in before.triggers)
+    worked = sum(_exceeds_room(old.asr, old.base_rate) for old in before.triggers)
     of_these = "none of these does now" if worked else "none has begun to"
     triggers = f"{worked} of the {len(pairs)} triggers measured had worked and {of_these}, " if pairs else ""
     where = " for the classes suspected" if suspects else ""
@@ -109,8 +109,8 @@ def _still_works(old: TriggerRates, new: TriggerRates) -> list[str]:
         return [f"the {which} could not be measured on any image"]
     low, high = asr.interval
     rose = low > old.asr.interval[1]
-    worked = _beyond_room(old.asr, old.base_rate)
-    if _beyond_room(asr, base) or (low > base.interval[1] + SLACK and (worked or rose)):
+    worked = _exceeds_room(old.asr, old.base_rate)
+    if _exceeds_room(asr, base) or (low > base.interval[1] + SLACK and (worked or rose)):
         was = _percent(old.asr)
         return [f"the {which} still succeeds on {_percent(asr)} (before {was}, base rate {_percent(base)})"]
     if high > base.share + ROOM:
@@ -118,7 +118,7 @@ def _still_works(old: TriggerRates, new: TriggerRates) -> list[str]:
     return []
 
 
-def _beyond_room(asr: Rate, base: Rate) -> bool:
+def _exceeds_room(asr: Rate, base: Rate) -> bool:
     """Beyond what a harmless change of the image may do."""
     return asr.share > base.share + ROOM
 
