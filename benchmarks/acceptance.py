@@ -6,7 +6,8 @@ ZOO holds specimens (``wiper zoo build``), DATA their data sets (``DATA/NAME/{tr
 networks that stand there, or are planted first, as of :mod:`benchmarks.shape_probe`. Each folded ONNX file is purified
 as the command does it, with its defaults, on the first half of every class of the test images, by file name; true
 trigger and accuracy are measured on the other half, before and after. What was refused is never written, but its state
-is measured, too: the one of the round that stands. ``seconds``: of processor time, one thread.
+is measured, too: the one of the round that stands, or the file as it was where the scan found nothing. ``seconds``: of
+processor time, one thread.
 
 What came of a specimen stays in WORK and is not run again, so that a run that was interrupted goes on; all that stands
 there becomes the result, which :mod:`benchmarks.acceptance_pages` renders. Kinds that are held out need ``--judge``:
@@ -31,16 +32,21 @@ from benchmarks.shape_probe import plantable, planted
 from formats import Edit, apply_edit, open_model, read_source
 from triggers.family import Trigger
 from triggers.store import load as load_trigger
-from wiper_cli.audit.pipeline import purify
+from wiper_cli.audit.pipeline import NOTHING_TO_GO, purify
 from wiper_cli.audit.requests import PurifyRequest
 from wiper_cli.classifier import Classifier
 from wiper_cli.rates import count
+from wiper_cli.verdict import Problem
 from wiper_cli.zoo import datasets, specimen
 from wiper_cli.zoo.holdouts import is_held_out, kinds_of, refusal
 from wiper_cli.zoo.recipe import CLEAN, FILE_WORD, Recipe
 from wiper_cli.zoo.training import predict
 
 NAME = "acceptance"
+#: What stands in place of a round where nothing was tried.
+UNTRIED: dict[str, Any] = {
+    "kept": True, "accepted": False, "unlearned": 0, "measured": 0, "fired": [], "probes_fired": [],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,15 +140,20 @@ def examined(case: Case, root: Path, work: Path) -> dict[str, Any]:
     """One line of the result."""
     place = halved(case.recipe.data, root, work)
     began = time.process_time()
-    found = purify(
-        PurifyRequest(
-            model=case.model,
-            clean=place / "train",
-            mean=case.mean if case.arch else None,
-            std=case.std if case.arch else None,
-            arch=case.arch,
-        )
+    request = PurifyRequest(
+        model=case.model,
+        clean=place / "train",
+        mean=case.mean if case.arch else None,
+        std=case.std if case.arch else None,
+        arch=case.arch,
     )
+    try:
+        found = purify(request)
+        edit, accepted, rounds = found.edit, found.accepted, found.purification["rounds"]
+    except Problem as problem:  # the scan found nothing, and nothing was tried
+        if str(problem) != NOTHING_TO_GO:
+            raise
+        edit, accepted, rounds = None, False, [{**UNTRIED, "reason": str(problem)}]
     seconds = time.process_time() - began
     test, classes = datasets.load_test(str(place))
     clean = case.trigger is None
@@ -157,10 +168,11 @@ def examined(case: Case, root: Path, work: Path) -> dict[str, Any]:
         else case.recipe.poisoned().target,
         "held_out": is_held_out(case.recipe),
         "before": rates(case.opened(case.model), case, test, len(classes)),
-        "after": rates(case.opened(case.model, found.edit), case, test, len(classes)),
+        "after": rates(case.opened(case.model, edit), case, test, len(classes)),
         "twin": rates(case.opened(case.twin), case, test, len(classes)) if case.twin.exists() else None,
-        "accepted": found.accepted,
-        "rounds": found.purification["rounds"],
+        "accepted": accepted,
+        **({"untried": True} if edit is None else {}),
+        "rounds": rounds,
         "seconds": round(seconds),
     }
 

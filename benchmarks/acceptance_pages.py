@@ -72,6 +72,11 @@ def reason(line: Line) -> str:
     return str(next(one["reason"] for one in line["rounds"] if one["kept"]))
 
 
+def untried(line: Line) -> bool:
+    """Whether the scan found nothing, so that there was nothing to purify."""
+    return bool(line.get("untried"))
+
+
 def current(lines: Iterable[Line]) -> list[Line]:
     """Those that no change has made a thing of the past: ``superseded`` says which."""
     return [line for line in lines if "superseded" not in line]
@@ -104,9 +109,9 @@ def matrix(lines: Sequence[Line]) -> list[str]:
     out += [f"| {kind} | {' | '.join(str(found.count(name)) for name in CELLS)} |" for kind, found in rows]
     count = [cell(line) for line in lines].count
     refused = count(CELLS[2])
-    unclaimed = sum(cell(line) == CELLS[1] and "no removal is claimed" in reason(line) for line in lines)
+    unseen = sum(map(untried, lines))
     told = (
-        f" Of these {unclaimed} claimed no removal, since no class had been suspected." if unclaimed else ""
+        f" Of those refused, in {unseen} the scan had found nothing, and nothing was tried." if unseen else ""
     )
     return [
         *out,
@@ -148,11 +153,16 @@ def acceptance(measured: Sequence[Line]) -> str:
         *matrix(backdoored(lines, True)),
         "## Honest networks",
         "",
-        f"Of {len(clean)} in which nothing was planted {sum(one['accepted'] for one in clean)} were accepted. Accuracy "
-        f"lost: {fmean(lost):.1f} points in the mean, {max(lost):.1f} at most."
+        f"Of {len(clean)} in which nothing was planted, the scan found nothing in {sum(map(untried, clean))}, and they "
+        f"were left as they are; {sum(one['accepted'] for one in clean)} of the others were purified and accepted. "
+        f"Accuracy lost: {fmean(lost):.1f} points in the mean, {max(lost):.1f} at most."
         if clean
         else NONE,
-        *(f"\n{line['specimen']} was refused. {reason(line)}" for line in clean if not line["accepted"]),
+        *(
+            f"\n{line['specimen']} was refused. {reason(line)}"
+            for line in clean
+            if not line["accepted"] and not untried(line)
+        ),
     ]  # fmt: skip
     if weak:
         out += ["", f"Left out, since the backdoor had not taken: {', '.join(weak)}."]
