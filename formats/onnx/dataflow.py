@@ -71,6 +71,8 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
     try:
         entries = [proto.signature(model, source.logits)]
     except Ambiguous as several:  # a branch may lead to any of them
+        if len(several.outputs) > proto.MOST_OUTPUTS:
+            raise
         entries = [proto.signature(model, name) for name in several.outputs]
     entry = entries[0]
     tracer = _Tracer(dict(proto.stored(model)), entry.axes)

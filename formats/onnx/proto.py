@@ -22,6 +22,8 @@ from formats.onnx.order import in_order
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 #: Monotone maps that deployments put behind the logits.
 _BEHIND_LOGITS = ("Softmax", "LogSoftmax", "Sigmoid", "Identity")
+#: Most outputs of which it is asked what they are made of: each time the whole graph is walked.
+MOST_OUTPUTS = 16
 #: Operators whose function returns all their outputs; of others only the first may be used.
 _ALL_OUTPUTS = ("Split", "TopK")
 
@@ -184,14 +186,14 @@ def _served(graph: onnx.GraphProto, batch: int | None, logits: str | None) -> st
     if not flat:
         raise Unsupported("The ONNX graph has no output of the form [N, classes].")
     widths = {name: _width(dims, batch) for name, dims in flat.items()}
-    if logits is None:  # a softmax and what it is made of are one
-        ends = {name: [name, *(node.input[0] for node in _behind_logits(graph, name))][-1] for name in widths}
-        one_each = {end: name for name, end in reversed(ends.items())}
-        widths = {name: widths[name] for name in widths if name in one_each.values()}
-    if len(widths) == 1:
+    if logits is not None or len(widths) > MOST_OUTPUTS:
         return outputs.chosen(widths, logits)
+    # A softmax and what it is made of are one.
+    ends = {name: [name, *(node.input[0] for node in _behind_logits(graph, name))][-1] for name in widths}
+    one_each = {end: name for name, end in reversed(ends.items())}
+    widths = {name: widths[name] for name in widths if name in one_each.values()}
     made_from = {name: {value for node in live(graph, name) for value in reads(node)} for name in widths}
-    return outputs.chosen(widths, logits, made_from)
+    return outputs.chosen(widths, None, made_from)
 
 
 def _is_float(value: onnx.ValueInfoProto) -> bool:

@@ -6,7 +6,8 @@ import tiny_onnx as tiny
 import torch
 from onnx import TensorProto, helper
 
-from formats.errors import Unsupported
+from formats import Source, trace
+from formats.errors import Ambiguous, Unsupported
 from formats.onnx import proto
 
 node = helper.make_node
@@ -50,6 +51,25 @@ def test_of_several_outputs_the_flat_one_is_taken():
     assert "b" in entry.notes[0]
     with pytest.raises(Unsupported, match="no output"):
         proto.signature(tiny.classifier(outputs=outputs[:1]))
+
+
+def test_the_graph_is_not_walked_for_each_of_very_many_outputs(monkeypatch):
+    """Which took minutes for 3,000 of them, and hours for more; by name, or asked for, one is found among them."""
+    model = tiny.classifier()
+    count = proto.MOST_OUTPUTS + 1
+    for number in range(count):
+        model.graph.node.append(node("Relu", ["y"], [f"r{number}"]))
+        model.graph.output.append(helper.make_tensor_value_info(f"r{number}", FLOAT, ["n", 4]))
+    assert proto.signature(model).served == "y"
+    model.graph.node.append(node("Identity", ["y"], ["z"]))
+    model.graph.output[0].name = "z"
+    monkeypatch.setattr(proto, "live", None)
+    data = model.SerializeToString()
+    with pytest.raises(Ambiguous, match=f"has {count + 1} outputs"):
+        proto.signature(model)
+    with pytest.raises(Ambiguous):
+        trace(Source("m.onnx", data))
+    assert proto.signature(model, "r3").served == "r3"
 
 
 @pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax", "Sigmoid"])

@@ -378,7 +378,9 @@ def test_entries_are_shown_and_removed_and_the_oldest_go(wiper, folder, scanned,
     monkeypatch.setattr(module, "TOTAL", 1 + (folder / ("d" * 64 + ".scan")).stat().st_size)
     cache.put(entry(scanned, "e" * 64))
     assert {path.name[0] for path in folder.glob("*.scan")} == {"e"}
+    (folder / "folder.scan").mkdir()  # nothing of ours
     _, out, _ = wiper("cache", "clear")
     assert out == "1 removed.\n"
+    (folder / "folder.scan").rmdir()
     assert not killed.exists()  # the next to write has swept up
     assert [*folder.iterdir()] == []

@@ -102,7 +102,11 @@ class Cache:
         if not self.folder:
             return []
         # What begins with a dot is being written.
-        found = [one for one in self.folder.iterdir() if one.suffix == _SUFFIX and one.name[0] != "."]
+        found = [
+            one
+            for one in self.folder.iterdir()
+            if one.suffix == _SUFFIX and one.name[0] != "." and not stat.S_ISDIR(one.lstat().st_mode)
+        ]
         return sorted(found, key=lambda path: -path.lstat().st_mtime_ns)
 
     def _usable(self, folder: Path) -> bool:
