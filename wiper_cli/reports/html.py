@@ -11,10 +11,11 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from wiper_cli import rules
 from wiper_cli.reports import plain, story, svg
+from wiper_cli.reports.following import following
 from wiper_cli.reports.json import as_document
 from wiper_cli.reports.plain import Report, Style
 from wiper_cli.reports.schema import complete
@@ -46,6 +47,8 @@ class Row:
     about: list[story.Row]
     thumbnails: list[Thumbnail]
     left_out: str = ""
+    #: Of more of its kind: what tells them apart, success, accuracy under it.
+    others: Sequence[tuple[str, str, str]] = ()
 
 
 def render(reports: Sequence[Report], style: Style) -> str:
@@ -96,7 +99,8 @@ def _view(report: Report, budget: int) -> dict[str, Any]:
         "title": plain.plain(
             (report.get("model") or {}).get("path", "no file").replace("\\", "/").split("/")[-1], 120
         ),
-        "facts": " · ".join(_facts(report)),
+        "facts": Markup(" · ").join(_facts(report)),
+        "next": following(report),
         "measures": story.measures(report),
         "triggers": triggers,
         "branch": branch,
@@ -112,7 +116,7 @@ def _facts(report: Report) -> Iterator[str]:
     """What the file is, in one line under its name."""
     model, clean = report["model"] or {}, report["clean"] or {}
     if model:
-        yield plain.plain(model["path"], 160)
+        yield Markup(str(escape(plain.plain(model["path"], 160))).replace("/", "/<wbr>"))
         yield from (
             plain.plain(part, 60)
             for part in (model["kind"], (model["architecture"] or {}).get("name"))
@@ -125,8 +129,9 @@ def _facts(report: Report) -> Iterator[str]:
 
 
 def _rows(report: Report, budget: int) -> Iterator[Row]:
-    """Recovered triggers not measured again, then those measured; pictures while the budget lasts."""
-    entries: list[tuple[str, list[story.Row], Mapping[str, Any]]] = []
+    """Recovered triggers not measured again, then those measured, of several alike the strongest; pictures while the
+    budget lasts."""
+    entries: list[tuple[str, list[story.Row], Mapping[str, Any], list[tuple[str, str, str]]]] = []
     again = {(trigger["family"], trigger.get("target")) for trigger, _ in story.pairs(report)}
     for detector in sorted(story.all_detectors(report), key=lambda detector: not detector.get("fired")):
         trigger = detector.get("trigger")
@@ -135,31 +140,77 @@ def _rows(report: Report, budget: int) -> Iterator[Row]:
             shown = [(plain.label(key), plain.fact(key, value)) for key, value in facts]
             about = [("target", story.led(report, trigger)), *shown]
             found = "Recovered" if detector.get("fired") else "Strongest found, its detector silent:"
-            entries.append((f"{found} {trigger['family']}", about, trigger.get("pictures") or {}))
-    for trigger, twin in story.pairs(report):
-        about = [("target", story.led(report, trigger))]
-        for name, key in (("success", "asr"), ("accuracy under it", "ra"), ("base rate", "base_rate")):
-            about += _change(name, story.rate(trigger.get(key)), story.rate(twin.get(key)))
-        corrected = [entry.get("corrected_asr") for entry in (trigger, twin)]
-        if corrected[0] is not None:
-            said = [plain.percent(value) for value in corrected if value is not None]
-            about.append(("beyond the base rate", " → ".join(said)))
-        if trigger.get("target_chosen_by"):
-            about.append(("target chosen by", plain.plain(trigger["target_chosen_by"], 200)))
-        about += [
-            (plain.label(key), plain.words(value))
-            for key, value in (trigger.get("parameters") or {}).items()
-            if value is not None
-        ]
+            entries.append((f"{found} {trigger['family']}", about, trigger.get("pictures") or {}, []))
+    for (trigger, twin), *others in _alike(story.pairs(report)):
         title = story.named(trigger)
-        entries.append((title[:1].upper() + title[1:], about, trigger.get("pictures") or {}))
-    for title, about, pictures in entries[: story.ROWS]:
+        more = [(_where(one), _shares(one, after, "asr"), _shares(one, after, "ra")) for one, after in others]
+        pictures = trigger.get("pictures") or {}
+        entries.append((title[:1].upper() + title[1:], _about(report, trigger, twin), pictures, more))
+    for title, about, pictures, more in entries[: story.ROWS]:
         thumbnails = _thumbnails(pictures, budget)
         budget -= sum(len(picture.uri) for picture in thumbnails)
         left_out = ""
         if len(thumbnails) < sum(bool(uri) for uri in pictures.values()):
             left_out = "A picture was left out: it is no small PNG, or the page would grow beyond 2 MB."
-        yield Row(plain.plain(title, 120), about[:12], thumbnails, left_out)
+        yield Row(plain.plain(title, 120), about[:12], thumbnails, left_out, more)
+
+
+_Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+
+def _alike(pairs: Sequence[_Pair]) -> list[list[_Pair]]:
+    """Triggers of one origin, family and target, in the order of the first; the strongest afterwards goes first, then
+    the one that was strongest before."""
+    groups: dict[tuple[Any, ...], list[_Pair]] = {}
+    for trigger, twin in pairs:
+        groups.setdefault((trigger["origin"], trigger["family"], trigger.get("target")), []).append(
+            (trigger, twin)
+        )
+
+    def strength(pair: _Pair) -> tuple[float, ...]:
+        rates = [story.rate(one.get("asr")) for one in reversed(pair)]
+        return tuple(-(rate.value if rate else 0.0) for rate in rates)
+
+    return [sorted(group, key=strength) for group in groups.values()]
+
+
+def _about(report: Report, trigger: Mapping[str, Any], twin: Mapping[str, Any]) -> list[story.Row]:
+    about = [("target", story.led(report, trigger))]
+    for name, key in (("success", "asr"), ("accuracy under it", "ra"), ("base rate", "base_rate")):
+        if texts := _rates(trigger, twin, key):
+            about.append((name, texts))
+    corrected = [entry.get("corrected_asr") for entry in (trigger, twin)]
+    if corrected[0] is not None:
+        said = [plain.percent(value) for value in corrected if value is not None]
+        about.append(("beyond the base rate", " → ".join(said)))
+    if trigger.get("target_chosen_by"):
+        about.append(("target chosen by", plain.plain(trigger["target_chosen_by"], 200)))
+    given = {key: value for key, value in (trigger.get("parameters") or {}).items() if value is not None}
+    if {"success", "images"} <= given.keys():
+        success, images = given.pop("success"), given.pop("images")
+        about.append(("as it was found", f"{plain.fact('success', success)} of {plain.words(images)} images"))
+    return about + [(plain.label(key), plain.words(value)) for key, value in given.items()]
+
+
+def _where(trigger: Mapping[str, Any]) -> str:
+    """What tells one from others of its kind."""
+    given = trigger.get("parameters") or {}
+    told = [
+        f"{plain.label(key)} {plain.words(value, 60)}" for key, value in given.items() if value is not None
+    ]
+    return ", ".join(one for one in told if not one.startswith(("success ", "images ")))[:200]
+
+
+def _rates(trigger: Mapping[str, Any], twin: Mapping[str, Any], key: str) -> str:
+    """``98.0% … → 1.0% …``; empty where neither was measured."""
+    found = [story.rate(one.get(key)) for one in (trigger, twin)]
+    return " → ".join(rate.text for rate in found if rate)
+
+
+def _shares(trigger: Mapping[str, Any], twin: Mapping[str, Any], key: str) -> str:
+    """The same without intervals."""
+    found = [story.rate(one.get(key)) for one in (trigger, twin)]
+    return " → ".join(plain.percent(rate.value) for rate in found if rate)
 
 
 def _thumbnails(pictures: Mapping[str, Any], budget: int) -> list[Thumbnail]:
@@ -172,11 +223,6 @@ def _thumbnails(pictures: Mapping[str, Any], budget: int) -> list[Thumbnail]:
             budget -= len(picture.uri)
             found.append(picture)
     return found
-
-
-def _change(name: str, before: story.Rate | None, after: story.Rate | None) -> list[story.Row]:
-    texts = [rate.text for rate in (before, after) if rate]
-    return [(name, " → ".join(texts))] if texts else []
 
 
 def _thumbnail(name: str, uri: str) -> Thumbnail | None:

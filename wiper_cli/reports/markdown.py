@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from wiper_cli.reports import story
+from wiper_cli.reports.following import following
 from wiper_cli.reports.plain import Report, Style, percent, plain
 from wiper_cli.rules import known
 
@@ -46,7 +47,7 @@ def _report(report: Report) -> list[str]:
     worst = f", worst {story.SEVERITIES[found[0]['severity']]} {found[0]['severity']}" if found else ""
     lines += [f"Findings: {len(found)}{worst}. Exit code {report['exit_code']}.", ""]
     lines += _folded("Changes", _table(story.change_rows(report)))
-    lines += _folded("Findings", [*_findings(report), *_left_out(found)])
+    lines += _folded(story.findings_title(report), [*_findings(report), *_left_out(found)])
     lines += _folded("Detectors", _detectors(report))
     for title, rows, what in (
         ("Canaries", story.canary_rows(report), story.CANARIES),
@@ -59,7 +60,13 @@ def _report(report: Report) -> list[str]:
     )
     lines += _folded("Model and clean set", _table(story.model_rows(report) + story.clean_rows(report)))
     lines += _folded("How to reproduce", _table(story.reproduce(report)))
-    return [*lines, story.LIMIT]
+    said, command = following(report)
+    return [
+        *lines,
+        story.LIMIT,
+        *(["", f"Next: {md(said)}"] if said else []),
+        *(["", md(command)] if command else []),
+    ]
 
 
 def _left_out(found: Sequence[object]) -> list[str]:

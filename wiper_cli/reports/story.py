@@ -343,6 +343,11 @@ def false_alarms(report: Report, own: float | None) -> str:
     )
 
 
+def findings_title(report: Report) -> str:
+    """A purified file is another one than the findings are of."""
+    return "Findings in the original" if report.get("purification") else "Findings"
+
+
 def findings(report: Report) -> list[Mapping[str, Any]]:
     """Gravest first; otherwise in the order of the report."""
     return sorted(report["findings"], key=lambda finding: _RANK.index(finding["severity"]))
@@ -414,7 +419,9 @@ def model_rows(report: Report) -> list[Row]:
         batch = f", batch {given['batch']}" if given.get("batch") else ""
         rows.append(("input", " × ".join(shape) + batch))
     if head.get("units") is not None:
-        rows.append(("head", f"{number(head['units'])} units → {words(head.get('classes'))} classes"))
+        one = head.get("classes") == 1
+        classes = "one output for two classes" if one else f"{words(head.get('classes'))} classes"
+        rows.append(("head", f"{number(head['units'])} units → {classes}"))
     return rows + [("note", plain(note, 400)) for note in model.get("notes") or ()]
 
 

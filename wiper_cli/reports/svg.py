@@ -100,9 +100,8 @@ def strip(
     def x(index: int) -> float:
         return _LEFT + 1 + (_RIGHT - _LEFT - 2) * (index + 0.5) / len(values)
 
-    parts = [_rule(y(0.0), "0"), _rule(y(high), _short(high))]
-    if low < 0:
-        parts.append(_rule(y(low), _short(low)))
+    parts = [_rule(y(0.0), "0")]
+    parts += [_rule(y(value), _short(value)) for value in (low, high) if abs(y(value) - y(0.0)) > 12]
     drawn = [
         (x(index), y(value)) for index, value in enumerate(values) if value is not None and index != target
     ]

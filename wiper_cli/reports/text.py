@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wiper_cli.reports import story
+from wiper_cli.reports.following import following
 from wiper_cli.reports.plain import Report, Style, percent, plain
 from wiper_cli.rules import known
 
@@ -69,6 +70,12 @@ def _report(console: Console, report: Report) -> None:
     _rows(console, "Reproduce", story.reproduce(report))
     console.print()
     console.print(Text(story.LIMIT, style="dim"))
+    said, command = following(report)
+    if said:
+        _heading(console, "Next")
+        console.print(Padding(Text(said), (0, 0, 0, 2)))
+    if command:
+        console.print(Padding(Text(command, style="bold"), (0, 0, 0, 2)), soft_wrap=True)
 
 
 def _heading(console: Console, title: str) -> None:
@@ -106,7 +113,7 @@ def _numbers(console: Console, report: Report) -> None:
         values = [rate for rate in (measure.before, measure.after) if rate]
         change = Text(" → ".join(percent(rate.value) for rate in values), style="bold")
         details = [rate.interval for rate in values if rate.interval]
-        count = [f"n = {values[-1].n:,}"] if values[-1].n else []
+        count = [f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{values[-1].n:,}"] if values[-1].n else []
         base = [f"base rate {percent(measure.base.value)}"] if measure.base else []
         detail = ", ".join([" → ".join(details)] * bool(details) + count + base)
         table.add_row(Text(measure.name), change, Text(detail))
@@ -117,7 +124,8 @@ def _numbers(console: Console, report: Report) -> None:
 
 def _findings(console: Console, report: Report) -> None:
     found = story.findings(report)
-    _heading(console, f"Findings ({len(found)})" if found else "Findings: none")
+    where = story.findings_title(report)
+    _heading(console, f"{where} ({len(found)})" if found else f"{where}: none")
     for finding in found[: story.ROWS]:
         severity = finding["severity"]
         head = (f"{story.SEVERITIES[severity]} {severity}", _SEVERITY[severity])

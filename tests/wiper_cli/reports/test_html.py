@@ -1,4 +1,5 @@
 import base64
+import copy
 import html
 import http.server
 import io
@@ -23,7 +24,7 @@ TAGS = {
     "html", "head", "meta", "title", "style", "body", "nav", "main", "header", "section", "article", "footer", "div",
     "p", "h1", "h2", "h3", "span", "strong", "code", "pre", "a", "figure", "figcaption", "img", "br", "svg", "path",
     "line", "circle", "text", "dl", "dt", "dd", "details", "summary", "ul", "li", "table", "thead", "tbody", "tr",
-    "th", "td",
+    "th", "td", "wbr",
 }  # fmt: skip
 
 
@@ -105,6 +106,49 @@ def test_hostile_names_are_words(make, sample_names):
         assert "{{7*7}}" in page.text
         assert "A" * 1000 not in re.sub("base64,[A-Za-z0-9+/=]+", "", text)
         assert len(text) < 600_000
+
+
+def test_triggers_of_one_kind_are_one_entry_the_strongest_first(make):
+    report = make("purify_accepted")
+    for when, rates in (("before", (0.9, 0.95)), ("after", (0.5, 0.0))):
+        triggers = report["verification"][when]["triggers"]
+        for place, value in enumerate(rates):
+            other = copy.deepcopy(triggers[0]) | {"parameters": {"size": 4, "x": place, "y": 3}}
+            triggers.append(other | {"asr": other["asr"] | {"value": value}})
+    page = Page(render("html", [report]))
+    assert page.text.count("Recovered square") == page.text.count("Built-in sinusoid") == 1
+    words = " ".join(page.text.split())
+    assert "2 more like it" in words
+    assert (
+        words.index("90.0%") < words.index("2 more like it") < words.index("x 27") < words.index("x 1, y 3")
+    )
+    assert "98.7% → 1.2%" in words[words.index("2 more like it") :]
+
+
+def test_a_page_says_what_the_findings_are_of_and_what_to_do_next(make):
+    assert "Findings in the original" in Page(render("html", [make("purify_accepted")])).text
+    text = " ".join(Page(render("html", [make("scan_finding")])).text.split())
+    assert "Findings in the original" not in text
+    assert "Next. Do not deploy it: purify it" in text
+    assert "wiper purify models/model.onnx --clean" in text
+
+
+def test_a_path_may_be_broken_at_its_folders_alone(make):
+    report = make("scan_clean")
+    report["model"]["path"] = "models/<b>/model.onnx"
+    assert "models/<wbr>&lt;b&gt;/<wbr>model.onnx" in render("html", [report])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_what_is_folded_is_open_in_print(tmp_path, make):
+    """A page of paper cannot be clicked: the printed text has the folded parts."""
+    page = render("html", [make("scan_finding")])
+    sizes = []
+    for name, text in (("ours", page), ("folded", page.replace("content-visibility: visible;", ""))):
+        (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+        chromium(tmp_path, text, f"--print-to-pdf={tmp_path / name}.pdf", "--no-pdf-header-footer")
+        sizes.append((tmp_path / f"{name}.pdf").read_bytes().count(b"/Type /Page\n"))
+    assert sizes[0] > sizes[1] > 0
 
 
 def test_the_copy_is_the_result(make):

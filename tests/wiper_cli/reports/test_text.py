@@ -11,7 +11,8 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 def test_the_story_in_its_order(make):
     text = render("text", [make("purify_accepted")])
     order = (
-        "PURIFIED", "Clean accuracy", "Findings (1)", "Detectors", "Purification", "Not done", "Reproduce",
+        "PURIFIED", "Clean accuracy", "Findings in the original (1)", "Detectors",
+        "Purification", "Not done", "Reproduce", "Next",
     )  # fmt: skip
     assert [text.index(part) for part in order] == sorted(map(text.index, order))
     assert "98.7% → 1.2%" in text

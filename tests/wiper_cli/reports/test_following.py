@@ -1,0 +1,65 @@
+"""The next step that a report names."""
+
+import shlex
+
+import pytest
+
+from wiper_cli.main import cli
+from wiper_cli.reports import render, story
+from wiper_cli.reports.following import following
+from wiper_cli.rules import RULES
+
+
+def test_every_outcome_but_a_measurement_has_a_next_step(make, sample_names):
+    seen = set()
+    for name in sample_names:
+        report = make(name)
+        said, command = following(report)
+        seen.add(story.outcome(report))
+        if story.outcome(report) == "measured":
+            assert (said, command) == ("", "")
+            continue
+        assert said.endswith(".")
+        if command:
+            program, called, *words = shlex.split(command)
+            assert program == "wiper"
+            command = cli().commands[called]
+            context = command.make_context(called, ["-", "-"], resilient_parsing=True)
+            known = {option for one in command.get_params(context) for option in one.opts}
+            assert {word for word in words if word.startswith("--")} <= known | {"--help"}
+    assert {"no_finding", "suspicious", "incomplete", "purified", "rejected", "inspected"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "scan_finding",
+            "wiper purify models/model.onnx --clean 'clean images' -o models/model-purified.onnx",
+        ),
+        ("purify_accepted", "wiper verify models/model.onnx clean.onnx --clean 'clean images'"),
+        ("inspect", "wiper scan models/model.onnx --clean DIR"),
+    ],
+)
+def test_the_command_can_be_typed(make, name, words):
+    assert following(make(name))[1] == words
+    for form in ("text", "html"):
+        assert words.replace("'", "&#39;" if form == "html" else "'") in render(form, [make(name)])
+
+
+def test_a_branch_is_not_purified(make):
+    report = make("scan_finding")
+    report["findings"][0]["rule"] = "WIPER-G01"
+    assert "WIPER-G01" in RULES
+    assert following(report) == (
+        "Do not deploy it. Training removes no branch: purifying does not help.", "wiper rules WIPER-G01",
+    )  # fmt: skip
+
+
+def test_a_hostile_name_stays_one_word(make):
+    report = make("scan_clean")
+    report["model"]["path"] = "$(reboot)\x1b[2J `x`.onnx"
+    words = shlex.split(following(report)[1])
+    assert words[:2] == ["wiper", "verify"]
+    assert words[3] == "--clean"
+    assert "\x1b" not in following(report)[1]
