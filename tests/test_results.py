@@ -220,7 +220,10 @@ def test_kinds_that_are_held_out_stand_in_a_table_of_their_own():
     assert "one: accepted, not gone; ASR 90.0 → 50.0, floor 2.0. Because." in tuned
     assert "| dots | 1 | 0 | 0 | 0 |" in held
     assert "accepted: 0 of 1" in held
-    assert "in which nothing was planted, the scan found nothing in 0, and they were left as they are; 1 of" in held
+    assert (
+        "in which nothing was planted, the scan found nothing in 0, and they were left as they are; 1 of"
+        in held
+    )
 
 
 def test_what_a_change_made_a_thing_of_the_past_is_told_and_not_counted():
