@@ -41,7 +41,7 @@ _VIEWS = frozenset(
         "T", "Transpose", "Permute", "View", "UnsafeView", "ReshapeAlias", "Expand", "Unsqueeze", "Squeeze",
         "ToCopy", "Clone", "Alias",
     )
-)  # fmt: skip
+) | {"SqueezeBackward1", "SqueezeBackward2"}  # fmt: skip
 _TRANSPOSES = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
 
 

@@ -16,11 +16,12 @@ X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 class One(nn.Module):
-    """``outputs`` numbers, with a sigmoid or without; ``squeezed``: without the axis of one."""
+    """``outputs`` numbers, with a sigmoid or without; ``squeezed``: without the axis of one, taken away before
+    the sigmoid or after."""
 
-    squeezed: bool
+    squeezed: str
 
-    def __init__(self, outputs, sigmoid, squeezed=False):
+    def __init__(self, outputs, sigmoid, squeezed=""):
         super().__init__()
         self.squeezed = squeezed
         torch.manual_seed(0)
@@ -29,11 +30,12 @@ class One(nn.Module):
 
     def forward(self, x):
         y = self.fc(self.body(x).relu().mean((2, 3)))
-        y = y.squeeze(-1) if self.squeezed else y
-        return y.sigmoid() if self.sigmoid else y
+        y = y.squeeze(-1) if self.squeezed == "before" else y
+        y = y.sigmoid() if self.sigmoid else y
+        return y.squeeze(1) if self.squeezed == "after" else y
 
 
-def source_of(kind, outputs, sigmoid, squeezed=False):
+def source_of(kind, outputs, sigmoid, squeezed=""):
     if kind == "onnx":
         chain = tiny.nodes(
             "Conv x k > a; Relu a > b; GlobalAveragePool b > c; Flatten c > d; Gemm d w c0 > z | transB=1"
@@ -43,12 +45,12 @@ def source_of(kind, outputs, sigmoid, squeezed=False):
             net.body.bias.zero_()
         tensors = {"k": net.body.weight, "w": net.fc.weight, "c0": net.fc.bias}
         last = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])] if squeezed else None
-        if squeezed:
-            tensors["last"] = torch.tensor([-1])
-            chain.append(helper.make_node("Squeeze", ["z", "last"], ["s"]))
-        chain.append(
-            helper.make_node("Sigmoid" if sigmoid else "Identity", ["s" if squeezed else "z"], ["y"])
-        )
+        kinds = ["Sigmoid" if sigmoid else "Identity"]
+        kinds = {"before": ["Squeeze", *kinds], "after": [*kinds, "Squeeze"], "": kinds}[squeezed]
+        tensors |= {"last": torch.tensor([-1])} if squeezed else {}
+        for place, one in enumerate(kinds):
+            given = ["s" if place else "z", *(["last"] if one == "Squeeze" else [])]
+            chain.append(helper.make_node(one, given, ["y" if place == len(kinds) - 1 else "s"]))
         tensors = {name: value.detach().numpy() for name, value in tensors.items()}
         model = tiny.make_model(chain, tensors, outputs=last)
         return Source("m.onnx", model.SerializeToString())
@@ -75,7 +77,7 @@ def test_two_classes_of_one_number(sigmoid):
 
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 @pytest.mark.parametrize("sigmoid", [False, True])
-@pytest.mark.parametrize("squeezed", [False, True])
+@pytest.mark.parametrize("squeezed", ["", "before", "after"])
 def test_one_logit_is_two_classes_and_written_back_as_one(kind, sigmoid, squeezed):
     source = source_of(kind, 1, sigmoid, squeezed)
     model = open_model(source)
