@@ -63,6 +63,8 @@ def backdoored(lines: Iterable[Line], held_out: bool) -> list[Line]:
 
 def percent(rate: Rate) -> str:
     """``3 of 20 (15.0 %, 95 % interval 5.2 to 36.0)``."""
+    if not rate.n:
+        return "none yet"
     low, high = (100 * end for end in rate.interval)
     return f"{rate.hits} of {rate.n} ({100 * rate.share:.1f} %, 95 % interval {low:.1f} to {high:.1f})"
 
@@ -146,9 +148,11 @@ def acceptance(measured: Sequence[Line]) -> str:
         *matrix(backdoored(lines, False)),
         "## Kinds that are held out",
         "",
-        "Chosen by a digest of their names before anything was measured; no setting was changed after these were seen. "
-        "The shape probe came later than the names and draws dots, crosses and corner patches itself, so the table is "
-        "no judgement on these three (docs/zoo.md).",
+        "Chosen by a digest of their names before anything was measured; no threshold was set with them in sight. One "
+        "rule came while they were being measured, after a text, which is not held out, had been accepted at 64 %: "
+        "where the scan finds nothing, nothing is purified. What a sticker and a reflection came to before stands at "
+        "the end. The shape probe came later than the names and draws dots, crosses and corner patches itself, so the "
+        "table is no judgement on these three (docs/zoo.md).",
         "",
         *matrix(backdoored(lines, True)),
         "## Honest networks",

@@ -246,16 +246,15 @@ def test_the_readme_quotes_the_false_acceptances():
     (found,) = re.findall(r"after (\d+) of (\d+) acceptances it still worked", " ".join(README.split()))
     rate = acceptance_pages.outlived()
     assert tuple(map(int, found)) == (rate.hits, rate.n)
-    after = {
-        line["specimen"]: acceptance_pages.value(line, "after", "asr")
-        for line in acceptance_pages.committed()
+    tried = {line["specimen"]: line for line in acceptance_pages.committed() if not line.get("untried")}
+    left = {
+        name: " of ".join(f"{acceptance_pages.value(line, when, 'asr'):.0f}" for when in ("after", "before"))
+        for name, line in tried.items()
+        if not acceptance_pages.honest(line)
     }
-    for specimen, quoted in (
-        ("text-planted", "64 of 98 % were left"),
-        ("frame-planted", "17 of 99 % were left"),
-    ):
+    unseen = f"{left['text-planted']}, {left['sticker-planted']} and {left['reflection-planted']}"
+    for quoted in (f"{left['frame-planted']} % were left", f"all the same, {unseen} % were left"):
         assert quoted in " ".join(README.split())
-        assert quoted.startswith(f"{after[specimen]:.0f} of")
 
 
 def test_no_specimen_that_is_held_out_is_purified_without_judge(tmp_path, monkeypatch):
