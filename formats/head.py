@@ -165,8 +165,8 @@ def _frontier(logits: Tensor) -> list[_Found]:
 
 
 def behind_views(node: Any) -> str:
-    """Name of the last node that does more than show values in another shape; "" for none."""
-    while node is not None and node.name() in _VIEWS:
+    """Name of the last node that does more than show values, or some of them, in another shape; "" for none."""
+    while node is not None and node.name() in _VIEWS | {"SelectBackward0", "SliceBackward0"}:
         node = node.next_functions[0][0]
     return str(node.name()) if node is not None else ""
 

@@ -106,6 +106,18 @@ def test_one_logit_is_two_classes_and_written_back_as_one(kind, sigmoid, squeeze
         assert open_model(written).ending == model.ending
 
 
+def test_a_probability_cut_out_with_its_index_is_two_classes():
+    class Cut(One):
+        def forward(self, x):
+            return self.fc(self.body(x).relu().mean((2, 3))).sigmoid()[:, 0]
+
+    model = open_model(Source("m.pt", as_bytes(torch.jit.script(Cut(1, True).eval()))))
+    assert (model.classes, model.ending) == (2, Ending(sigmoid=True, single=True))
+    torch.testing.assert_close(
+        model.ending.logits(serve(model.source)(X)), model.network(X).detach(), rtol=1e-4, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 def test_a_sigmoid_for_each_class_is_said(kind):
     model = open_model(source_of(kind, 4, True))
