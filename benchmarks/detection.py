@@ -141,6 +141,28 @@ def less_work(lines: Sequence[Line]) -> list[str]:
     return out
 
 
+def planted_in_copies(networks: Sequence[Line]) -> list[str]:
+    """What scans found of canaries, by kind (:mod:`benchmarks.canaries`)."""
+    counting = [one for network in networks for one in network["canaries"] if one["counts"]]
+    if not counting:
+        return []
+    out = [
+        "",
+        f"Canaries: in copies of {len(networks)} of the honest networks known backdoors were planted by a short "
+        f"fine-tuning ({networks[0]['effort']} scans, rendered from `benchmarks/results/canaries.json`). "
+        f"{sum(not one['counts'] for network in networks for one in network['canaries'])} more did not take, or cost "
+        "too much accuracy.",
+        "",
+        "| canary | planted | found | by |",
+        "|---|---|---|---|",
+    ]
+    for family in dict.fromkeys(one["family"] for one in counting):
+        own = [one for one in counting if one["family"] == family]
+        by = sorted({name for one in own for name in one["fired"]})
+        out.append(f"| {family} | {len(own)} | {sum(bool(one['fired']) for one in own)} | {', '.join(by)} |")
+    return out
+
+
 def page(every: Sequence[Line]) -> str:
     """The page as Markdown."""
     lines = by_effort(every)["thorough"]
@@ -193,6 +215,7 @@ def page(every: Sequence[Line]) -> str:
         f"Missed or named wrongly: {', '.join(missed) or 'none'}. Honest and accused: {', '.join(accused) or 'none'}. "
         f"Backdoors that did not take, left out: {weak}.",
         *less_work(every),
+        *planted_in_copies(canaries()),
         "",
         "What this does not show: other architectures, sizes, data, fewer images, and kinds of triggers "
         "that nobody thought of. On four networks of strangers that are honest as far as can be told, earlier versions "
@@ -209,6 +232,13 @@ def _were(count: int) -> str:
 def _interval(rate: Rate) -> str:
     low, high = rate.interval
     return f"{100 * rate.share:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+
+
+def canaries() -> list[Line]:
+    """What :mod:`benchmarks.canaries` measured last."""
+    place = RESULTS / "canaries.json"
+    found: list[Line] = json.loads(place.read_text(encoding="utf-8"))["networks"] if place.exists() else []
+    return found
 
 
 def main() -> None:

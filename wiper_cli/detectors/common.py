@@ -52,6 +52,14 @@ def asked(
     return images[rows], before.to(classifier.device)
 
 
+def predictions(classifier: Classifier, images: Tensor) -> Tensor:
+    """The network's own classes of images that are no part of the clean set, int64 [N]; raises as :func:`asked`."""
+    logits = classifier.logits(images)
+    if not torch.isfinite(logits).all():
+        raise CannotLookError("the network gives values that are not finite on clean images")
+    return logits.argmax(1)
+
+
 def margins(logits: Tensor, target: Tensor) -> Tensor:
     """Logit of ``target`` [N] minus the largest other; [N,K] → [N]."""
     own = logits.gather(1, target[:, None]).squeeze(1)
