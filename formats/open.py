@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 
@@ -55,7 +56,8 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
     notes = [*manifest.notes, *opened.notes]
     if not bool(logits.isfinite().all()):
         raise Unsupported("The network's output is not finite on a random image; its weights are damaged.")
-    network.ending = _ending(network, example, logits)
+    with _differentiated():
+        network.ending = _ending(network, example, logits)
     if network.ending.softmax:
         notes.append("the file ends in a softmax; its logarithm serves as logits")
     sigmoid = network.ending.sigmoid or opened.sigmoid
@@ -65,8 +67,9 @@ def open_model(source: Source, arch: str | None = None, manifest: Manifest | Non
         )
     elif sigmoid:
         notes.append(f"each of the {logits.shape[1]} classes has a sigmoid of its own (multi-label)")
-    tensors = _that_reach(network, tensors, example)
-    head = find_head(network, tensors, example, logits.shape[1])
+    with _differentiated():
+        tensors = _that_reach(network, tensors, example)
+        head = find_head(network, tensors, example, logits.shape[1])
     if head is None:
         notes.append("no stored weight is the last linear map: methods that need a head cannot run")
     elif head.frontier:
@@ -111,6 +114,18 @@ def trace(source: Source, manifest: Manifest | None = None) -> Dataflow | None:
     except Exception as error:  # what torch and protobuf raise for graphs that no exporter writes
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise Unsupported(f"The graph cannot be followed: {reason}") from error
+
+
+@contextmanager
+def _differentiated() -> Iterator[None]:
+    """A network that ran may still refuse gradients: it changes its weights where it runs, or asks for them."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (
+            (str(error).strip().splitlines() or [""])[-1].removeprefix("RuntimeError: ")[:200].rstrip(".")
+        )
+        raise Unsupported(f"The network cannot be differentiated: {reason}.") from error
 
 
 class _Classifier(nn.Module):

@@ -166,3 +166,24 @@ def test_a_scripted_file_of_an_unusual_size_opens():
     x = torch.randn(2, 3, 50, 50)
     torch.testing.assert_close(model.network(x), network(x), rtol=1e-4, atol=1e-5)
     assert (model.input.height, model.input.width) == (50, 50)
+
+
+class WipesItself(nn.Module):
+    """Runs without gradients alone: it changes its own weight in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x):
+        self.fc.weight.zero_()
+        return self.fc(x.mean([2, 3]))
+
+
+def test_a_network_that_refuses_gradients_is_one_sentence():
+    data = as_bytes(torch.jit.script(WipesItself().eval()))
+    with pytest.raises(
+        Unsupported, match="cannot be differentiated: a leaf Variable that requires grad"
+    ) as refused:
+        open_model(Source("m.pt", data))
+    assert "\n" not in str(refused.value)
