@@ -193,8 +193,9 @@ def row(line: Line) -> str:
         ]
         pairs.insert(2, f"{floor(line):.1f}")
         pairs.append(f"{value(line, 'twin', 'ra'):.1f}" if line["twin"] else "")
-    accepted = "yes" if line["accepted"] else "no"
-    return f"| {line['specimen']} | {' | '.join(pairs)} | {len(line['rounds'])} | {accepted} | {line['seconds']} |"
+    rounds = 0 if untried(line) else len(line["rounds"])
+    accepted = "yes" if line["accepted"] else "not tried" if untried(line) else "no"
+    return f"| {line['specimen']} | {' | '.join(pairs)} | {rounds} | {accepted} | {line['seconds']} |"
 
 
 def table(lines: Sequence[Line]) -> list[str]:

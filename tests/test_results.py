@@ -226,6 +226,18 @@ def test_kinds_that_are_held_out_stand_in_a_table_of_their_own():
     )
 
 
+def test_what_was_not_tried_says_so_in_its_row():
+    page = acceptance_pages.removal(
+        [_outcome(False, 0.9, untried=True), _outcome(False, 0.5), _outcome(True, 0.0)]
+    )
+    ends = [line.rsplit("|", 4)[1:-1] for line in page.splitlines() if line.startswith("| one |")]
+    assert [[part.strip() for part in end] for end in ends] == [
+        ["0", "not tried", "9"],
+        ["1", "no", "9"],
+        ["1", "yes", "9"],
+    ]
+
+
 def test_what_a_change_made_a_thing_of_the_past_is_told_and_not_counted():
     page = acceptance_pages.acceptance(
         [_outcome(True, 0.0), _outcome(False, 0.0, superseded="the rule was mended.")]
