@@ -143,15 +143,15 @@ def less_work(lines: Sequence[Line]) -> list[str]:
 
 def planted_in_copies(networks: Sequence[Line]) -> list[str]:
     """What scans found of canaries, by kind (:mod:`benchmarks.canaries`)."""
-    counting = [one for network in networks for one in network["canaries"] if one["counts"]]
+    every = [one for network in networks for one in network["canaries"]]
+    counting = [one for one in every if one["counts"]]
     if not counting:
         return []
     out = [
         "",
         f"Canaries: in copies of {len(networks)} of the honest networks known backdoors were planted by a short "
         f"fine-tuning ({networks[0]['effort']} scans, rendered from `benchmarks/results/canaries.json`). "
-        f"{sum(not one['counts'] for network in networks for one in network['canaries'])} more did not take, or cost "
-        "too much accuracy.",
+        f"Left out, since they did not take or cost too much accuracy: {len(every) - len(counting)}.",
         "",
         "| canary | planted | found | by |",
         "|---|---|---|---|",

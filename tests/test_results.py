@@ -85,7 +85,7 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
     others = {
         "cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md",
-        "acceptance.md", "removal.md",
+        "acceptance.md", "removal.md", "photo.md",
     }  # fmt: skip
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
     assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
@@ -252,6 +252,12 @@ def test_the_acceptance_pages_are_rendered_from_the_committed_lines():
         assert (findings.RESULTS / name).read_text(encoding="utf-8") == text, (
             "run: python -m benchmarks.acceptance_pages"
         )
+
+
+def test_the_page_on_photographs_is_rendered_from_the_committed_scans():
+    photo = importlib.import_module("benchmarks.photo")
+    result = json.loads((ROOT / "benchmarks/results/photo.json").read_text(encoding="utf-8"))
+    assert photo.PAGE.read_text(encoding="utf-8") == photo.page(result)
 
 
 def test_the_readme_quotes_the_false_acceptances():

@@ -26,6 +26,15 @@ class Poisoned(nn.Module):
         return self.fc(self.norm(x).relu().mean((2, 3)))
 
 
+def drawn():
+    """The same on every call: with weights that leave nothing below 0, the layer before the ReLU would do."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        )
+
+
 @pytest.fixture
 def poisoned(opened):
     return Classifier(opened(Poisoned()), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -52,9 +61,7 @@ def test_the_mask_sees_features_that_stored_statistics_keep_silent(poisoned, two
 
 
 def test_without_statistics_features_are_those_of_the_network(opened, two_classes):
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
+    network = drawn()
     bare = Classifier(opened(network, ("4.weight", "4.bias")), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     found = bti_dbf.features_on_batches(bare, "", two_classes, torch.Generator().manual_seed(0))
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
@@ -63,9 +70,7 @@ def test_without_statistics_features_are_those_of_the_network(opened, two_classe
 
 
 def test_features_before_pooling_answer_as_the_head_does(opened, two_classes, classifier, clean):
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
+    network = drawn()
     bare = Classifier(opened(network, ("4.weight", "4.bias")), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     place = bti_dbf.before_pooling(bare, two_classes)
     assert place == "network.1"
