@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from formats import Edit, HeadTap, Model, apply_edit, head_values
 
-#: Side in pixels from which a CPU is asked with channels last: 1.2 to 2 times as fast there (``scan_cost``).
+#: Side in pixels from which a CPU is asked with channels last: there 1.0 to 1.4 times as fast (``memory_layout``).
 LARGE = 96
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import triggers
+from formats import EditError
 from triggers.errors import TriggerError
 from triggers.family import Trigger, parameters, quantise
 from wiper_cli.audit.detection import look
@@ -27,7 +28,6 @@ from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import relative_size
 from wiper_cli.purifiers.machinery.training import NetworkStudent, cosine
 from wiper_cli.rates import Rate
-from wiper_cli.verdict import Problem
 
 #: Least attack success, and most accuracy lost as a fraction, of a canary that counts.
 TAKEN, MOST_LOST = 0.8, 0.05
@@ -35,7 +35,7 @@ TAKEN, MOST_LOST = 0.8, 0.05
 SMALL_WORK, LARGE_WORK, RATE = (600, 64), (200, 32), 1e-3
 #: Of a batch the share that is stamped, the weight of its loss, and the temperature of the answers that the rest keeps.
 STAMPED, WEIGHT, TEMPERATURE = 0.15, 0.2, 2.0
-#: Kinds are tried at most so often for every canary that is asked for.
+#: Tries at most for every canary that is asked for.
 TRIES = 2
 
 
@@ -120,18 +120,15 @@ def canaries(
     seed: int,
     report: Reporter,
 ) -> list[Canary]:
-    """Plants kinds in turn until ``count`` of them count, or each was tried :data:`TRIES` times, and looks at each with
-    ``detectors``, one after the other until one accuses its class. Deterministic under ``seed`` on the CPU.
-
-    Raises :class:`Problem` for a model without gradients.
+    """Plants kinds in turn until ``count`` of them count, in at most :data:`TRIES` times as many, and looks at each
+    with ``detectors``, one after the other until one accuses its class. Deterministic under ``seed`` on the CPU. The
+    classifier needs a network that gives gradients.
     """
-    if classifier.network is None:
-        raise Problem("Canaries are planted by training, and this file was opened head-only.")
     found: list[Canary] = []
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randperm(classifier.classes, generator=generator).tolist()
-    for number in range(TRIES * max(count, len(KINDS))):
-        if sum(one.counts for one in found) == count or number == TRIES * count:
+    for number in range(TRIES * count):
+        if sum(one.counts for one in found) == count:
             break
         kind, target = KINDS[number % len(KINDS)], targets[number % len(targets)]
         report(f"canary {number + 1}", 0, 0)
@@ -139,7 +136,7 @@ def canaries(
         try:
             trigger = kind.trigger(own, relative_size(tuple(clean.fit.images.shape[1:])))
             found.append(_one(classifier, clean, detectors, trigger, target, own, report))
-        except TriggerError:  # it does not fit these images
+        except (TriggerError, EditError):  # it does not fit these images, or training left no finite weights
             continue
     return found
 

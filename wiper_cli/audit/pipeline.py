@@ -127,11 +127,15 @@ def scan(
     with graph.told(), notes.stage("salience"):
         one_pass(subject, request, True, report, notes)
     found = _detect(request, subject, report, notes, ahead, heard, done)
-    planted = None
-    if request.canaries and ahead and found.judged.verdict is Verdict.NO_FINDING:
+    planted, classifier = None, subject.classifier
+    silent = ahead and found.judged.verdict is Verdict.NO_FINDING
+    if request.canaries and silent and classifier.network is None:
+        notes.omit("canaries", "They are planted by training, and this file was opened head-only.")
+    elif request.canaries and ahead and silent:
         with notes.stage("canaries"):
-            classifier, clean = subject.classifier, subject.clean
-            planted = canaries(classifier, clean, ahead.detectors, request.canaries, request.seed, report)
+            planted = canaries(
+                classifier, subject.clean, ahead.detectors, request.canaries, request.seed, report
+            )
         said = ahead.rate, power(planted)
         found = replace(found, judged=judge(found.evidence, classifier.classes, subject.class_names, *said))
     elif request.canaries:

@@ -11,8 +11,11 @@ from wiper_cli.audit.canaries import Canary, canaries, passes, power
 from wiper_cli.audit.pipeline import scan
 from wiper_cli.audit.subject import SILENT
 from wiper_cli.detectors.evidence import Evidence
+from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.rates import Rate
-from wiper_cli.verdict import Problem, Verdict
+from wiper_cli.verdict import Verdict
+
+HEADLESS = "They are planted by training, and this file was opened head-only."
 
 
 @dataclass
@@ -61,13 +64,14 @@ def test_what_did_not_take_is_told_and_tried_again(classifier, clean, monkeypatc
     assert "no known backdoor could be planted" in power(found)
 
 
-def test_a_network_that_gives_no_gradients_has_no_canaries(quantised_file, clean):  # noqa: F811
-    from formats import open_model, read_source
-    from wiper_cli.classifier import Classifier
-
-    headless = Classifier(open_model(read_source(quantised_file)), (0.5,), (0.5,))
-    with pytest.raises(Problem, match="head-only"):
-        canaries(headless, clean, {}, 1, 0, SILENT)
+def test_a_network_that_gives_no_gradients_keeps_its_verdict_and_has_no_canaries(
+    quantised_file, job, heard, monkeypatch
+):
+    monkeypatch.setattr(ShapeProbe, "run", lambda *_: Evidence("", True, statistic=0.0, threshold=0.45))
+    found = scan(job(model=quantised_file, canaries=1, detectors=("shape-probe",), effort="quick"), heard)
+    assert found.verdict is Verdict.NO_FINDING
+    assert found.detection["canaries"] is None
+    assert {"what": "canaries", "why": HEADLESS} in [*found.not_done]
 
 
 def canary(family, fired, hits=90, lost=0.0):

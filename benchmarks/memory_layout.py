@@ -1,0 +1,69 @@
+"""Whether images that come channels last are answered faster, from which size on: one network beside itself.
+
+    python -m benchmarks.memory_layout [--results DIR]
+
+Networks of torchvision with random weights on images of noise, one thread, without and with a gradient to the images
+(as inversions take it). ``forward`` and ``both``: processor time with channels first over that with channels last, each
+the least of three turns that alternate; over 1 is faster. :meth:`wiper_cli.classifier.Classifier.lay_out` acts on it.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.common import RESULTS, write_result
+from formats.safetensors.torchvision_stub import import_torchvision
+
+NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny")
+SIDES, IMAGES, TURNS = (64, 112, 224), 16, 3
+
+
+def forward(network: nn.Module, x: Tensor) -> None:
+    """Answers alone."""
+    with torch.no_grad():
+        network(x)
+
+
+def both(network: nn.Module, x: Tensor) -> None:
+    """Answers, and what they owe to the images."""
+    torch.autograd.backward(network(x.requires_grad_(True)).sum())
+
+
+def ratio(work: Callable[[nn.Module, Tensor], None], network: nn.Module, images: Tensor) -> float:
+    """Time with channels first over that with channels last."""
+    least = {}
+    for _ in range(TURNS + 1):  # the first warms up
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = images.clone().contiguous(memory_format=layout)
+            began = time.process_time()
+            work(network, x)
+            least.setdefault(layout, []).append(time.process_time() - began)
+    first, last = (min(times[1:]) for times in least.values())
+    return round(first / last, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = []
+    for name in NETWORKS:
+        network = getattr(import_torchvision().models, name)(weights=None).eval().requires_grad_(False)
+        for side in SIDES:
+            images = torch.rand(IMAGES, 3, side, side)
+            found.append({"network": name, "side": side} | {
+                work.__name__: ratio(work, network, images) for work in (forward, both)
+            })  # fmt: skip
+            print(found[-1], flush=True)
+    write_result("memory_layout", {"images": IMAGES, "ratios": found}, options.results)
+
+
+if __name__ == "__main__":
+    main()
