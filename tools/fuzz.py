@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS = ROOT / "tests" / "tools" / "seeds"
 #: Sample reports that have every section between them.
 WHOLE = ("purify_accepted", "refused", "scan_explained")
-#: Seconds and MiB that one input may take.
+#: Processor seconds and MiB that one input may take.
 SECONDS, MEMORY = 5, 1024
+#: Set where a campaign (tools/campaign.py) asks: a machine that is busy may take long on the clock.
+CAMPAIGN = "WIPER_FUZZ_CAMPAIGN"
 
 
 @contextlib.contextmanager
@@ -239,17 +242,34 @@ def _fuzz(target: str, seconds: int, chance: int) -> None:
             run(seed.read_bytes())
     zipped = target in ("torchscript", "checkpoint")
     options: dict[str, Any] = {"custom_mutator": repacked} if zipped else {}
+    campaign = CAMPAIGN in os.environ
     bounds = [
-        f"-timeout={SECONDS}",
+        f"-timeout={SECONDS * (60 if campaign else 1)}",
         f"-rss_limit_mb={MEMORY}",
         f"-max_total_time={seconds}",
         f"-seed={chance}",
         "-max_len=65536",
+        f"-print_final_stats={int(campaign)}",
     ]
     folders = [str(place / "found"), str(SEEDS / target)]
     (place / "found").mkdir(exist_ok=True)
-    atheris.Setup([sys.argv[0], *bounds, f"-artifact_prefix={place}/", *folders], run, **options)
+    taken = _timed(run) if campaign else run
+    atheris.Setup([sys.argv[0], *bounds, f"-artifact_prefix={place}/", *folders], taken, **options)
+    if campaign:
+        print(f"campaign: began after {time.process_time():.1f}", flush=True)
     atheris.Fuzz()
+
+
+def _timed(run: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """The same with the bound on time kept on the processor's."""
+
+    def taken(data: bytes) -> None:
+        began = time.process_time()
+        run(data)
+        if (spent := time.process_time() - began) > SECONDS:
+            raise AssertionError(f"{spent:.0f} s of processor time")
+
+    return taken
 
 
 def main(arguments: list[str] | None = None) -> int:
