@@ -91,17 +91,24 @@ def _dataflow(module: Any, graph: Any, stored: Mapping[int, lift.Argument], mani
     tracer.known[image.unique()] = tracer.add("input", "input", place=image.debugName())
     tracer.block(graph)
     outputs = [tracer.known[value.unique()] for value in graph.outputs()]
-    made = [value for node in graph.nodes() for value in node.outputs()]
-    places = {tracer.made[value.unique()]: i for i, value in enumerate(made) if value.unique() in tracer.made}
+    places = {
+        tracer.made[value.unique()]: (i, j)
+        for i, node in enumerate(graph.nodes())
+        for j, value in enumerate(node.outputs())
+        if value.unique() in tracer.made
+    }
 
     def prefix(node: int) -> Callable[[Tensor], Tensor]:
         if node not in places:
             raise Unsupported("The value lies inside a branch.")
         part = graph.copy()
-        value = [value for inner in part.nodes() for value in inner.outputs()][places[node]]
         for _ in list(part.outputs()):
             part.eraseOutput(0)
-        part.registerOutput(value)
+        at, which = places[node]
+        *_, last = nodes = list(part.nodes())[: at + 1]
+        for later in reversed(list(part.nodes())[len(nodes) :]):  # one of them may write into the value
+            later.destroy()
+        part.registerOutput(list(last.outputs())[which])
         torch._C._jit_pass_dce(part)
         function = torch._C._create_function_from_graph("prefix", part)
         rest = [stored[one.unique()].value if one.unique() in stored else None for one in inputs[2:]]

@@ -189,3 +189,42 @@ def test_gradients_leak_where_functions_are_flat(flat):
 def test_a_gradient_that_is_there_stays():
     x = torch.tensor([2.0], requires_grad=True)
     assert gradient((3 * x).sum(), x).item() == 3
+
+
+class Wiped(Branched):
+    """The branch's value is overwritten as soon as it has been joined."""
+
+    def forward(self, x):
+        woken = self.branch(x)
+        joined = self.features(x).flatten(1) + woken
+        woken.zero_()
+        return self.classifier(joined)
+
+
+def test_a_value_is_what_it_was_when_it_was_joined():
+    (one, failed), _ = found("torchscript", Wiped(BRANCHES["resize"]()))
+    assert failed == 0
+    assert (one.taken.target, one.taken.local) == (TARGET, True)
+
+
+def test_nothing_of_a_network_runs_behind_the_value_that_is_looked_at():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.short = nn.Conv2d(1, 8, 3)
+            self.rest = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(6))
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, x):
+            y = self.short(x)
+            for one in self.rest:
+                y.add_(torch.relu_(one(y)))
+            return self.head(y.mean([2, 3]))
+
+    flow, served = opened("torchscript", InPlace().eval())
+    for side in sides(flow):
+        value = flow.dataflow.prefix(side.node)
+        with torch.profiler.profile() as ran:
+            value(served.normalised(digits()[:1]))
+        needed = sum("conv" in flow[n].operator for n in flow.above(side.node))
+        assert sum(one.count for one in ran.key_averages() if one.key == "aten::_convolution") == needed
