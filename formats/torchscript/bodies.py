@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from formats.errors import Hostile, Unsupported
 from formats.torchscript.words import (
+    DEEP,
     LITERALS,
     MAX_CALLS,
     MAX_DEPTH,
@@ -19,6 +20,7 @@ from formats.torchscript.words import (
     Cursor,
     Function,
     Line,
+    Type,
     blocks,
     bomb,
     check_types,
@@ -26,7 +28,9 @@ from formats.torchscript.words import (
 )
 
 #: Operators with every call written out, as torch does when it loads a network, and with every loop too.
-MAX_SIZE, MAX_STEPS = 1_000_000, 10_000_000
+MAX_SIZE, MAX_STEPS = 12_000, 10_000_000
+#: Times that lists or strings are joined to one another: each may double their length.
+MAX_JOINS = 8
 #: Rounds of a loop over something whose length the code does not tell.
 _ROUNDS = 16
 #: Elements of a tensor whose sizes stand in the code, and the largest number there but for the "all" of slices.
@@ -37,6 +41,24 @@ _ALL = (1 << 63) - 1
 _SIZED = re.compile(
     r"torch\.(zeros|ones|full|empty|rand|new_|expand|repeat|tile|broadcast_to|_?upsample|adaptive_|col2im|\w*pad)"
 )
+#: Operators that may give a list or a string: what they take of their arguments, ``pieces`` of a tensor, or anything.
+_LISTS = {
+    name if "." in name else f"torch.{name}": rule
+    for rule, names in {
+        "least": "add add_",
+        "most": "mul mul_ slice select pop copy list append _set_item meshgrid broadcast_tensors ops.prim.max "
+        "ops.prim.min",
+        "pieces": "size chunk split split_with_sizes tensor_split unbind where",
+        "any": "items keys values format ops.prim.type",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
+#: Operators that make a list or a string out of several.
+_JOINING = frozenset({"torch.add", "torch.add_", "torch.extend", "torch.mul", "torch.mul_", "torch.format"})
+#: Copies of a list in the code that count for nothing.
+_COPIES = 1024
+#: Kinds of values whose depth is found out in the end.
+_FOLLOWED = frozenset({"name", "called", "attribute", "result"})
 _ROOTS = frozenset({"torch", "ops", "__torch__", "CONSTANTS"})
 #: Built-in functions whose first argument, or second for ``isinstance``, is a type.
 _TYPED = frozenset({"annotate", "unchecked_cast", "uninitialized", "isinstance"})
@@ -46,20 +68,37 @@ class _Value(NamedTuple):
     """What is known of an expression.
 
     ``kind``: name (of a variable), attribute (``name`` of variable ``of``), function (``name``), object (of class
-    ``name``), number, or "" for all else, tensors among them.
+    ``name``), number, called (what variable ``of`` is), literal (a list or string as it stands), or "" for all else,
+    tensors among them. ``depth``: lists in lists that it may be; where that follows from others, ``parts``, by
+    ``rule``: as their least or most, one more, one less.
     """
 
     kind: str = ""
     name: str = ""
     of: str = ""
+    depth: int = 0
+    rule: str = ""
+    parts: tuple[_Value, ...] = ()
+
+
+class Cost(NamedTuple):
+    """Operators of a function with all that it calls, operators that it runs, calls in each other, lists joined."""
+
+    size: int = 0
+    steps: int = 0
+    height: int = 0
+    joins: int = 0
+
+
+_ANYTHING = _Value(depth=DEEP)
 
 
 class Body:
     """What one function does.
 
-    ``size``: operators that stand in it; ``steps``: that it runs. ``calls``: functions by full name and how often.
-    A method is called on a variable only whose class follows from the declarations: on anything else its name could
-    be one of torch's operators.
+    ``size``: operators that stand in it; ``steps``: that it runs; ``joins``: of lists. ``calls``: functions by full
+    name and how often. A method is called on a variable only whose class follows from the declarations: on anything
+    else its name could be one of torch's operators.
     """
 
     def __init__(self, code: Code, function: Function) -> None:
@@ -67,8 +106,8 @@ class Body:
         self.size = self.steps = 0
         self.calls: list[tuple[int, str]] = []
         self.variables: dict[str, list[_Value]] = defaultdict(list)
-        for name, cls in function.parameters.items():
-            self.variables[name].append(_Value("object", cls) if cls else _Value())
+        for name, kind in function.parameters.items():
+            self.variables[name].append(_typed(kind))
         self._classes: dict[str, str] = {}
         self._types: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
@@ -76,6 +115,9 @@ class Body:
         self._sized = False
         self._read: list[tuple[Cursor, str, str]] = []
         self._called: list[tuple[Cursor, int, str, str]] = []
+        self._joined: list[tuple[int, str, tuple[_Value, ...]]] = []
+        self._depths: dict[str, int] = {}
+        self._stores = False
         self.block(function.body, 1, 0)
         self.resolve()
 
@@ -171,12 +213,14 @@ class Body:
         self._names, unpacked = set(), cursor.words[cursor.at - 2] == ","
         right = self.expressions(cursor)
         known = len(left) == len(right) and not unpacked
+        part = _Value(rule="part", parts=(right[0],))
         for i, target in enumerate(left):
             if target.kind == "attribute":  # of an object of the network's own, or it could not be read
+                self._stores = True
                 continue
             if target.kind != "name":
                 cursor.strange()
-            self.assign(cursor, target.name, right[i] if known else _Value())
+            self.assign(cursor, target.name, right[i] if known else part)
             self._numbers[target.name] = self._numbers.get(target.name, 1) * min(self._number, 1 << 62)
 
     def assign(self, cursor: Cursor, name: str, value: _Value) -> None:
@@ -199,7 +243,7 @@ class Body:
             value = self.bracket(cursor)
         elif word[:1] == '"':
             cursor.at += 1
-            value = _Value()
+            value = _Value("literal", depth=DEEP)
         elif word == "-" or word[:1].isdigit():
             value = self.number(cursor)
         else:
@@ -209,7 +253,7 @@ class Body:
                 value = self.attribute(cursor, value)
             else:
                 self.subscript(cursor)
-                value = _Value()
+                value = _Value(rule="part", parts=(value,))
         return value
 
     def number(self, cursor: Cursor) -> _Value:
@@ -229,11 +273,14 @@ class Body:
         closing = {"[": "]", "(": ")", "{": "}"}[cursor.next]
         cursor.at += 1
         elements, value, count = 1, _Value(), 0
+        parts: dict[_Value, None] = {}
         while not cursor.accept(closing):
             value, count = self.expression(cursor), count + 1
             if closing == "}":
                 cursor.expect(":")
                 self.expression(cursor)
+            elif value.depth or value.rule or value.kind in _FOLLOWED:
+                parts[value] = None
             elif value.kind == "number":
                 elements *= max(1, int(value.name))
             single = cursor.next == closing and count == 1
@@ -241,7 +288,11 @@ class Body:
                 cursor.expect(",")
         if self._sized and elements > MAX_ELEMENTS:
             raise bomb(f"The code asks for a tensor of {elements} elements ({cursor.place}).", cursor.place)
-        return value if closing == ")" and count == 1 and single else _Value()
+        if closing == ")" and count == 1 and single:
+            return value
+        if closing == "}":
+            return _ANYTHING
+        return _Value("literal", str(count), depth=1, rule="more" if parts else "", parts=tuple(parts))
 
     def subscript(self, cursor: Cursor) -> None:
         cursor.expect("[")
@@ -250,15 +301,17 @@ class Body:
             self.expression(cursor)
         cursor.expect("]")
 
-    def arguments(self, cursor: Cursor) -> None:
+    def arguments(self, cursor: Cursor) -> list[_Value]:
+        found = []
         cursor.expect("(")
         while not cursor.accept(")"):
             if cursor.words[cursor.at + 1 : cursor.at + 2] == ["="]:
                 cursor.name()
                 cursor.expect("=")
-            self.expression(cursor)
+            found.append(self.expression(cursor))
             if cursor.next != ")":
                 cursor.expect(",")
+        return found
 
     def named(self, cursor: Cursor, name: str) -> _Value:
         if name in ("torch", "ops"):
@@ -266,7 +319,7 @@ class Body:
         if name == "CONSTANTS":
             cursor.expect(".")
             cursor.name()
-            return _Value()
+            return _Value()  # a tensor
         if name == "__torch__":
             return self.defined(cursor, cursor.dotted(name))
         if name in LITERALS:
@@ -278,7 +331,7 @@ class Body:
         if name in self.variables:
             self.arguments(cursor)
             self._called.append((cursor, self.rounds, name, ""))
-            return _Value()
+            return _Value("called", of=name)
         return self.builtin(cursor, name)
 
     def operator(self, cursor: Cursor, name: str) -> _Value:
@@ -293,9 +346,14 @@ class Body:
         self.size += 1
         self.steps += self.rounds
         outer, self._sized = self._sized, _SIZED.match(name) is not None
-        self.arguments(cursor)
+        given = tuple(self.arguments(cursor))
         self._sized = outer
-        return _Value()
+        if name in _JOINING and any(one.depth or one.rule or one.kind in _FOLLOWED for one in given):
+            self._joined.append((self.rounds, name, given))
+        rule = _LISTS.get(name, "")
+        if rule == "pieces" and name == "torch.size" and len(given) > 1:
+            return _Value()  # of one axis
+        return _ANYTHING if rule == "any" else _Value(rule=rule, parts=given if rule else ())
 
     def builtin(self, cursor: Cursor, name: str) -> _Value:
         cursor.use(name)
@@ -303,7 +361,7 @@ class Body:
         self.steps += self.rounds
         if name not in _TYPED and name != "getattr":
             self.arguments(cursor)
-            return _Value()
+            return _Value() if name in ("int", "float", "bool") else _ANYTHING
         cursor.expect("(")
         if name == "getattr":
             variable = cursor.name()
@@ -311,7 +369,8 @@ class Body:
             value = _Value("attribute", cursor.text(), variable)
             self._read.append((cursor, variable, value.name))
         elif name == "isinstance":
-            value = self.expression(cursor)
+            self.expression(cursor)
+            value = _Value()
             cursor.expect(",")
             several = cursor.accept("(")
             cursor.type(self._types)
@@ -320,11 +379,10 @@ class Body:
                 cursor.type(self._types)
         else:
             kind = cursor.type(self._types)
-            value = _Value()
             if name != "uninitialized":
                 cursor.expect(",")
-                value = self.expression(cursor)
-            value = _Value("object", kind.object) if kind.object else _Value()
+                self.expression(cursor)
+            value = _typed(kind)
         cursor.expect(")")
         return value
 
@@ -342,20 +400,20 @@ class Body:
             return _Value("object", name.rpartition(".")[0])
         if cls is not None and cls.base == "NamedTuple" and cursor.next == "(":
             self.arguments(cursor)
-            return _Value("object", name)
+            return _Value("object", name, depth=DEEP)
         if function is None:
             raise undefined(cursor.place, name)
         if cursor.next != "(":
             return _Value("function", name)
         self.arguments(cursor)
         self.calls.append((self.rounds, name))
-        return _Value("object", function.returns) if function.returns else _Value()
+        return _typed(function.returns)
 
     def attribute(self, cursor: Cursor, value: _Value) -> _Value:
         name = cursor.name()
         if name == "tolist" and cursor.next == "(":  # of a tensor: its elements
             cursor.expect("(", ")")
-            return _Value()
+            return _ANYTHING
         if value.kind != "name":
             cursor.strange()
         if cursor.next != "(":
@@ -393,6 +451,62 @@ class Body:
                 )
             self.calls += [(rounds, function) for function in functions]
         check_types(self.code, self._types)
+        self.joins = sum(rounds * self.joined(name, given) for rounds, name, given in self._joined)
+
+    def joined(self, name: str, given: Sequence[_Value]) -> int:
+        """How often the longest of some lists or strings is doubled at most; what is added of the code's own is as long
+        as the code."""
+        depths = [self.depth(one) for one in given]
+        grows = name in ("torch.extend", "torch.add_")  # the variable holds another list from then on
+        own = [one.kind == "literal" if grows else self.written(one) for one in given]
+        if name == "torch.format":
+            # A text that comes in as a parameter does not leave, but for the message of an error.
+            inside = not self.function.returns.depth and not self._stores
+            own = [mine or (inside and one.name in self.function.parameters and len(self.variables[one.name]) == 1)
+                   for mine, one in zip(own, given, strict=True)]  # fmt: skip
+            strings = any(depth == DEEP and not mine for depth, mine in zip(depths, own, strict=True))
+            return len(given).bit_length() if strings else 0
+        if name not in ("torch.mul", "torch.mul_"):
+            return int(sum(depth > 0 for depth in depths) > 1 and sum(own) == 0)
+        if not any(depths) or min(depths) > 0:
+            return 0
+        times = next((int(one.name) for one in given if one.kind == "number"), 1 << (MAX_JOINS // 2))
+        return 0 if any(own) and times <= _COPIES else times.bit_length()
+
+    def written(self, value: _Value) -> bool:
+        """Whether a list or string stands in the code as it is."""
+        values = self.variables[value.name] if value.kind == "name" else [value]
+        return all(one.kind == "literal" for one in values)
+
+    def depth(self, value: _Value, level: int = 0) -> int:
+        """Lists in lists that a value may be."""
+        if level > MAX_CALLS:
+            return DEEP
+        if value.kind == "name":
+            if value.name not in self._depths:
+                self._depths[value.name] = 0
+                found = [self.depth(one, level + 1) for one in self.variables.get(value.name, ())]
+                self._depths[value.name] = max(found, default=DEEP)
+            return self._depths[value.name]
+        if value.kind == "called":
+            names = [one.name for one in self.variables[value.of] if one.kind == "function"]
+            return max((self.code.functions[name].returns.depth for name in names), default=DEEP)
+        if value.kind in ("attribute", "result"):
+            cls = self.code.classes.get(self.class_of(value.of, level))
+            method = cls.methods.get(value.name) if cls else None
+            kind = method.returns if value.kind == "result" and method else None
+            if value.kind == "attribute" and cls:
+                kind = cls.attributes.get(value.name) or cls.constants.get(value.name)
+            return kind.depth if kind else DEEP
+        parts = [self.depth(one, level + 1) for one in value.parts]
+        most = max(parts, default=0)
+        if value.rule in ("more", "part"):
+            return DEEP if most == DEEP else max(most + (1 if value.rule == "more" else -1), 0)
+        if value.rule == "pieces":
+            return DEEP if parts and parts[0] else 1
+        if value.rule:
+            return min(parts, default=0) if value.rule == "least" else most
+        return value.depth
 
     def class_of(self, variable: str, depth: int = 0) -> str:
         """The class that every value of a variable has; "" if that is unknown or they differ."""
@@ -414,9 +528,14 @@ class Body:
         if cls is None:
             return ""
         if value.kind == "result":
-            return cls.methods[value.name].returns if value.name in cls.methods else ""
+            return cls.methods[value.name].returns.object if value.name in cls.methods else ""
         kind = cls.attributes.get(value.name)
         return kind.object if kind else ""
+
+
+def _typed(kind: Type) -> _Value:
+    """A value of a declared type."""
+    return _Value("object", kind.object, depth=DEEP) if kind.object else _Value(depth=kind.depth)
 
 
 def _assigned(words: Sequence[str]) -> set[str]:
@@ -426,25 +545,29 @@ def _assigned(words: Sequence[str]) -> set[str]:
     return set(words[: words.index("=")]) if "=" in words else set()
 
 
-def count(
-    bodies: Mapping[str, Body], known: dict[str, tuple[int, int, int]], name: str, depth: int = 0
-) -> tuple[int, int, int]:
-    """Operators of a function with all that it calls, operators that it runs, and calls in each other."""
+def count(bodies: Mapping[str, Body], known: dict[str, Cost], name: str, depth: int = 0) -> Cost:
+    """What a function costs with all that it calls; raises Hostile (WIPER-TS-022) where that is too much."""
     if name in known:
         return known[name]
     body = bodies[name]
+    place = body.function.place
     if depth > MAX_CALLS:
-        raise bomb(
-            f"Functions call each other more than {MAX_CALLS} deep ({name[:200]}).", body.function.place
-        )
-    known[name] = (0, 0, MAX_CALLS)  # one that calls itself is as deep as can be
-    size, steps, height = body.size, body.steps, 0
+        raise bomb(f"Functions call each other more than {MAX_CALLS} deep ({name[:200]}).", place)
+    known[name] = Cost(height=MAX_CALLS)  # one that calls itself is as deep as can be
+    size, steps, height, joins = body.size, body.steps, 0, body.joins
     for rounds, callee in body.calls:
         inner = count(bodies, known, callee, depth + 1)
-        size, steps, height = size + inner[0], steps + rounds * inner[1], max(height, inner[2] + 1)
+        size, steps, height = size + inner.size, steps + rounds * inner.steps, max(height, inner.height + 1)
+        joins += rounds * inner.joins
     if size > MAX_SIZE or steps > MAX_STEPS or height > MAX_CALLS:
         raise bomb(
-            f"{name[:200]} runs {steps} operators, or calls functions {height} deep.", body.function.place
-        )
-    known[name] = (size, steps, height)
+            f"{name[:200]} has {size} operators and runs {steps}, or calls functions {height} deep; {MAX_SIZE}, "
+            f"{MAX_STEPS} and {MAX_CALLS} are allowed.", place,
+        )  # fmt: skip
+    if joins > MAX_JOINS:
+        raise bomb(
+            f"{name[:200]} joins lists or strings {joins} times, each of which may double them; {MAX_JOINS} times are "
+            "allowed.", place,
+        )  # fmt: skip
+    known[name] = Cost(size, steps, height, joins)
     return known[name]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from formats.errors import Hostile, Unsupported
-from formats.torchscript.bodies import Body, count
+from formats.torchscript.bodies import Body, Cost, count
 from formats.torchscript.words import (
     MAX_CODE,
     Class,
@@ -47,7 +47,7 @@ def read_code(files: Mapping[str, bytes]) -> Code:
     check_types(code, types)
     methods = [method for one in code.classes.values() for method in one.methods.values()]
     bodies = {one.name: Body(code, one) for one in (*code.functions.values(), *methods)}
-    known: dict[str, tuple[int, int, int]] = {}
+    known: dict[str, Cost] = {}
     for name in bodies:
         count(bodies, known, name)
     return code
@@ -137,12 +137,12 @@ class _Definitions:
                 f"{self.member} defines code that runs while the file is being loaded ({name}).",
                 "WIPER-TS-014", self.member,
             )  # fmt: skip
-        parameters = {"self": cls} if cls else {}
+        parameters = {"self": Type(cls)} if cls else {}
         cursor.expect("(")
         while not cursor.accept(")"):
             parameter = cursor.name()
             if cursor.accept(":"):
-                parameters[parameter] = self.type(cursor).object
+                parameters[parameter] = self.type(cursor)
             elif parameter not in parameters:
                 cursor.strange()
             if cursor.accept("="):
@@ -150,7 +150,7 @@ class _Definitions:
             if cursor.next != ")":
                 cursor.expect(",")
         cursor.expect("->")
-        returns = self.type(cursor).object
+        returns = self.type(cursor)
         cursor.expect(":")
         cursor.end()
         if not body:

@@ -103,6 +103,8 @@ def read_layout(data: bytes) -> Layout:
     constants = read_pickle(_pickle(archive, "constants"), "constants.pkl", code.classes)
     if not isinstance(root, Instance) or not isinstance(constants, tuple):
         raise Hostile("data.pkl holds no module.", "WIPER-TS-010", "data.pkl")
+    if not all(isinstance(one, Stored) for one in constants):  # the reader of the code relies on it
+        raise Unsupported("A constant of the code (constants.pkl) is no tensor.")
     named = _named(named_tensors(root))
     lifted = _named((f"constants.c{name}", tensor) for name, tensor in named_tensors(constants))
     if not named.keys().isdisjoint(lifted):

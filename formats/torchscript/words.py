@@ -27,6 +27,10 @@ _WORD = re.compile(
     rb"|(?P<name>[A-Za-z_]\w{0,400}+)|(?P<mark>->|[()\[\]{},.:=-])|(?P<line>\n *+)| ++",
     re.ASCII,
 )
+#: Types whose values have no length.
+PLAIN = frozenset({"Tensor", "int", "float", "bool", "number", "Scalar", "NoneType", "Device"})
+#: As many lists in lists as there can be; strings count so, too.
+DEEP = 9
 #: Values that are written as names.
 LITERALS = frozenset({"True", "False", "None", "inf", "nan"})
 
@@ -44,6 +48,16 @@ class Type(NamedTuple):
             return self.arguments[0].object
         return self.name if self.name.startswith("__torch__.") else ""
 
+    @property
+    def depth(self) -> int:
+        """Lists in lists that a value of this type may be: 0 for a tensor or number, ``DEEP`` where that is unknown."""
+        inner = max((one.depth for one in self.arguments), default=DEEP)
+        if self.name in ("Optional", "Final"):
+            return inner
+        if self.name in ("List", "Tuple"):
+            return min(inner + 1, DEEP)
+        return 0 if self.name in PLAIN else DEEP
+
 
 class Line(NamedTuple):
     """A line whose brackets are closed: spaces before it, and its words."""
@@ -54,12 +68,12 @@ class Line(NamedTuple):
 
 @dataclass
 class Function:
-    """``parameters`` and ``returns`` name classes as :attr:`Type.object` does."""
+    """A function with the types that it declares; ``self`` has that of its class."""
 
     name: str
     place: str
-    parameters: dict[str, str]
-    returns: str
+    parameters: dict[str, Type]
+    returns: Type
     body: list[Line]
 
 

@@ -348,8 +348,13 @@ def _is_picture(path: str) -> bool:
 
 def _limits() -> str:
     """No core, no growing file, few descriptors. Memory and threads are the parent's to watch."""
-    _limit(CORE=0, FSIZE=0, MEMLOCK=0, NOFILE=512)
+    # Torch goes through a graph by recursion: the usual 8 MiB end at some 11,000 operators in a row.
+    _limit(CORE=0, FSIZE=0, MEMLOCK=0, NOFILE=512, STACK=_STACK)
     return "no core, no file, 512 descriptors"
+
+
+#: Bytes that the stack may grow to; Linux leaves twice that free below it.
+_STACK = 64 << 20
 
 
 def _bounds(memory: int, seconds: int) -> str:

@@ -72,6 +72,17 @@ else:
   b0 = unchecked_cast(Tensor, b)
   y = torch.add(x, b0, alpha=1)
 return y""",
+    "shortcuts": "y = x\n" + "y = torch.add(y, torch.relu(y))\n" * 50 + "return y",
+    "shortcuts of methods": "i = self.inner\ny = x\n"
+    + "y = torch.add((i).forward(y, 0.5, [1], \"m\", None, ), y)\n" * 50
+    + "return torch.mul(y, CONSTANTS.c0)",
+    "lists": "ys = [x, x]\n"
+    + "z = torch.add(ys[0], ys[1])\nsizes = torch.add(torch.slice(torch.size(x), 0, 2), [-1])\n" * 50
+    + "return z",
+    "messages": 's = "{} {}"\n'
+    + 't = torch.add("Error: ", torch.format(s, torch.size(x), 3))\n' * 50
+    + "return x",
+    "repeated": "l = torch.mul([1], 4)\n" * 50 + "return x",
     "loops": """
 y = x
 size = torch.size(x)
@@ -131,6 +142,15 @@ def twice(what):
 
 
 #: Rule → (body, what else is different).
+def chain(count):
+    """Operators in a row."""
+    return "y = x\n" + "y = torch.relu(y)\n" * (count - 1) + "return torch.relu(y)"
+
+
+def doubling(first, then):
+    return f"{first}\n" + f"{then}\n" * 9 + "return x"
+
+
 HOSTILE = {
     "014 state": ("return x", {"head": HEAD.replace("def forward(self", "def __setstate__(self", 1)}),
     "019 default argument": ("return x", {"head": HEAD.replace("p: float=0.5", "p: float=torch.rand([1])")}),
@@ -155,6 +175,27 @@ HOSTILE = {
     "022 brackets": ("return " + "(" * 60 + "x" + ")" * 60, {}),
     "022 blocks": ("\n".join(" " * i + "if x:" for i in range(60)) + "\n" + " " * 60 + "pass", {}),
     "022 empty lines": ("\n" * 50 + "return x", {}),
+    "022 operators": (chain(12_001), {}),
+    "022 lists that double": (doubling("l = [x, x]", "l = torch.add(l, l)"), {}),
+    "022 lists of numbers": (doubling("l = torch.size(x)", "l = torch.add(l, torch.slice(l))"), {}),
+    "022 lists that grow": (doubling("l = [x, x]", "torch.extend(l, l)"), {}),
+    "022 lists that grow in place": (doubling("l = [x, x]", "l = torch.add_(l, l)"), {}),
+    "022 lists that are repeated": (doubling("l = [x, x]", "l = torch.mul(l, 9)"), {}),
+    "022 a list that is repeated": ("l = torch.mul([1], 200000000)\nreturn x", {}),
+    "022 lists in a loop": ("l = [x, x]\nfor i in range(9):\n  l = torch.add(l, l)\nreturn x", {}),
+    "022 lists of a list": (doubling("m = [[x, x]]", "m = [torch.add(m[0], m[0])]"), {}),
+    "022 lists out of a pair": (doubling("l = [x, x]", "l, k = torch.add(l, l), 1\nl, k = (l, k)"), {}),
+    "022 lists of a function": (
+        doubling("l = [x, x]", "l = __torch__.m.twice(l, )"),
+        {"head": HEAD + "def twice(l: List[Tensor]) -> List[Tensor]:\n  return torch.add(l, l)\n"}
+    ),
+    "022 lists of a function in a variable": (
+        "f = __torch__.m.twice\n" + doubling("l = [x, x]", "l = torch.add(f(l, ), f(l, ))"),
+        {"head": HEAD + "def twice(l: List[Tensor]) -> List[Tensor]:\n  return l\n"}
+    ),
+    "022 lists of an attribute": (doubling("i = self.inner", "i.sizes = torch.add(i.sizes, i.sizes)"), {}),
+    "022 texts": (doubling('s = "a"', "s = torch.add(s, s)"), {}),
+    "022 texts that are filled in": (doubling('s = torch.format("a")', 's = torch.format("{}{}", s, s)'), {}),
     "022 length": ("\n".join(["y = torch.relu(x)"] * 60_000), {}),
 }  # fmt: skip
 

@@ -487,3 +487,21 @@ def test_packages_that_a_folder_only_links_to_are_found(tmp_path):
     (site / "by_file" / "__init__.py").symlink_to(store / "by_file" / "__init__.py")
     found = set(confinement._linked_packages(str(site)))
     assert found == {os.path.realpath(store / name) for name in ("whole", "by_file")}
+
+
+@pytest.mark.slow
+def test_a_row_of_as_many_operators_as_the_gate_lets_through_is_no_end_of_the_stack(tmp_path):
+    import torch
+
+    class Row(torch.nn.Module):
+        def forward(self, x):
+            for _ in range(11_900):
+                x = torch.relu(x)
+            return x.mean([2, 3])
+
+    path = tmp_path / "row.pt"
+    torch.jit.save(torch.jit.trace(Row(), torch.rand(2, 5, 8, 8), check_trace=False), path)
+    command = [sys.executable, "-m", "wiper_cli.main", "inspect", os.fspath(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert "signal" not in done.stdout
+    assert (done.returncode, "TorchScript" in done.stdout) == (0, True), done.stdout
