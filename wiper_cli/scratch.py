@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -129,21 +129,26 @@ def read_table(path: Path, most: int = 1 << 20) -> dict[str, Any]:
         raise Problem(f"{path} is not valid TOML: {error}.") from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | Callable[[], bytes]) -> None:
     """Replaces a file so that nobody sees half of it, whenever we are killed, and nobody can read it who could not
-    before.
+    before. ``data`` may be called for once no other run is writing the file, to add to what stands there.
 
     What a link names is replaced, not the link; a device is written to, and a pipe where somebody reads it. Raises
     :class:`Problem`.
     """
     path = path.resolve()
+
+    def whole() -> bytes:
+        return data if isinstance(data, bytes) else data()
+
     try:
         if path.exists() and not path.is_file():
-            _write_into(path, data)
+            _write_into(path, whole())
             return
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
         with held(path.parent, HIDDEN, path.name, _PATIENCE) as folder:
-            write_synced(folder / path.name, data, mode)
+            new = whole()
+            mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
+            write_synced(folder / path.name, new, mode)
             (folder / path.name).replace(path)
             sync(path.parent)
     except OSError as error:

@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -258,3 +260,28 @@ def test_an_entry_used_for_one_model_is_used(wiper, child, scanned, few_digits, 
     reports = json.loads(out)["reports"]
     assert [one["suppression"]["suppressed"] for one in reports] == [1, 0]
     assert all([entry["model"] for entry in one["suppression"]["unused"]] == ["0" * 64] for one in reports)
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from wiper_cli.commands.shared.ignore import append
+for number in range(20):
+    finding = {"rule": "WIPER-B03", "severity": "high", "message": "m", "place": {"class": number}}
+    document = {"findings": [finding], "model": {"path": "m"}}
+    append(Path(sys.argv[1]), [(sys.argv[2] * 64, document)], "high")
+"""
+
+
+def test_two_runs_that_add_at_once_lose_no_entry(tmp_path):
+    path = tmp_path / "ignore.toml"
+    runs = [
+        subprocess.Popen([sys.executable, "-c", ADDING, str(path), digit], stderr=subprocess.PIPE)
+        for digit in "ab"
+    ]
+    for run in runs:
+        _, said = run.communicate(timeout=120)
+        assert run.returncode == 0, said
+    added = {(one["model"][0], one["class"]) for one in tomllib.loads(path.read_text())["ignore"]}
+    assert added == {(digit, number) for digit in "ab" for number in range(20)}
+    assert [one.name for one in tmp_path.iterdir()] == ["ignore.toml"]

@@ -119,13 +119,17 @@ def append(path: Path, found: Sequence[tuple[str, Document]], fail_on: str) -> i
                     f"expires = {expires}\n"
                 )
                 parts[entry] = None
-    if parts:
+
+    def whole() -> bytes:
         data = (text_of(path).rstrip("\n") + "\n" + "".join(parts)).encode()
         if len(data) > MOST:
             raise Problem(
                 f"{path} would be larger than {MOST >> 20} MiB, and not be read; name another file."
             )
-        write_whole(path, data)
+        return data
+
+    if parts:
+        write_whole(path, whole)  # what another run adds meanwhile stays
     return len(parts)
 
 
