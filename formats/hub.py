@@ -18,6 +18,8 @@ USUAL = (
 )  # fmt: skip
 #: Suffixes of model files with other names.
 SUFFIXES = (".safetensors", ".onnx", ".pt", ".pth", ".torchscript", ".bin")
+#: What describes the weights beside it.
+_DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 #: Most entries of a folder that are looked at.
 _MOST = 10_000
 
@@ -45,6 +47,16 @@ def model_in(folder: Path) -> Path:
     if len(files) > 1:
         raise Unsupported(f"{folder} holds several models ({', '.join(files[:5])}); name one of them.")
     return folder / files[0]
+
+
+def holds_one(folder: Path) -> bool:
+    """Whether a folder is laid out as that of one model: with weights and what describes them, with the index of
+    shards, or as a cache keeps a repository. Raises OSError where it cannot be read."""
+    if (folder / "snapshots").is_dir():
+        return True
+    described = any((folder / name).is_file() for name in _DESCRIPTIONS)
+    indices = [name for name in os.listdir(folder) if name.endswith(SUFFIX)]  # noqa: PTH208
+    return len(indices) == 1 or (described and any((folder / name).is_file() for name in USUAL))
 
 
 def _snapshot(folder: Path) -> Path:

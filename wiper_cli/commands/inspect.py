@@ -8,7 +8,7 @@ import click
 from wiper_cli.audit.requests import InspectRequest
 from wiper_cli.commands.shared.document import Document, merge
 from wiper_cli.commands.shared.help import Command
-from wiper_cli.commands.shared.options import MODEL, Settings, option, shared_options
+from wiper_cli.commands.shared.options import MODELS, Settings, option, shared_options
 from wiper_cli.commands.shared.run import Run, check_requested, finish
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import KIND_NAMES, ExitCode
@@ -22,7 +22,7 @@ from wiper_cli.verdict import KIND_NAMES, ExitCode
         "wiper inspect downloads/*.pt --static -f json=found.json",
     ),
 )
-@click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL…")
+@click.argument("models", nargs=-1, required=True, type=MODELS, metavar="MODEL…")
 @option("--static", is_flag=True, help="Bytes only: do not open the model.")
 @shared_options
 @click.pass_context
@@ -35,6 +35,7 @@ def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, *
     check_requested(settings.output_formats, models)
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("inspect", settings, display)
+        models = run.models(models)
 
         def look(document: Document) -> None:
             path = Path(document["model"]["path"])

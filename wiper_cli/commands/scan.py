@@ -17,7 +17,7 @@ from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.ignore import Ignores, append, text_of
 from wiper_cli.commands.shared.options import (
     EFFORT,
-    MODEL,
+    MODELS,
     Detectors,
     Duration,
     Settings,
@@ -47,7 +47,7 @@ from wiper_cli.verdict import ExitCode, Problem
         "wiper scan model.onnx --clean images/ --budget 20m --dry-run",
     ),
 )
-@click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL…")
+@click.argument("models", nargs=-1, required=True, type=MODELS, metavar="MODEL…")
 @shared_options
 @option(
     "--detectors", type=Detectors(), default="all", metavar=Detectors.name,
@@ -111,6 +111,7 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
     stopped: list[KeyboardInterrupt] = []
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("scan", settings, display, asked["ignore"] and Ignores.read(asked["ignore"]))
+        models = run.models(models)
         cache = Cache(None if asked["no_cache"] or asked["dry_run"] else place(), display.say)
 
         def examine(document: Document) -> None:

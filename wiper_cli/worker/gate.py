@@ -4,13 +4,23 @@ file is called here, never in the parent. Standard library only.
 The parent reads the bytes, lays out its private copy, asks, and hears plain data.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from formats import Edit, NewTensor, Source, Unsupported, inspect, own_names, write_edit
+from formats import Edit, FormatError, NewTensor, Source, Unsupported, inspect, own_names, write_edit
 from formats.checkpoint.convert import convert
-from formats.identify import external_locations, identify, read_external, read_model, read_source
+from formats.identify import (
+    MAX_WHOLE,
+    external_locations,
+    identify,
+    read_external,
+    read_model,
+    read_plain,
+    read_source,
+)
 from formats.kinds import KINDS, reader, writer
 from formats.model import Kind
 from wiper_cli.worker.codec import LARGEST
@@ -18,6 +28,9 @@ from wiper_cli.worker.confinement import Bounds
 from wiper_cli.worker.protocol import Job
 
 A = TypeVar("A")
+
+#: Behind what a file is: what to do.
+_REST = re.compile(r"[;:,.] |\.$")
 
 #: Most external files of a model, and most that is said about one: how many notes, how long each.
 MOST_FILES, MOST_NOTES, LONGEST_NOTE = 10_000, 100, 1000
@@ -43,6 +56,33 @@ class GateJob(Job[GateAnswer]):
     answer = GateAnswer
 
     complete: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sorted:
+    """A file by its content. ``kind``: "" of what is no model. ``parts``: files beside it that it names. ``reason``:
+    what it is instead, less its name, such as "is a PNG image, not a model"; ``unread`` where nobody can say."""
+
+    kind: str = ""
+    parts: tuple[str, ...] = ()
+    reason: str = ""
+    unread: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SortAnswer:
+    """One for each file, in their order."""
+
+    files: tuple[Sorted, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SortJob(Job[SortAnswer]):
+    """Tell models from other files. ``files``: below the folder in which ``model`` is a name."""
+
+    answer = SortAnswer
+
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +156,25 @@ def judge(job: GateJob) -> GateAnswer:
     )
 
 
+def sort(job: SortJob) -> SortAnswer:
+    """Raises whatever a reader does that fails on one of the files."""
+    return SortAnswer(files=tuple(_sorted(job.model.parent / name) for name in job.files))
+
+
+def _sorted(path: Path) -> Sorted:
+    try:
+        data = read_plain(path, MAX_WHOLE)
+        kind = identify(data, "")
+    except FormatError as error:
+        return Sorted(reason=_REST.split(str(error).removeprefix(str(path)).strip())[0][:LONGEST_NOTE])
+    except OSError as error:
+        return Sorted(reason=f"cannot be read: {error.strerror}", unread=True)
+    try:
+        return Sorted(kind=kind, parts=tuple(external_locations(Source("", data)))[:MOST_FILES])
+    except FormatError:  # which its examination will say
+        return Sorted(kind=kind)
+
+
 def write(job: WriteJob) -> WriteAnswer:
     """Raises a ``FormatError`` where the edit does not fit the file."""
     source = read_source(job.model)
@@ -137,7 +196,7 @@ def to_safetensors(job: ConvertJob) -> ConvertAnswer:
 
 
 _STORIES: Mapping[type[Job[Any]], Callable[[Any], Any]] = {
-    GateJob: judge, WriteJob: write, ConvertJob: to_safetensors,
+    GateJob: judge, SortJob: sort, WriteJob: write, ConvertJob: to_safetensors,
 }  # fmt: skip
 
 #: Whatever this process can be asked.

@@ -33,20 +33,28 @@ from wiper_cli.worker.confinement import Mode
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Model(click.Path):
-    """A path as text: whether it can be read is the gate's to say. A folder stands for the model file in it."""
+class _Models(click.Path):
+    """A path as text: whether it can be read is the gate's to say. Where several are taken, a folder stands for all
+    models in it (:mod:`wiper_cli.commands.shared.walking`)."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class _Model(_Models):
+    """A folder stands for the model file in it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = super().convert(value, param, ctx)
         with suppress(FormatError):  # which says so again when the model is read
             return model_in(path) if path.is_dir() else path
         return path
 
 
-MODEL = _Model()
+MODEL, MODELS = _Model(), _Models()
 SEVERITIES = [severity.word for severity in Severity if severity > Severity.INFO]
 
 

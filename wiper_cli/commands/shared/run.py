@@ -17,6 +17,7 @@ from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.ignore import Ignores
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.terminal import Display
+from wiper_cli.commands.shared.walking import expanded
 from wiper_cli.reports import MOST, Style, outputs, read, render, style_of
 from wiper_cli.reports.story import asides
 from wiper_cli.scratch import read_whole, write_whole
@@ -54,6 +55,12 @@ class Run:
     #: Of the model at hand, as this process read it.
     digest: str | None = None
     _began: float = field(default_factory=time.monotonic)
+
+    def models(self, paths: Sequence[Path]) -> tuple[Path, ...]:
+        """The models that were named, and those in folders that were."""
+        found = tuple(expanded(paths, self.ask, self.display.say))
+        check_requested(self.settings.output_formats, found)
+        return found
 
     @contextmanager
     def subject(self, path: Path, document: Document | None = None) -> Iterator[Subject]:

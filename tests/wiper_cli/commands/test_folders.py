@@ -1,0 +1,155 @@
+"""A folder of models: each is found by its content, hub folders count as one, nothing is left out without a word."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from wiper_cli.commands.shared import walking
+from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.commands.shared.walking import models_in
+from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker import gate
+
+DIGITS = example_folder()
+
+
+def sort(job, bounds):
+    return gate.run(job)
+
+
+def put(place, name="model.onnx"):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(DIGITS / name, place))
+
+
+@pytest.fixture
+def models(tmp_path):
+    return tmp_path / "models"
+
+
+def names(found):
+    return [str(path.relative_to(found.folder)) for path in found.models]
+
+
+def test_kinds_are_told_by_content_and_the_rest_is_said(models):
+    for name, source in [
+        ("b.weights", "model.safetensors"), ("a/net", "model.torchscript.pt"), ("a/z.onnx", "model.onnx"),
+        ("a/mask.onnx.png", "mask.png"), ("README.md", "README.md"), (".git/model.onnx", "model.onnx"),
+    ]:  # fmt: skip
+        put(models / name, source)
+    (models / "pointer").write_text("version https://git-lfs.github.com/spec/v1\n")
+    found = models_in(models, sort)
+    assert names(found) == ["a/net", "a/z.onnx", "b.weights"]
+    assert found.skipped == {
+        "is no model file known here": ["README.md"], "is a PNG image": ["a/mask.onnx.png"],
+        "is a Git LFS pointer": ["pointer"], "is hidden": [".git"],
+    }  # fmt: skip
+    assert f"{models}: skipped a/mask.onnx.png: is a PNG image." in found.sentences()
+
+
+def test_what_is_called_like_a_model_is_examined_and_not_passed_over(models, wiper, child):
+    """A gate that skipped what it cannot read would be passed by renaming."""
+    put(models / "good.onnx")
+    (models / "pickle.pth").write_bytes(b"\x80\x04K\x01.")
+    (models / "empty.safetensors").write_bytes(b"")
+    code, out, err = wiper("inspect", models, "--static", "-f", "json")
+    assert code == 2, err
+    reports = json.loads(out)["reports"]
+    assert [(Path(one["model"]["path"]).name, one["exit_code"]) for one in reports] == [
+        ("empty.safetensors", 2), ("good.onnx", 0), ("pickle.pth", 3),
+    ]  # fmt: skip
+    assert "wiper convert" in reports[2]["sentence"]
+
+
+def test_a_folder_of_a_hub_is_one_model(models):
+    put(models / "resnet/model.safetensors", "model.safetensors")
+    (models / "resnet/config.json").write_text("{}")
+    put(models / "resnet/pytorch_model.bin", "model.torchscript.pt")
+    put(models / "resnet/onnx/model.onnx")
+    cache = models / "models--a--b"
+    put(cache / "blobs/aa")
+    for revision in ("one", "two"):
+        (cache / "snapshots" / revision).mkdir(parents=True)
+        (cache / "snapshots" / revision / "model.onnx").symlink_to("../../blobs/aa")
+    found = models_in(models, sort)
+    assert names(found) == [
+        "models--a--b/snapshots/one/model.onnx", "models--a--b/snapshots/two/model.onnx",
+        "resnet/model.safetensors",
+    ]  # fmt: skip
+    assert found.skipped == {"lies in the folder of resnet/model.safetensors": ["resnet/pytorch_model.bin"]}
+    assert models_in(models / "resnet", sort).models == [models / "resnet/model.safetensors"]
+
+
+def test_no_link_leads_out_and_none_leads_round(models, tmp_path):
+    put(models / "a.onnx")
+    put(tmp_path / "outside.onnx")
+    (models / "out.onnx").symlink_to("../outside.onnx")
+    (models / "in.onnx").symlink_to("a.onnx")
+    (models / "round").symlink_to(".")
+    os.mkfifo(models / "pipe.onnx")
+    found = models_in(models, sort)
+    assert names(found) == ["a.onnx", "in.onnx"]
+    assert found.skipped == {
+        "is a link that leads out of the folder": ["out.onnx"], "is a link to a folder": ["round"],
+        "is no regular file": ["pipe.onnx"],
+    }  # fmt: skip
+
+
+def test_parts_of_a_model_are_not_models_but_no_model_hides_another(models):
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    models.mkdir()
+    weight = numpy_helper.from_array(np.ones((300, 300), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1, 300])],
+        [helper.make_tensor_value_info("y", 1, [1, 300])],
+        [weight],
+    )
+    onnx.save(
+        helper.make_model(graph), models / "net.onnx", save_as_external_data=True, location="net.data.bin"
+    )
+    assert names(models_in(models, sort)) == ["net.onnx"]
+    put(models / "net.data.bin")
+    assert names(models_in(models, sort)) == ["net.data.bin", "net.onnx"]
+
+
+def test_a_file_on_which_the_gate_dies_stops_no_other(models):
+    for number in range(5):
+        put(models / f"{number}")
+
+    def dying(job, bounds):
+        if "3" in job.files:
+            raise Problem("It died.", ExitCode.NO_VERDICT)
+        return gate.run(job)
+
+    assert names(models_in(models, dying)) == ["0", "1", "2", "3", "4"]
+
+
+def test_too_much_is_refused(models, monkeypatch):
+    put(models / "a.onnx")
+    put(models / "b.onnx")
+    monkeypatch.setattr(walking, "MOST", 1)
+    with pytest.raises(Problem, match="more than 1 entries; name a smaller folder"):
+        models_in(models, sort)
+    monkeypatch.setattr(walking, "MOST", 100)
+    monkeypatch.setattr(walking, "DEEPEST", 1)
+    put(models / "1/2/c.onnx")
+    with pytest.raises(Problem, match="1 levels deep"):
+        models_in(models, sort)
+
+
+def test_a_folder_without_models_is_one_file_that_cannot_be_read(models, wiper, child):
+    put(models / "README.md", "README.md")
+    put(models.parent / "other.onnx")
+    code, out, err = wiper("inspect", models, models.parent / "other.onnx", "--static", "-f", "json")
+    assert code == 2
+    assert [one["exit_code"] for one in json.loads(out)["reports"]] == [2, 0]
+    assert "without a model file" in err
+    assert "README.md: is no model file known here." in err
