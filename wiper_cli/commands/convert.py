@@ -1,5 +1,6 @@
 """``wiper convert CHECKPOINT -o OUT``: the tensors of a pickled checkpoint as safetensors; nothing of it is loaded."""
 
+import math
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker.confinement import Mode
 from wiper_cli.worker.gate import ConvertAnswer, ConvertJob, GateJob, bounds
 from wiper_cli.worker.parent import ask, private_copy
-from wiper_cli.worker.watch import Timeout
+from wiper_cli.worker.watch import Allowance
 
 #: Most that is named of what was left out, and of what the pickle would have called.
 _SHOWN = 8
@@ -62,7 +63,7 @@ def convert(
     """  # fmt: skip
     with reserved(output, checkpoint, force) as place, Display(quiet, False) as display:
         source = read_model(checkpoint)
-        limit = Timeout(timeout, time.monotonic()) if timeout else None
+        limit = Allowance(timeout or math.inf, time.monotonic())
         with private_copy(source) as copy:
             job = ConvertJob(model=copy, key=key)
             try:

@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from wiper_cli.audit.requests import InspectRequest
+from wiper_cli.commands.shared.batch import in_order
 from wiper_cli.commands.shared.document import Document, merge
 from wiper_cli.commands.shared.help import Command
-from wiper_cli.commands.shared.options import MODELS, Settings, option, shared_options
+from wiper_cli.commands.shared.options import JOBS, MODELS, Settings, option, shared_options
 from wiper_cli.commands.shared.run import Run, check_requested, finish
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import KIND_NAMES, ExitCode
@@ -23,10 +24,11 @@ from wiper_cli.verdict import KIND_NAMES, ExitCode
     ),
 )
 @click.argument("models", nargs=-1, required=True, type=MODELS, metavar="MODEL…")
+@JOBS
 @option("--static", is_flag=True, help="Bytes only: do not open the model.")
 @shared_options
 @click.pass_context
-def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, **_: Any) -> None:
+def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, jobs: int, **_: Any) -> None:
     """Say what a model file is.
 
     Kind, architecture, input, classes, head; it looks for no backdoor and needs no images.
@@ -37,10 +39,7 @@ def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, *
         run = Run("inspect", settings, display)
         models = run.models(models)
 
-        def look(document: Document) -> None:
-            path = Path(document["model"]["path"])
-            if len(models) > 1:
-                display.subject(path.name)
+        def look(run: Run, path: Path, document: Document) -> None:
             with run.subject(path, document) as subject:
                 if static:
                     gated = subject.gated
@@ -56,5 +55,5 @@ def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, *
             document["exit_code"] = int(ExitCode.OK)
             document["not_done"].append({"what": "detection", "why": "inspect does not look for backdoors."})
 
-        reports = [run.document(path, look) for path in models]
-    context.exit(finish(run, reports))
+        reports = [outcome.document for outcome in in_order(run, models, look, jobs)]
+    context.exit(finish(run, reports, told=min(jobs, len(models)) > 1))

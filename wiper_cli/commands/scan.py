@@ -10,6 +10,7 @@ import click
 from wiper_cli.audit.answers import ScanAnswer
 from wiper_cli.audit.requests import PlanRequest, ScanRequest
 from wiper_cli.commands.shared import document as documents
+from wiper_cli.commands.shared.batch import in_order
 from wiper_cli.commands.shared.cache import Cache, Entry, place
 from wiper_cli.commands.shared.cache_key import Key, key_of
 from wiper_cli.commands.shared.document import Document
@@ -17,6 +18,7 @@ from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.ignore import Ignores, append, text_of
 from wiper_cli.commands.shared.options import (
     EFFORT,
+    JOBS,
     MODELS,
     Detectors,
     Duration,
@@ -36,6 +38,7 @@ from wiper_cli.commands.shared.run import (
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports.changes import changes
 from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker.watch import INTERRUPTED
 
 
 @click.command(
@@ -63,6 +66,7 @@ from wiper_cli.verdict import ExitCode, Problem
     help="Where nothing is found: plant N known backdoors in copies of the model, look for them in the same way, and "
     "say how many were found. Each takes the time of a scan, and of training the copy.",
 )  # fmt: skip
+@JOBS
 @option("--dry-run", is_flag=True, help="Say what would be done and what it would take, and stop.")
 @option(
     "--explain", type=click.Path(path_type=Path), metavar="DIR",
@@ -88,7 +92,9 @@ from wiper_cli.verdict import ExitCode, Problem
     "'wiper cache' shows what is kept.",
 )  # fmt: skip
 @click.pass_context
-def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | None, **asked: Any) -> None:
+def scan(
+    context: click.Context, /, models: tuple[Path, ...], explain: Path | None, jobs: int, **asked: Any
+) -> None:
     """Look for a backdoor, and score the units of the last layer.
 
     The exit code is 0 when nothing at or above --fail-on was found, 1 on a finding, 2 for a wrong call or an
@@ -106,36 +112,28 @@ def scan(context: click.Context, /, models: tuple[Path, ...], explain: Path | No
     if asked["write_ignore"]:
         text_of(asked["write_ignore"])
     earlier = read_reports(asked["diff"]) if asked["diff"] else None
-    reports: list[Document] = []
-    examined: list[tuple[str, Document]] = []
-    stopped: list[KeyboardInterrupt] = []
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("scan", settings, display, asked["ignore"] and Ignores.read(asked["ignore"]))
         models = run.models(models)
         cache = Cache(None if asked["no_cache"] or asked["dry_run"] else place(), display.say)
 
-        def examine(document: Document) -> None:
-            path = Path(document["model"]["path"])
-            if len(models) > 1:
-                display.subject(path.name)
+        def examine(run: Run, path: Path, document: Document) -> None:
             with run.subject(path, document) as subject:
                 request = ScanRequest(**run.examined(subject), **effort, explain=explain)
-                _scan(run, subject, request, document, cache, stopped)
+                _scan(run, subject, request, document, cache)
             run.suppress(document)
             documents.conclude(document, settings.fail_on, settings.exit_zero)
 
-        for path in models:
-            if asked["dry_run"]:
-                with run.subject(path) as subject:
-                    click.echo(f"{path}: {run.ask(PlanRequest(**run.examined(subject), **effort)).sentence}")
-            elif not stopped:
-                reports.append(run.document(path, examine))
-                if run.digest:
-                    examined.append((run.digest, reports[-1]))
+        for path in models if asked["dry_run"] else ():
+            with run.subject(path) as subject:
+                click.echo(f"{path}: {run.ask(PlanRequest(**run.examined(subject), **effort)).sentence}")
+        outcomes = [] if asked["dry_run"] else in_order(run, models, examine, jobs)
+    reports = [outcome.document for outcome in outcomes]
     for document in reports if earlier is not None else ():
         document["changes"] = changes(document, earlier or (), str(asked["diff"]), len(reports) == 1)
-    code = ExitCode.OK if asked["dry_run"] else finish(run, reports)
+    code = ExitCode.OK if asked["dry_run"] else finish(run, reports, told=min(jobs, len(models)) > 1)
     if asked["write_ignore"]:
+        examined = [(one.digest, one.document) for one in outcomes if one.digest]
         count = append(asked["write_ignore"], examined, settings.fail_on)
         run.display.say(f"Entries added to {asked['write_ignore']}: {count}; fill in reason and owner.")
     context.exit(code)
@@ -147,7 +145,6 @@ def _scan(
     request: ScanRequest,
     document: Document,
     cache: Cache,
-    stopped: list[KeyboardInterrupt],
 ) -> None:
     """Into ``document`` what the scan finds, or what it had found when it was run before."""
     key = _key(run, subject, request) if cache.folder else None
@@ -171,7 +168,7 @@ def _scan(
     if earlier:
         request = replace(request, done=earlier.answer.kept)
         run.isolated(earlier.isolation)
-    answer = _answer(run, request, stopped, keep)
+    answer = _answer(run, request, keep)
     if earlier and answer.taken:
         _note(document, earlier, False, answer.taken)
     documents.merge(document, answer)
@@ -188,16 +185,14 @@ def _note(document: Document, earlier: Entry, whole: bool, detectors: Sequence[s
     document["cached"] = {"made": earlier.made, "whole": whole, "detectors": list(detectors)}
 
 
-def _answer(
-    run: Run, request: ScanRequest, stopped: list[KeyboardInterrupt], keep: Callable[[ScanAnswer], None]
-) -> ScanAnswer:
-    """The answer, or, where the work ends before it, what stands until then; an interrupt joins ``stopped``. ``keep``
-    is told every answer but the last of a scan that ends early."""
+def _answer(run: Run, request: ScanRequest, keep: Callable[[ScanAnswer], None]) -> ScanAnswer:
+    """The answer, or, where the work ends before it, what stands until then. ``keep`` is told every answer but the last
+    of a scan that ends early."""
     latest: list[ScanAnswer] = []
 
     def heard(answer: ScanAnswer) -> None:
         if not latest and not run.settings.quiet:
-            run.display.say(answer.plan)
+            (run.display.say if run.beside == 1 else run.display.log)(answer.plan)
         latest[:] = [answer]
         keep(answer)
 
@@ -205,11 +200,11 @@ def _answer(
         answer = run.ask(request, interim=heard)
         keep(answer)
         return answer
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         if not latest:
             raise
-        stopped.append(interrupt)
-        return latest[0].ended("It was interrupted.")
+        run.stop.set()
+        return latest[0].ended(INTERRUPTED)
     except Problem as problem:
         if not latest or problem.exit_code is not ExitCode.NO_VERDICT:
             raise

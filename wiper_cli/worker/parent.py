@@ -19,7 +19,7 @@ from wiper_cli.verdict import ExitCode, Problem, Verdict
 from wiper_cli.worker import confinement, launcher
 from wiper_cli.worker.confinement import Bounds, Isolation, Mode, Terms
 from wiper_cli.worker.protocol import Job, Log, Progress, ProtocolError, Refusal, Truncated, receive, send
-from wiper_cli.worker.watch import Timeout, Watch
+from wiper_cli.worker.watch import Allowance, Watch
 
 A = TypeVar("A")
 
@@ -59,7 +59,7 @@ def ask(
     job: Job[A],
     progress: Callable[[str, int, int], None],
     log: Callable[[str], None],
-    timeout: Timeout | None = None,
+    allowed: Allowance = Allowance(),  # noqa: B008 a named tuple
     mode: Mode = "auto",
     isolated: Callable[[Isolation], None] = lambda _: None,
     bounds: Bounds | None = None,
@@ -74,6 +74,8 @@ def ask(
     took, or gave no usable answer.
     """
     given = launcher.environment(PYTHONUNBUFFERED="1", ORT_LOGGING_LEVEL="3", ORT_DISABLE_TELEMETRY="1")
+    if allowed.beside > 1:
+        given.setdefault("OMP_NUM_THREADS", str(allowed.cores))
     if mode != "off":
         if not bounds:
             _compile(given)
@@ -89,7 +91,7 @@ def ask(
         # Ctrl-C reaches the parent alone, which then ends the child in good order.
         start_new_session=True,
     )
-    watch = Watch(child, timeout, bounded=mode != "off")
+    watch = Watch(child, allowed, bounded=mode != "off")
 
     def told(isolation: Isolation) -> None:
         isolated(isolation if mode == "off" else Isolation((*isolation.layers, watch.layer)))

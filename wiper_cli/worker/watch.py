@@ -4,6 +4,7 @@ Nothing here needs the child's help, whose interpreter may be held by a model. L
 torch reserves far more than it uses.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -18,17 +19,27 @@ from wiper_cli.worker.confinement import Layer
 
 #: Of the memory that is free, the share that a child may take.
 SHARE = 0.8
+#: Said of what was under way when the user ended it.
+INTERRUPTED = "It was interrupted."
 #: Most that is read from a child's stderr, and what is kept of its end.
 STDERR_LIMIT, STDERR_TAIL = 16 << 20, 4000
 #: Seconds between two looks.
 _EVERY = 0.05
 
 
-class Timeout(NamedTuple):
-    """``seconds``, which several children of one file may share, from ``began`` (``time.monotonic``) on."""
+class Allowance(NamedTuple):
+    """``seconds``, which several children of one file may share, from ``began`` (``time.monotonic``) on. ``stop``: set
+    when the user ends all work. ``beside``: how many children work at once, each with its share of the machine."""
 
-    seconds: float
-    began: float
+    seconds: float = math.inf
+    began: float = 0.0
+    stop: threading.Event | None = None
+    beside: int = 1
+
+    @property
+    def cores(self) -> int:
+        """Threads of each child."""
+        return max(1, (os.cpu_count() or 1) // self.beside)
 
 
 class Watch:
@@ -38,9 +49,9 @@ class Watch:
     ``bounded``: whether memory and threads are watched too.
     """
 
-    def __init__(self, child: subprocess.Popen[bytes], timeout: Timeout | None, bounded: bool = True) -> None:
-        self._child, self._timeout = child, timeout
-        self.memory = int(SHARE * free_memory()) if bounded else None
+    def __init__(self, child: subprocess.Popen[bytes], given: Allowance, bounded: bool = True) -> None:
+        self._child, self._given = child, given
+        self.memory = int(SHARE * free_memory() / given.beside) if bounded else None
         #: Several pools of a thread for each core, and some more.
         self.threads = 64 + 8 * (os.cpu_count() or 1)
         self.reason: str | None = None
@@ -79,8 +90,10 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(_EVERY):
-            if self._timeout and time.monotonic() - self._timeout.began > self._timeout.seconds:
-                seconds = self._timeout.seconds
+            seconds, began, stop, _ = self._given
+            if stop and stop.is_set():
+                self._kill(INTERRUPTED)
+            if time.monotonic() - began > seconds:
                 self._kill(f"The time of {seconds:g} s is spent without a result; allow more with --timeout.")
             memory, threads = usage(self._child.pid) if self.memory else (0, 0)
             if self.memory and memory > self.memory:

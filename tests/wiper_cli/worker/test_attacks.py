@@ -14,7 +14,7 @@ import pytest
 from wiper_cli.audit.requests import InspectRequest
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import parent, watch
-from wiper_cli.worker.watch import Timeout
+from wiper_cli.worker.watch import Allowance
 
 #: A child whose pipeline is the attack: everything else is what runs in earnest.
 CHILD = """
@@ -45,7 +45,7 @@ def attacked(monkeypatch, tmp_path):
         )
         (tmp_path / "private").mkdir(exist_ok=True)
         request = InspectRequest(model=tmp_path / "private" / "model.pt")
-        until = Timeout(timeout, time.monotonic())
+        until = Allowance(timeout, time.monotonic())
         with pytest.raises(Problem) as caught:
             parent.ask(request, lambda *_: None, lambda _: None, until, mode, told.append)
         assert caught.value.exit_code == ExitCode.NO_VERDICT

@@ -17,7 +17,7 @@ from wiper_cli.verdict import ExitCode
 from wiper_cli.worker import gate, parent
 from wiper_cli.worker.confinement import Bounds
 from wiper_cli.worker.gate import GateAnswer, GateJob, WriteJob
-from wiper_cli.worker.watch import Timeout
+from wiper_cli.worker.watch import Allowance
 
 DIGITS = example_folder()
 
@@ -36,7 +36,7 @@ BOUNDS = Bounds(memory=1 << 30, seconds=30)
 
 
 def ask(job, bounds=BOUNDS, timeout=120, mode="auto"):
-    until = Timeout(timeout, time.monotonic())
+    until = Allowance(timeout, time.monotonic())
     return parent.ask(job, lambda *_: None, lambda _: None, until, mode, bounds=bounds)
 
 

@@ -16,7 +16,7 @@ from wiper_cli.audit.requests import CheckRequest, InspectRequest, KnownTrigger,
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import parent
 from wiper_cli.worker.parent import ask, private_copy
-from wiper_cli.worker.watch import Timeout
+from wiper_cli.worker.watch import Allowance
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def child(monkeypatch, tmp_path):
 def run(timeout=None):
     said = []
     request = CheckRequest(model=Path("m"), dtypes=("F32",), expected={"w": NewTensor("F32", (1,), b"1234")})
-    until = Timeout(timeout, time.monotonic()) if timeout else None
+    until = Allowance(timeout, time.monotonic()) if timeout else Allowance()
     return ask(request, lambda *progress: said.append(progress), said.append, until), said
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from wiper_cli.worker import watch
-from wiper_cli.worker.watch import Timeout, Watch
+from wiper_cli.worker.watch import Allowance, Watch
 
 needs_proc = pytest.mark.skipif(
     not watch.free_memory(), reason="this machine does not say what memory is free"
@@ -18,7 +18,7 @@ needs_proc = pytest.mark.skipif(
 
 def watched(code, timeout=None, bounded=True):
     """The reason why a child that runs ``code`` was ended, and what it said."""
-    until = Timeout(timeout, time.monotonic()) if timeout else None
+    until = Allowance(timeout, time.monotonic()) if timeout else Allowance()
     with (
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as child,
         Watch(child, until, bounded) as guard,

@@ -239,6 +239,12 @@ EFFORT = option(
     help=f"{', '.join(EFFORTS)}, or auto: thorough for small images and few classes.",
 )  # fmt: skip
 
+#: Of the commands that take several models.
+JOBS = option(
+    "--jobs", type=click.IntRange(1, 256), default=1, metavar="N",
+    help="Models examined at once, each with its share of cores and memory.",
+)  # fmt: skip
+
 #: In the order in which ``--help`` shows them.
 SHARED: Sequence[Callable[[Any], Any]] = (
     CLEAN,

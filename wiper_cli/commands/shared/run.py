@@ -1,7 +1,9 @@
 """What scan, purify, verify and inspect share on the parent's side: gate, child, document, reports, exit code."""
 
+import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from wiper_cli.worker.confinement import Bounds, Isolation
 from wiper_cli.worker.gate import GateAnswer, GateJob, WriteJob, bounds
 from wiper_cli.worker.parent import ask, lay_out, private_copy
 from wiper_cli.worker.protocol import Job
-from wiper_cli.worker.watch import SHARE, Timeout, free_memory
+from wiper_cli.worker.watch import INTERRUPTED, SHARE, Allowance, free_memory
 
 A = TypeVar("A")
 
@@ -51,6 +53,9 @@ class Run:
     ignores: Ignores | None = None
     #: What was typed, for the report.
     arguments: Sequence[str] = field(default_factory=lambda: sys.argv[1:])
+    #: How many models are worked on at once; set when the user ends all work.
+    beside: int = 1
+    stop: threading.Event = field(default_factory=threading.Event)
     isolation: Isolation = field(default_factory=Isolation)
     #: Of the model at hand, as this process read it.
     digest: str | None = None
@@ -65,7 +70,7 @@ class Run:
     @contextmanager
     def subject(self, path: Path, document: Document | None = None) -> Iterator[Subject]:
         """Reads the file once and has a child judge it; every later step uses the private copy."""
-        room = int(SHARE * free_memory()) or MAX_FILE
+        room = int(SHARE * free_memory() / self.beside) or MAX_FILE
         source = read_model(path, min(MAX_FILE, room))
         if document is not None:
             document["model"].update(sha256=source.sha256, size=source.size)
@@ -110,9 +115,11 @@ class Run:
         """The answer of a fresh child to ``job``; with ``bounds`` it opens no model. ``interim`` hears what stands if
         no other answer follows."""
         settings, display = self.settings, self.display
-        timeout = Timeout(settings.timeout, self._began) if settings.timeout else None
+        if self.stop.is_set():
+            raise Problem(INTERRUPTED, ExitCode.NO_VERDICT)
+        allowed = Allowance(settings.timeout or math.inf, self._began, self.stop, self.beside)
         return ask(
-            job, display.progress, display.log, timeout, settings.isolation,
+            job, display.progress, display.log, allowed, settings.isolation,
             self.isolated if bounds is None else lambda _: None, bounds, interim,
         )  # fmt: skip
 
@@ -174,15 +181,18 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
         raise Problem(f"{path}: {problem}") from None
 
 
-def finish(run: Run, reports: Sequence[Document]) -> ExitCode:
-    """Writes every requested output, says the verdicts on stderr, and returns the exit code."""
+def finish(run: Run, reports: Sequence[Document], told: bool = False) -> ExitCode:
+    """Writes every requested output, says the verdicts on stderr unless they were ``told``, and returns the exit code:
+    no verdict, if nothing worse, where the user ended the run before all models were examined."""
     if run.ignores:
         run.ignores.tell(reports)
     try:
         deliver(run.settings.output_formats, reports)
     finally:
-        _say_verdicts(run, reports)
-    return combine(report["exit_code"] for report in reports)
+        if not told:
+            _say_verdicts(run, reports)
+    ended = [ExitCode.NO_VERDICT] if run.stop.is_set() else []
+    return combine([*ended, *(report["exit_code"] for report in reports)])
 
 
 def _say_verdicts(run: Run, reports: Sequence[Document]) -> None:

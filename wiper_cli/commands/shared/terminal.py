@@ -18,9 +18,10 @@ class Display:
         self._stage = ""
         self._began = time.monotonic()
         self._prefix = ""
+        self._whole: Display | None = None
 
     def __enter__(self) -> Self:
-        if not self.quiet and sys.stderr.isatty():
+        if self._whole is None and not self.quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -41,8 +42,15 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finish_stage()
-        if self._bars is not None:
+        if self._bars is not None and self._whole is None:
             self._bars.stop()
+
+    def part(self, name: str) -> "Display":
+        """Of one of several files that are worked on at once: bars beside ours; without a terminal their stages are
+        told with ``verbose`` only. Every line begins with ``name``."""
+        one = Display(self.quiet or (self._bars is None and not self.verbose), self.verbose)
+        one._bars, one._whole, one._prefix = self._bars, self, f"{name}: "
+        return one
 
     def subject(self, name: str) -> None:
         """Names the file that the next stages are about."""
@@ -75,6 +83,9 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """A line on stderr that is always shown."""
+        if self._whole is not None:
+            self._whole.say(self._prefix + sentence)
+            return
         if self._bars is not None:
             self._bars.console.print(
                 plain(sentence), markup=False, highlight=False, emoji=False, soft_wrap=True
