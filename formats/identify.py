@@ -221,15 +221,20 @@ def _read_model(path: Path, limit: int) -> bytes:
         raise Unsupported(f"{path} does not fit into memory.") from error
 
 
-def _read_external(model: Path, location: str, limit: int) -> bytes:
-    """External data of an ONNX file: a plain regular file beside the model that is known by no other name."""
-    plain = location.isprintable() and location not in ("", ".", "..", model.name) and len(location) <= 255
+def require_plain(model: str, location: str) -> None:
+    """Raises :class:`Hostile` for external data of a file called ``model`` that is no plain name beside it."""
+    plain = location.isprintable() and location not in ("", ".", "..", model) and len(location) <= 255
     if not plain or set(location) & set('/\\:*?"<>|'):
         raise Hostile(
             f"The model keeps tensors in {location[:80]!r}, which is no plain name of a file beside it.",
             "WIPER-FILE-001",
             ascii(location[:200]),
         )
+
+
+def _read_external(model: Path, location: str, limit: int) -> bytes:
+    """External data of an ONNX file: a plain regular file beside the model that is known by no other name."""
+    require_plain(model.name, location)
     try:
         descriptor = _open_beside(model, location)
     except FileNotFoundError as error:

@@ -28,7 +28,9 @@ def test_the_exit_codes_are_the_constants():
     assert combine([0, 3, 2]) == ExitCode.USAGE
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/zoo.md", "docs/reproduction.md", "docs/gate.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/zoo.md", "docs/reproduction.md", "docs/gate.md", "docs/fleet.md"]
+)
 def test_every_command_shown_exists_with_its_options(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     lines = re.findall(r"^ {4,}wiper (\w+)(.*)$", text, re.MULTILINE)

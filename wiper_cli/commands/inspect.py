@@ -1,15 +1,15 @@
 """``wiper inspect MODEL…``: what the file is, what would be opened; seconds, no images."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from wiper_cli.audit.requests import InspectRequest
-from wiper_cli.commands.shared.batch import in_order
+from wiper_cli.commands.shared.batch import Item, in_order, items
 from wiper_cli.commands.shared.document import Document, merge
 from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.options import JOBS, MODELS, Settings, option, shared_options
+from wiper_cli.commands.shared.remote import Place
 from wiper_cli.commands.shared.run import Run, check_requested, finish
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.verdict import KIND_NAMES, ExitCode
@@ -28,7 +28,7 @@ from wiper_cli.verdict import KIND_NAMES, ExitCode
 @option("--static", is_flag=True, help="Bytes only: do not open the model.")
 @shared_options
 @click.pass_context
-def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, jobs: int, **_: Any) -> None:
+def inspect(context: click.Context, /, models: tuple[Place, ...], static: bool, jobs: int, **_: Any) -> None:
     """Say what a model file is.
 
     Kind, architecture, input, classes, head; it looks for no backdoor and needs no images.
@@ -37,10 +37,10 @@ def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, j
     check_requested(settings.output_formats, models)
     with Display(settings.quiet, settings.verbose) as display:
         run = Run("inspect", settings, display)
-        models = run.models(models)
+        every = items(run, [Item(model, settings) for model in models])
 
-        def look(run: Run, path: Path, document: Document) -> None:
-            with run.subject(path, document) as subject:
+        def look(run: Run, item: Item, document: Document) -> None:
+            with run.subject(item.model, document) as subject:
                 if static:
                     gated = subject.gated
                     document["sentence"] = f"{KIND_NAMES[gated.kind]} file with {gated.tensors} tensors."
@@ -55,5 +55,5 @@ def inspect(context: click.Context, /, models: tuple[Path, ...], static: bool, j
             document["exit_code"] = int(ExitCode.OK)
             document["not_done"].append({"what": "detection", "why": "inspect does not look for backdoors."})
 
-        reports = [outcome.document for outcome in in_order(run, models, look, jobs)]
-    context.exit(finish(run, reports, told=min(jobs, len(models)) > 1))
+        reports = [outcome.document for outcome in in_order(run, every, look, jobs)]
+    context.exit(finish(run, reports, told=min(jobs, len(every)) > 1))

@@ -73,12 +73,16 @@ def _page(reports: Sequence[Report], pictures: int, copy: int) -> str:
     )
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(
+def environment() -> Environment:
+    """Where every string is escaped on its way into a page."""
+    return Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
+
+
+@cache
+def _template() -> Template:
+    return environment().from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
 
 
 def _shown(value: Any) -> Any:

@@ -5,13 +5,16 @@ What waits are threads of this process; what works are the children that they as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from wiper_cli.commands.shared.document import Document
-from wiper_cli.commands.shared.run import Run
+from wiper_cli.commands.shared.options import Settings
+from wiper_cli.commands.shared.remote import Place
+from wiper_cli.commands.shared.run import Run, check_requested
+from wiper_cli.commands.shared.walking import expanded
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker.watch import INTERRUPTED
 
@@ -24,11 +27,33 @@ class Outcome:
     digest: str | None
 
 
+@dataclass(frozen=True)
+class Item:
+    """One model and how it is examined. ``asked``: what is no :class:`Settings`, by the names of the options.
+    ``folder``: name of its own in the folder of a fleet."""
+
+    model: Place
+    settings: Settings
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+
+
 #: Fills the document of one model.
-Work = Callable[[Run, Path, Document], None]
+Work = Callable[[Run, Item, Document], None]
 
 
-def each(run: Run, models: Sequence[Path], work: Work, jobs: int = 1) -> Iterator[tuple[int, Outcome]]:
+def items(run: Run, given: Sequence[Item]) -> list[Item]:
+    """One for each model: those that were named, and those in folders that were."""
+    found = [
+        replace(item, model=model)
+        for item in given
+        for model in expanded(item.model, run.ask, run.display.say)
+    ]
+    check_requested(run.settings.output_formats, [item.model for item in found])
+    return found
+
+
+def each(run: Run, models: Sequence[Item], work: Work, jobs: int = 1) -> Iterator[tuple[int, Outcome]]:
     """The number of every model with its outcome, as they end. After an interrupt what is under way ends with what
     stands, and nothing else begins; ``run.stop`` is set then. With nothing that stands KeyboardInterrupt is raised."""
     jobs = min(jobs, len(models))
@@ -36,25 +61,25 @@ def each(run: Run, models: Sequence[Path], work: Work, jobs: int = 1) -> Iterato
     if jobs > 1:
         yield from _side_by_side(run, models, work, jobs)
         return
-    for number, path in enumerate(models):
+    for number, item in enumerate(models):
         if run.stop.is_set():
             return
         if len(models) > 1:
-            run.display.subject(path.name)
+            run.display.subject(item.model.name)
         try:
-            outcome = _one(run, path, work)
+            outcome = _one(run, item, work)
         except KeyboardInterrupt:
             if not number:
                 raise
             run.stop.set()
-            outcome = _one(run, path, _interrupted)
+            outcome = _one(run, item, _interrupted)
         yield number, outcome
 
 
-def _side_by_side(run: Run, models: Sequence[Path], work: Work, jobs: int) -> Iterator[tuple[int, Outcome]]:
-    def apart(path: Path) -> Outcome:
-        with run.display.part(path.name) as display:
-            return _one(replace(run, display=display), path, work)
+def _side_by_side(run: Run, models: Sequence[Item], work: Work, jobs: int) -> Iterator[tuple[int, Outcome]]:
+    def apart(item: Item) -> Outcome:
+        with run.display.part(item.model.name) as display:
+            return _one(replace(run, display=display), item, work)
 
     waiting = list(enumerate(models))[::-1]
     running: dict[Future[Outcome], int] = {}
@@ -62,8 +87,8 @@ def _side_by_side(run: Run, models: Sequence[Path], work: Work, jobs: int) -> It
         while running or (waiting and not run.stop.is_set()):
             try:
                 while waiting and len(running) < jobs and not run.stop.is_set():
-                    number, path = waiting.pop()
-                    running[pool.submit(apart, path)] = number
+                    number, item = waiting.pop()
+                    running[pool.submit(apart, item)] = number
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
             except KeyboardInterrupt:
                 if run.stop.is_set():  # asked twice
@@ -75,23 +100,53 @@ def _side_by_side(run: Run, models: Sequence[Path], work: Work, jobs: int) -> It
                 yield running.pop(future), future.result()
 
 
-def _one(run: Run, path: Path, work: Work) -> Outcome:
-    own = replace(run)
-    document = own.document(path, lambda document: work(own, path, document))
+def _one(run: Run, item: Item, work: Work) -> Outcome:
+    own = replace(run, settings=item.settings)
+    document = own.document(item.model, lambda document: work(own, item, document))
     return Outcome(document, own.digest)
 
 
-def _interrupted(run: Run, path: Path, document: Document) -> None:
+def _interrupted(run: Run, item: Item, document: Document) -> None:
     raise Problem(INTERRUPTED, ExitCode.NO_VERDICT)
 
 
-def in_order(run: Run, models: Sequence[Path], work: Work, jobs: int = 1) -> list[Outcome]:
-    """The outcomes of :func:`each` in the order of the models; each is told as it ends where several are under way."""
+def _less(outcome: Outcome) -> Outcome:
+    return replace(outcome, document={"exit_code": outcome.document["exit_code"]})
+
+
+class Standing(Protocol):
+    """Where each outcome is put as soon as it is there, before the next begins."""
+
+    def put(self, number: int, document: Document) -> None:
+        """Of the model with this number."""
+
+    def close(self, whole: bool) -> None:
+        """No more come; ``whole``: all have come."""
+
+
+def in_order(
+    run: Run,
+    models: Sequence[Item],
+    work: Work,
+    jobs: int = 1,
+    standing: Standing | None = None,
+    hold: bool = True,
+) -> list[Outcome]:
+    """The outcomes of :func:`each` in the order of the models; each is told as it ends where several are under way, or
+    where it is put somewhere. Unless they are to be held, no more of the documents is kept than their exit codes."""
     found: dict[int, Outcome] = {}
-    for number, outcome in each(run, models, work, jobs):
-        found[number] = outcome
-        if min(jobs, len(models)) > 1:
-            run.display.progress("models", len(found), len(models))
-            said = outcome.document
-            run.display.say(f"[{len(found)} of {len(models)}] {said['model']['path']}: {said['sentence']}")
+    try:
+        for number, outcome in each(run, models, work, jobs):
+            if standing:
+                standing.put(number, outcome.document)
+            found[number] = outcome if hold else _less(outcome)
+            if standing or min(jobs, len(models)) > 1:
+                run.display.progress("models", len(found), len(models))
+                said = outcome.document
+                run.display.say(
+                    f"[{len(found)} of {len(models)}] {said['model']['path']}: {said['sentence']}"
+                )
+    finally:
+        if standing:
+            standing.close(len(found) == len(models) and not run.stop.is_set())
     return [found[number] for number in sorted(found)]

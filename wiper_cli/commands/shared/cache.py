@@ -52,10 +52,12 @@ def place() -> Path | None:
 
 
 class Cache:
-    """The entries in ``folder``; ``remark`` hears what is wrong with it, a sentence each."""
+    """The entries in ``folder``, at most ``most``; ``remark`` hears what is wrong with it, a sentence each."""
 
-    def __init__(self, folder: Path | None, remark: Callable[[str], None] = lambda _: None) -> None:
-        self._remark = remark
+    def __init__(
+        self, folder: Path | None, remark: Callable[[str], None] = lambda _: None, most: int | None = None
+    ) -> None:
+        self._remark, self._most = remark, most
         self.folder = folder if folder is not None and self._usable(folder) else None
 
     def find(self, key: str) -> Entry | None:
@@ -78,7 +80,7 @@ class Cache:
             total = 0
             for number, old in enumerate(self._paths()):
                 total += old.lstat().st_size
-                if number >= MOST or total > TOTAL:
+                if number >= (self._most or MOST) or total > TOTAL:
                     old.unlink(missing_ok=True)
 
     def entries(self) -> Iterator[tuple[Path, Entry]]:

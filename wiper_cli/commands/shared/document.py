@@ -6,7 +6,6 @@ Its keys are those of ``wiper_cli/reports/schema.json``; the child fills the mid
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from formats import FormatError, Hostile, Source, Unreadable
@@ -19,7 +18,7 @@ from wiper_cli.worker.gate import GateAnswer
 Document = dict[str, Any]
 
 
-def begin(command: str, arguments: Sequence[str], path: Path, seed: int) -> Document:
+def begin(command: str, arguments: Sequence[str], path: object, seed: int) -> Document:
     """A document that knows what was asked and nothing yet."""
     return {
         "schema": SCHEMA,

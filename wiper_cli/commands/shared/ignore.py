@@ -76,8 +76,8 @@ class Ignores:
                     "reason": by.reason, "owner": by.owner, "expires": by.expires.isoformat(),
                 }  # fmt: skip
 
-    def tell(self, reports: Sequence[Document]) -> None:
-        """Says in each report what came of the entries, once the last model is done."""
+    def tell(self, reports: Sequence[Document], last: bool = True) -> None:
+        """Says in each report what came of the entries; those that are unused once the ``last`` model is done."""
         expired = [one for one in self.entries if one.expires < self.today]
         unused = [one for one in self.entries if one not in self._used and one.expires >= self.today]
         for report in reports:
@@ -85,7 +85,7 @@ class Ignores:
                 "file": str(self.path),
                 "suppressed": sum("suppressed" in finding for finding in report["findings"]),
                 "expired": [_said(one) for one in expired],
-                "unused": [_said(one) for one in unused],
+                "unused": [_said(one) for one in unused if last],
             }
 
 

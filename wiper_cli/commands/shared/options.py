@@ -22,6 +22,7 @@ from formats.hub import model_in
 from wiper_cli.audit.requests import Examination, ScanRequest
 from wiper_cli.commands.shared.completion import architectures, names_of
 from wiper_cli.commands.shared.help import Option
+from wiper_cli.commands.shared.remote import place_of
 from wiper_cli.commands.shared.settings_file import load, tell, use_plugins
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.effort import EFFORTS
@@ -37,18 +38,15 @@ class _Models(click.Path):
     """A path as text: whether it can be read is the gate's to say. Where several are taken, a folder stands for all
     models in it (:mod:`wiper_cli.commands.shared.walking`)."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return Path(os.fsdecode(super().convert(value, param, ctx)))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return place_of(os.fsdecode(super().convert(value, param, ctx)))
 
 
 class _Model(_Models):
     """A folder stands for the model file in it."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = super().convert(value, param, ctx)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(click.Path.convert(self, value, param, ctx)))
         with suppress(FormatError):  # which says so again when the model is read
             return model_in(path) if path.is_dir() else path
         return path

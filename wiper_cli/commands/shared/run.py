@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from formats import Edit, FormatError, Source
-from formats.identify import MAX_FILE, MAX_WHOLE, read_external, read_model
+from formats.identify import MAX_FILE, MAX_WHOLE
 from formats.write import DATA_NAME
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.ignore import Ignores
 from wiper_cli.commands.shared.options import Settings
+from wiper_cli.commands.shared.remote import Place, external_at, read_at
 from wiper_cli.commands.shared.terminal import Display
-from wiper_cli.commands.shared.walking import expanded
 from wiper_cli.reports import MOST, Style, outputs, read, render, style_of
 from wiper_cli.reports.story import asides
 from wiper_cli.scratch import read_whole, write_whole
@@ -37,7 +37,7 @@ A = TypeVar("A")
 class Subject:
     """One model file behind the gate: its bytes, what they are, and the private copy a child may open."""
 
-    path: Path
+    path: Place
     source: Source
     gated: GateAnswer
     copy: Path
@@ -61,24 +61,18 @@ class Run:
     digest: str | None = None
     _began: float = field(default_factory=time.monotonic)
 
-    def models(self, paths: Sequence[Path]) -> tuple[Path, ...]:
-        """The models that were named, and those in folders that were."""
-        found = tuple(expanded(paths, self.ask, self.display.say))
-        check_requested(self.settings.output_formats, found)
-        return found
-
     @contextmanager
-    def subject(self, path: Path, document: Document | None = None) -> Iterator[Subject]:
+    def subject(self, path: Place, document: Document | None = None) -> Iterator[Subject]:
         """Reads the file once and has a child judge it; every later step uses the private copy."""
         room = int(SHARE * free_memory() / self.beside) or MAX_FILE
-        source = read_model(path, min(MAX_FILE, room))
+        source = read_at(path, min(MAX_FILE, room))
         if document is not None:
             document["model"].update(sha256=source.sha256, size=source.size)
         with private_copy(source) as copy:
             gated = self.ask(GateJob(model=copy), bounds(source))
             if gated.locations:
                 source = replace(
-                    source, files=read_external(path, gated.locations, min(room, MAX_WHOLE) - source.size)
+                    source, files=external_at(path, gated.locations, min(room, MAX_WHOLE) - source.size)
                 )
                 lay_out(source, copy.parent)
                 gated = self.ask(GateJob(model=copy, complete=True), bounds(source))
@@ -132,8 +126,9 @@ class Run:
         """Marks the findings that somebody answers for."""
         if self.ignores:
             self.ignores.apply(document, self.digest)
+            self.ignores.tell([document], last=False)
 
-    def document(self, path: Path, work: Callable[[Document], None]) -> Document:
+    def document(self, path: Place, work: Callable[[Document], None]) -> Document:
         """One document for one model; a refusal becomes its sentence, never a traceback, and whatever else is raised
         ends the examination of this file alone."""
         document = documents.begin(self.command, self.arguments, path, self.settings.seed)
@@ -181,13 +176,15 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
         raise Problem(f"{path}: {problem}") from None
 
 
-def finish(run: Run, reports: Sequence[Document], told: bool = False) -> ExitCode:
-    """Writes every requested output, says the verdicts on stderr unless they were ``told``, and returns the exit code:
-    no verdict, if nothing worse, where the user ended the run before all models were examined."""
+def finish(run: Run, reports: Sequence[Document], told: bool = False, written: bool = False) -> ExitCode:
+    """Writes every requested output (nothing where none is, and the reports are ``written`` elsewhere), says the
+    verdicts on stderr unless they were ``told``, and returns the exit code: no verdict, if nothing worse, where the
+    user ended the run before all models were examined."""
     if run.ignores:
         run.ignores.tell(reports)
     try:
-        deliver(run.settings.output_formats, reports)
+        if run.settings.output_formats or not written:
+            deliver(run.settings.output_formats, reports)
     finally:
         if not told:
             _say_verdicts(run, reports)
@@ -234,7 +231,7 @@ def _print(text: str) -> None:
         raise Problem(f"The report cannot be written to standard output: {error.strerror}.") from error
 
 
-def check_requested(requested: Sequence[str], taken: Sequence[Path] = ()) -> None:
+def check_requested(requested: Sequence[str], taken: Sequence[Place] = ()) -> None:
     """Refuses, before any work is done, a mistyped format or a file that could not be written.
 
     ``taken``: files of this run that a report must not replace: the models, the purified file.
@@ -247,7 +244,7 @@ def check_requested(requested: Sequence[str], taken: Sequence[Path] = ()) -> Non
             raise Problem(f"The folder of {output.path} does not exist.")
         if path.is_dir():
             raise Problem(f"{output.path} is a folder; name a file for the {output.format} report.")
-        if path in [other.resolve() for other in taken]:
+        if path in [other.resolve() for other in taken if isinstance(other, Path)]:
             raise Problem(f"The {output.format} report would replace {output.path}; name another file.")
         if not os.access(path.parent if not path.exists() or path.is_file() else path, os.W_OK):
             raise Problem(f"{output.path} cannot be written: permission denied.")

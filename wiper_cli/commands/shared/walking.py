@@ -12,6 +12,7 @@ from pathlib import Path
 
 from formats import FormatError
 from formats.hub import SUFFIXES, holds_one, model_in
+from wiper_cli.commands.shared.remote import Address, Place
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker.confinement import Bounds
 from wiper_cli.worker.gate import SortAnswer, Sorted, SortJob
@@ -60,19 +61,15 @@ def models_in(folder: Path, sort: Sort) -> Found:
     return found
 
 
-def expanded(paths: Sequence[Path], sort: Sort, say: Callable[[str], None]) -> list[Path]:
-    """The model files that ``paths`` stand for: a folder for the model or the models in it; ``say`` hears what was
+def expanded(path: Place, sort: Sort, say: Callable[[str], None]) -> Sequence[Place]:
+    """The model files that ``path`` stands for: a folder for the model or the models in it; ``say`` hears what was
     skipped. What holds none stands for itself, and its report says so."""
-    models: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            models.append(path)
-            continue
-        found = models_in(path, sort)
-        for sentence in found.sentences():
-            say(sentence)
-        models += found.models or [path]
-    return models
+    if isinstance(path, Address) or not path.is_dir():
+        return [path]
+    found = models_in(path, sort)
+    for sentence in found.sentences():
+        say(sentence)
+    return found.models or [path]
 
 
 class _Listing:

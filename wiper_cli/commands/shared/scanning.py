@@ -1,0 +1,129 @@
+"""A scan of one model, as a run over several has it made: on this machine or on another one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wiper_cli.audit.answers import ScanAnswer
+from wiper_cli.audit.requests import PlanRequest, ScanRequest
+from wiper_cli.commands.shared import document as documents
+from wiper_cli.commands.shared.batch import Item
+from wiper_cli.commands.shared.cache import Cache, Entry, place
+from wiper_cli.commands.shared.cache_key import Key, key_of
+from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.options import Detectors
+from wiper_cli.commands.shared.run import Run, Subject
+from wiper_cli.verdict import ExitCode, Problem
+from wiper_cli.worker.watch import INTERRUPTED
+
+#: Scans of one model that its own folder keeps.
+_MOST_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A ``Work`` of :mod:`wiper_cli.commands.shared.batch`. ``explain``: see :class:`ScanRequest`. ``cached``: whether
+    earlier scans are looked for and this one is kept, in ``kept`` below the item's own folder in ``folder``, else where
+    the user has all of them."""
+
+    explain: Path | None
+    cached: bool
+    folder: Path | None
+
+    def __call__(self, run: Run, item: Item, document: Document) -> None:
+        with run.subject(item.model, document) as subject:
+            request = ScanRequest(**run.examined(subject), **_asked(item), explain=self.explain)
+            _scan(run, subject, request, document, self._cache(run, item))
+        run.suppress(document)
+        documents.conclude(document, run.settings.fail_on, run.settings.exit_zero)
+
+    def _cache(self, run: Run, item: Item) -> Cache:
+        if not self.cached:
+            return Cache(None)
+        if self.folder is None:
+            return Cache(place(), run.display.say)
+        return Cache(self.folder / item.folder / "kept", run.display.say, _MOST_KEPT)
+
+
+def planned(run: Run, item: Item) -> str:
+    """What a scan would do, in a sentence."""
+    own = replace(run, settings=item.settings)
+    with own.subject(item.model) as subject:
+        return own.ask(PlanRequest(**own.examined(subject), **_asked(item))).sentence
+
+
+def _asked(item: Item) -> dict[str, Any]:
+    return {**item.asked, "detectors": Detectors.named(item.asked["detectors"])}
+
+
+def _scan(
+    run: Run,
+    subject: Subject,
+    request: ScanRequest,
+    document: Document,
+    cache: Cache,
+) -> None:
+    """Into ``document`` what the scan finds, or what it had found when it was run before."""
+    key = _key(run, subject, request) if cache.folder else None
+    earlier = cache.find(key.name) if key else None
+    if earlier and earlier.answer.complete:
+        try:
+            documents.merge(document, earlier.answer)
+        except Problem:
+            run.display.say("What the cache holds of this scan keeps no schema of ours; it is run anew.")
+            earlier = None
+        else:
+            _note(document, earlier, True, [one["name"] for one in document["detection"]["detectors"]])
+            run.isolated(earlier.isolation)
+            return
+
+    def keep(answer: ScanAnswer) -> None:
+        if key and key.holds and (answer.complete or answer.kept.pieces):
+            name, made = subject.source.name, document["created"]
+            cache.put(Entry(key=key.name, made=made, model=name, isolation=run.isolation, answer=answer))
+
+    if earlier:
+        request = replace(request, done=earlier.answer.kept)
+        run.isolated(earlier.isolation)
+    answer = _answer(run, request, keep)
+    if earlier and answer.taken:
+        _note(document, earlier, False, answer.taken)
+    documents.merge(document, answer)
+
+
+def _key(run: Run, subject: Subject, request: ScanRequest) -> Key | None:
+    try:
+        return key_of(request, subject.source, run.settings.isolation, run.display.progress)
+    except (Problem, OSError):  # which the scan itself will meet, and explain
+        return None
+
+
+def _note(document: Document, earlier: Entry, whole: bool, detectors: Sequence[str]) -> None:
+    document["cached"] = {"made": earlier.made, "whole": whole, "detectors": list(detectors)}
+
+
+def _answer(run: Run, request: ScanRequest, keep: Callable[[ScanAnswer], None]) -> ScanAnswer:
+    """The answer, or, where the work ends before it, what stands until then. ``keep`` is told every answer but the last
+    of a scan that ends early."""
+    latest: list[ScanAnswer] = []
+
+    def heard(answer: ScanAnswer) -> None:
+        if not latest and not run.settings.quiet:
+            (run.display.say if run.beside == 1 else run.display.log)(answer.plan)
+        latest[:] = [answer]
+        keep(answer)
+
+    try:
+        answer = run.ask(request, interim=heard)
+        keep(answer)
+        return answer
+    except KeyboardInterrupt:
+        if not latest:
+            raise
+        run.stop.set()
+        return latest[0].ended(INTERRUPTED)
+    except Problem as problem:
+        if not latest or problem.exit_code is not ExitCode.NO_VERDICT:
+            raise
+        return latest[0].ended(str(problem))
