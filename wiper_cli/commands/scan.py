@@ -1,5 +1,8 @@
 """``wiper scan MODEL… --clean DIR``: look for a backdoor that nobody described."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from wiper_cli.commands.shared.options import (
     Duration,
     Settings,
     option,
+    origin,
     shared_options,
 )  # fmt: skip
 from wiper_cli.commands.shared.remote import Place
@@ -31,8 +35,12 @@ from wiper_cli.commands.shared.run import (
 )
 from wiper_cli.commands.shared.scanning import Scan, planned
 from wiper_cli.commands.shared.terminal import Display
+from wiper_cli.jobs.ray import Fleet, connect
 from wiper_cli.reports.changes import changes
 from wiper_cli.verdict import ExitCode
+
+#: How often a scan begins again whose machine was lost.
+RETRIES = 3
 
 
 @click.command(
@@ -66,6 +74,11 @@ from wiper_cli.verdict import ExitCode
     help="Also scan the models that a TOML or CSV file names, each as its line says (docs/fleet.md).",
 )  # fmt: skip
 @JOBS
+@option(
+    "--ray", metavar="ADDRESS",
+    help="Scan on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT. Models, images and DIR must stand at the "
+    "same paths on all its machines.",
+)  # fmt: skip
 @option(
     "--output-dir", type=click.Path(path_type=Path), metavar="DIR",
     help="A folder a model with its report, and one page over all; the same call again does what is missing.",
@@ -129,16 +142,29 @@ def scan(
         if asked["output_dir"] is not None:
             folder = FleetFolder.at(asked["output_dir"], every, display.say)
             every = folder.items
-        work = Scan(explain, not asked["no_cache"], folder.root if folder else None)
+        root = folder.root.absolute() if folder else None
+        work = Scan(explain and explain.absolute(), not asked["no_cache"], root)
         hold = folder is None or any((settings.output_formats, earlier, asked["write_ignore"], run.ignores))
-        outcomes = in_order(run, every, work, jobs, folder, hold)
+        with _cluster(context, asked["ray"], settings) as cluster:
+            outcomes = in_order(run, every, work, jobs, folder, hold, cluster)
     reports = [outcome.document for outcome in outcomes]
     for document in reports if earlier is not None else ():
         document["changes"] = changes(document, earlier or (), str(asked["diff"]), len(reports) == 1)
-    told = folder is not None or min(jobs, len(every)) > 1
+    told = folder is not None or cluster is not None or min(jobs, len(every)) > 1
     code = finish(run, reports, told, written=folder is not None)
     if asked["write_ignore"]:
         examined = [(one.digest, one.document) for one in outcomes if one.digest]
         count = append(asked["write_ignore"], examined, settings.fail_on)
         run.display.say(f"Entries added to {asked['write_ignore']}: {count}; fill in reason and owner.")
     context.exit(code)
+
+
+@contextmanager
+def _cluster(context: click.Context, address: str | None, settings: Settings) -> Iterator[Fleet | None]:
+    """The cluster that --ray names; with as many scans at once as find room, unless --jobs says how many."""
+    if address is None:
+        yield None
+        return
+    jobs = context.params["jobs"] if origin(context, "jobs") != "default" else None
+    with connect(address, jobs, settings.device) as fleet:
+        yield replace(fleet, retries=RETRIES)

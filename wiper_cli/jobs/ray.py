@@ -33,12 +33,14 @@ class Fleet:
     """A cluster that this process is connected to.
 
     ``at_once``: pieces handed over at a time; ``None``: all, and Ray starts as many as find room, on machines that
-    join later, too. ``cpus``, ``gpus``: what Ray sets aside for each; a piece should use ``cpus`` threads.
+    join later, too. ``cpus``, ``gpus``: what Ray sets aside for each; a piece should use ``cpus`` threads. ``retries``:
+    how often a piece begins again whose worker or machine was lost.
     """
 
     at_once: int | None = None
     cpus: int = 1
     gpus: float = 0.0
+    retries: int = 0
 
     def fan_out(self, todo: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[T, R | Problem]]:
         """Each piece with its outcome, as they finish. A :class:`Problem`, a worker or machine that dies, and a
@@ -47,7 +49,9 @@ class Fleet:
         """
         import ray
 
-        attempt = ray.remote(_attempt).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
+        attempt = ray.remote(_attempt).options(
+            num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries
+        )
         waiting = deque(todo)
         running: dict[Any, T] = {}
         try:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from wiper_cli.commands.shared.document import Document
+from wiper_cli.commands.shared.ignore import Ignores
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.remote import Place
 from wiper_cli.commands.shared.run import Run, check_requested
+from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.commands.shared.walking import expanded
+from wiper_cli.jobs.ray import Fleet
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker.watch import INTERRUPTED
 
@@ -36,6 +40,17 @@ class Item:
     settings: Settings
     asked: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
+
+    def absolute(self) -> Item:
+        """The same from any working directory."""
+        model = self.model.absolute() if isinstance(self.model, Path) else self.model
+        given = {one.name: getattr(self.settings, one.name) for one in fields(self.settings)}
+        paths: dict[str, Any] = {
+            name: value.absolute() for name, value in given.items() if isinstance(value, Path)
+        }
+        if self.settings.arch and ".py:" in self.settings.arch:
+            paths["arch"] = str(Path(self.settings.arch).absolute())
+        return replace(self, model=model, settings=replace(self.settings, **paths))
 
 
 #: Fills the document of one model.
@@ -72,7 +87,7 @@ def each(run: Run, models: Sequence[Item], work: Work, jobs: int = 1) -> Iterato
             if not number:
                 raise
             run.stop.set()
-            outcome = _one(run, item, _interrupted)
+            outcome = _one(run, item, _raising(Problem(INTERRUPTED, ExitCode.NO_VERDICT)))
         yield number, outcome
 
 
@@ -106,12 +121,50 @@ def _one(run: Run, item: Item, work: Work) -> Outcome:
     return Outcome(document, own.digest)
 
 
-def _interrupted(run: Run, item: Item, document: Document) -> None:
-    raise Problem(INTERRUPTED, ExitCode.NO_VERDICT)
-
-
 def _less(outcome: Outcome) -> Outcome:
     return replace(outcome, document={"exit_code": outcome.document["exit_code"]})
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An item on its way to another process."""
+
+    number: int
+    item: Item
+    work: Work
+    command: str
+    arguments: tuple[str, ...]
+    ignores: Ignores | None
+
+
+def on_cluster(run: Run, models: Sequence[Item], work: Work, fleet: Fleet) -> Iterator[tuple[int, Outcome]]:
+    """As :func:`each`, on the machines of a cluster, where all that the items name stands at the same paths. What is
+    under way at an interrupt is lost."""
+    tasks = [
+        _Task(number, item.absolute(), work, run.command, tuple(run.arguments), run.ignores)
+        for number, item in enumerate(models)
+    ]
+    try:
+        for task, outcome in fleet.fan_out(tasks, _there):
+            if isinstance(outcome, Problem):
+                outcome = _one(run, task.item, _raising(outcome))
+            elif run.ignores:  # here, too, it is to be known which entries were used
+                run.ignores.apply(outcome.document, outcome.digest)
+            yield task.number, outcome
+    except KeyboardInterrupt:
+        run.stop.set()
+
+
+def _there(task: _Task) -> Outcome:
+    run = Run(task.command, task.item.settings, Display(quiet=True), task.ignores, task.arguments)
+    return _one(run, task.item, task.work)
+
+
+def _raising(problem: Problem) -> Work:
+    def work(run: Run, item: Item, document: Document) -> None:
+        raise problem
+
+    return work
 
 
 class Standing(Protocol):
@@ -131,16 +184,19 @@ def in_order(
     jobs: int = 1,
     standing: Standing | None = None,
     hold: bool = True,
+    cluster: Fleet | None = None,
 ) -> list[Outcome]:
-    """The outcomes of :func:`each` in the order of the models; each is told as it ends where several are under way, or
-    where it is put somewhere. Unless they are to be held, no more of the documents is kept than their exit codes."""
+    """The outcomes of :func:`each`, or on a ``cluster``, in the order of the models; each is told as it ends where more
+    than one is under way, or where it is put somewhere. Unless they are to be held, no more of the documents is kept
+    than their exit codes."""
     found: dict[int, Outcome] = {}
     try:
-        for number, outcome in each(run, models, work, jobs):
+        ending = on_cluster(run, models, work, cluster) if cluster else each(run, models, work, jobs)
+        for number, outcome in ending:
             if standing:
                 standing.put(number, outcome.document)
             found[number] = outcome if hold else _less(outcome)
-            if standing or min(jobs, len(models)) > 1:
+            if standing or cluster or min(jobs, len(models)) > 1:
                 run.display.progress("models", len(found), len(models))
                 said = outcome.document
                 run.display.say(
