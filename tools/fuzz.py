@@ -190,7 +190,7 @@ def report(data: bytes) -> None:
     assert shown.encode().decode() == shown
     if name == "junit":
         ElementTree.fromstring(shown)
-    elif name in ("json", "sarif"):
+    elif name in ("json", "sarif", "cyclonedx", "in-toto"):
         json.loads(shown)
     elif name == "text":
         assert all(line == "#" or line.startswith("# ") for line in shown.splitlines())

@@ -7,6 +7,7 @@ import click
 from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.options import option
 from wiper_cli.commands.shared.run import check_requested, deliver, read_reports
+from wiper_cli.reports import FORMATS
 
 
 @click.command(
@@ -19,7 +20,7 @@ from wiper_cli.commands.shared.run import check_requested, deliver, read_reports
 @click.argument("result", type=click.Path(path_type=Path), metavar="RESULT.json")
 @option(
     "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]",
-    help="Report format (text, json, html, sarif, markdown, junit), to stdout or to FILE; repeatable.",
+    help=f"Report format ({', '.join(FORMATS)}), to stdout or to FILE; repeatable.",
 )  # fmt: skip
 def report(result: Path, output_formats: tuple[str, ...]) -> None:
     """Render a JSON result in other formats."""

@@ -22,6 +22,9 @@ FORMATS: Mapping[str, str] = {
     "sarif": "wiper_cli.reports.sarif",
     "markdown": "wiper_cli.reports.markdown",
     "junit": "wiper_cli.reports.junit",
+    "cyclonedx": "wiper_cli.reports.cyclonedx",
+    "in-toto": "wiper_cli.reports.intoto",
+    "model-card": "wiper_cli.reports.modelcard",
 }
 
 #: Bytes of a file with reports that is read, and commas and brackets in it: a value that is read takes far more memory
@@ -67,7 +70,9 @@ def render(name: str, reports: Sequence[Report], style: Style | None = None) -> 
     """
     module = import_module(FORMATS[name])
     text: str = module.render([bounded(report) for report in reports], style or Style())
-    return (text if name in ("json", "sarif") else uncommanded(text)).rstrip("\n") + "\n"
+    return (text if name in ("json", "sarif", "cyclonedx", "in-toto") else uncommanded(text)).rstrip(
+        "\n"
+    ) + "\n"
 
 
 def read(text: str | bytes) -> list[dict[str, Any]]:

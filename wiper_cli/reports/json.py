@@ -17,9 +17,9 @@ def as_document(reports: Sequence[Report]) -> Report:
     return {"schema": LIST_SCHEMA, "reports": list(reports), "exit_code": code}
 
 
-def dumps(value: object) -> str:
+def dumps(value: object, indent: int | None = 2) -> str:
     """ASCII, and no two number signs in a row, with which some CI runners' commands begin wherever they stand."""
-    return json.dumps(value, indent=2, allow_nan=False).replace("##", "#\\u0023")
+    return json.dumps(value, indent=indent, allow_nan=False).replace("##", "#\\u0023")
 
 
 def render(reports: Sequence[Report], style: Style) -> str:

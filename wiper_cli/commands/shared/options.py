@@ -249,7 +249,7 @@ SHARED: Sequence[Callable[[Any], Any]] = (
     option(
         "-f", "--format", "output_formats", multiple=True, metavar="FORMAT[=FILE]", envvar="WIPER_FORMAT",
         shell_complete=names_of(lambda: FORMATS),
-        help=f"{', '.join(FORMATS)}; to stdout or FILE, repeatable.",
+        help=f"{', '.join(FORMATS)}; repeatable.",
     ),
     option(
         "--arch", metavar="NAME|FILE.py:FACTORY", shell_complete=names_of(architectures),
