@@ -1,10 +1,12 @@
-"""Whether images that come channels last are answered faster, from which size on: one network beside itself.
+"""Whether images are answered faster that come channels last, or in smaller parts: one network beside itself.
 
     python -m benchmarks.memory_layout [--results DIR]
 
 Networks of torchvision with random weights on images of noise, one thread, without and with a gradient to the images
 (as inversions take it). ``forward`` and ``both``: processor time with channels first over that with channels last, each
 the least of three turns that alternate; over 1 is faster. :meth:`wiper_cli.classifier.Classifier.lay_out` acts on it.
+``parts``: four times as many images at once over the same in parts of :data:`wiper_cli.classifier.AT_ONCE` pixels,
+without a gradient.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, write_result
 from formats.safetensors.torchvision_stub import import_torchvision
+from wiper_cli.classifier import AT_ONCE
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny")
 SIDES, IMAGES, TURNS = (64, 112, 224), 16, 3
@@ -46,6 +49,20 @@ def ratio(work: Callable[[nn.Module, Tensor], None], network: nn.Module, images:
     return round(first / last, 2)
 
 
+def parts(network: nn.Module, images: Tensor) -> float:
+    """Time of all ``images`` at once over that in parts."""
+    most = max(1, AT_ONCE // (images.shape[2] * images.shape[3]))
+    least: dict[int, list[float]] = {}
+    for _ in range(TURNS + 1):
+        for size in (len(images), most):
+            began = time.process_time()
+            for part in images.split(size):
+                forward(network, part)
+            least.setdefault(size, []).append(time.process_time() - began)
+    whole, small = (min(times[1:]) for times in (least[len(images)], least[most]))
+    return round(whole / small, 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,6 +78,8 @@ def main() -> None:
             found.append({"network": name, "side": side} | {
                 work.__name__: ratio(work, network, images) for work in (forward, both)
             })  # fmt: skip
+            if 4 * IMAGES * side**2 > AT_ONCE:
+                found[-1]["parts"] = parts(network, images.repeat(4, 1, 1, 1))
             print(found[-1], flush=True)
     write_result("memory_layout", {"images": IMAGES, "ratios": found}, options.results)
 

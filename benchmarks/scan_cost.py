@@ -37,7 +37,7 @@ def passes(effort: Effort, classes: int, side: int) -> int:
     """Of one image, forward and backward, at full size; images of 192 pixels and more are taken for reducible."""
     extent = Extent(
         classes=classes, channels=3, height=side, width=side, fit=IMAGES, select=IMAGES, head=True,
-        reducible=side * REDUCED >= LEAST_SIDE,
+        resolution=REDUCED if side * REDUCED >= LEAST_SIDE else 1.0,
     )  # fmt: skip
     plans = (kind.at(effort, extent).plan(extent) for kind in DETECTORS.values())
     return sum(plan.forward + plan.backward for plan in in_turn(plan for plan in plans if plan is not None))

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from formats import Edit, HeadTap, Model, apply_edit, head_values
 
+#: Pixels that a CPU is asked about at once, as many as 512 images of 32x32 have: where the maps of a layer outgrow what
+#: the allocator keeps, each costs its pages anew (``memory_layout`` has what that comes to).
+AT_ONCE = 512 * 32 * 32
 #: Side in pixels from which a CPU is asked with channels last: there 1.0 to 1.4 times as fast (``memory_layout``).
 LARGE = 96
 
@@ -122,7 +125,7 @@ class Classifier:
     def logits(self, images: Tensor, batch: int = 256) -> Tensor:
         """``images`` uint8 or float in 0..1 [N,C,H,W] → logits float32 [N,K] on our device; no gradient."""
         parts = []
-        for chunk in images.split(batch):
+        for chunk in self._chunks(images, batch):
             x = self.as_float(chunk)
             if self.network is not None:
                 parts.append(self.network(x).float())
@@ -153,7 +156,7 @@ class Classifier:
         """As :meth:`logits`, but (features float32 [N,D], logits float32 [N,K]); needs a head."""
         found = []
         with self.tap() as tap:
-            for chunk in images.split(batch):
+            for chunk in self._chunks(images, batch):
                 x = self.as_float(chunk)
                 h, z = tap(x) if tap is not None else self._runtime(x)
                 found.append((h.detach().float(), z.detach().float()))
@@ -183,6 +186,12 @@ class Classifier:
         inner = self.network.network if self.network is not None else None
         weight, bias = head_values(self.model, inner)
         return weight.to(self.device), bias.to(self.device)
+
+    def _chunks(self, images: Tensor, batch: int) -> tuple[Tensor, ...]:
+        """``images`` [N,C,H,W] in parts of at most ``batch``, on a CPU of fewer where they are large."""
+        most = AT_ONCE // (images.shape[2] * images.shape[3]) if self.device.type == "cpu" else batch
+        parts: tuple[Tensor, ...] = images.split(max(1, min(batch, most)))
+        return parts
 
     def _runtime(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.model.runtime is not None

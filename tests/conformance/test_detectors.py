@@ -156,7 +156,7 @@ def test_it_does_what_its_plan_says_and_no_more(planted, planted_clean, name, ef
 @pytest.mark.parametrize("side", [32, 224])
 @pytest.mark.parametrize("name", DETECTORS)
 def test_more_effort_is_more_work(name, side, classes):
-    extent = Extent(classes, 3, side, side, 300, 100, head=True, reducible=side > 200)
+    extent = Extent(classes, 3, side, side, 300, 100, head=True, resolution=0.5 if side > 200 else 1.0)
     plans = [KINDS[name].at(effort, extent).plan(extent) for effort in EFFORTS]
     fixed = KINDS[name].at("quick", extent) == KINDS[name]()  # it has nothing to save
     for less, more in itertools.pairwise(plans):

@@ -170,3 +170,21 @@ def test_large_images_come_channels_last_where_the_network_takes_it(network, sid
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
     copy = classifier.copy()
     assert copy.network.layout == classifier.network.layout
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "asked"), [(32, 520, [256, 256, 8]), (224, 23, [10, 10, 3]), (1024, 2, [1, 1])]
+)
+def test_a_cpu_is_asked_about_large_images_in_small_parts(classifier, side, count, asked):
+    seen = []
+
+    class Counted(torch.nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return x.mean((2, 3)).repeat(1, 10)
+
+    one = Classifier(
+        classifier.model, MEAN, STD, network=PixelNetwork(Counted(), torch.tensor(MEAN), torch.tensor(STD))
+    )
+    logits = one.logits(torch.zeros((count, 1, side, side), dtype=torch.uint8))
+    assert (seen, len(logits)) == (asked, count)

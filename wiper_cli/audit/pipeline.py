@@ -150,7 +150,8 @@ def scan(
 def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
     """Rounds of a scan, the method, and the question whether its outcome can be accepted, until a look at it is silent.
 
-    The first scan is of the original file, each later one of what the round before left, with other seeds. The purifier
+    The first scan is of the original file, each later one of what the round before left, with other seeds; the method
+    goes on from there, too (:func:`wiper_cli.audit.rounds.going_on`). The purifier
     sees whatever scans ever recovered and most of a sample of stamps that trigger the accused classes. The acceptance
     measures the rest of that sample, and also asks probes, drawn anew in each round, that the purifier did not train
     against. A branch in the graph ends it before any work: no training removes one. So does a scan that finds nothing,
@@ -176,7 +177,7 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     if ahead and not (fired or request.targets or request.triggered or request.accept_unverified):
         raise Problem(NOTHING_TO_GO, ExitCode.NO_VERDICT, (*graph.findings, *notes.findings))
     done: list[Round] = []
-    while len(done) < rounds.most(request, len(subject.clean.report)) and not (done and done[-1].silent):
+    while len(done) < rounds.most(request, len(subject.clean.report)) and not rounds.settled(done):
         if done:
             report.log(f"Round {len(done)}: {done[-1].reason}")
         done.append(_round(request, subject, ahead, found, triggered, done, report, notes))
@@ -232,11 +233,14 @@ def _round(
     with notes.stage("verify"):
         before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
     with notes.stage("purify"):
-        task = Task(classifier, clean, finds.suspects, finds.unlearned, report, seed, triggered, request.live)
+        begun = rounds.going_on(done, request.max_accuracy_drop)
+        student = classifier.with_edit(begun) if begun else classifier
+        task = Task(student, clean, finds.suspects, finds.unlearned, report, seed, triggered, request.live)
         purified = request.method.run(task)
-    edited = classifier.with_edit(purified.edit)
+    edit = rounds.joined(begun, purified.edit)
+    edited = classifier.with_edit(edit)
     with notes.stage("verify"):
-        served = subject.served.with_edit(purified.edit)
+        served = subject.served.with_edit(edit)
         after = measure(served, clean.report, chosen, opened=edited, progress=report)
     asked = rounds.anew(ahead.probes(finds.accused), len(done)) if ahead else {}
     again = look_closely(asked, edited, clean, seed + PROBE_SEED_OFFSET, report, notes.stage)
@@ -244,7 +248,7 @@ def _round(
         before, after, again, request.max_accuracy_drop, finds.accused, request.accept_unverified
     )
     seconds = round(time.monotonic() - began, 3)
-    return Round(looked, finds, purified, purified.edit, before, after, again, accepted, reason, seconds)
+    return Round(looked, finds, purified, edit, before, after, again, accepted, reason, seconds)
 
 
 def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answers.VerifyAnswer:

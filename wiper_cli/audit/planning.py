@@ -19,7 +19,7 @@ from wiper_cli.audit.requests import Asked
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS, probes
 from wiper_cli.detectors.common import has_units, smaller
-from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Cost, Effort, Extent, Plan, in_turn
+from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCTIONS, Cost, Effort, Extent, Plan, in_turn
 from wiper_cli.detectors.evidence import Detector
 from wiper_cli.detectors.warp_inversion import WarpInversion
 from wiper_cli.images.splits import Clean
@@ -84,7 +84,7 @@ class Planned:
             "effort": self.effort,
             "why": self.why,
             "budget": self.budget,
-            "reduced": self.extent.reducible,
+            "reduced": self.extent.resolution < 1,
             "batch": self.extent.batch,
             "seconds_expected": round(self.seconds, 1),
             "forward_seconds": self.cost.forward,
@@ -164,18 +164,23 @@ def _extent(classifier: Classifier, clean: Clean) -> tuple[Extent, int]:
         fit=len(clean.fit),
         select=len(clean.select),
         head=has_units(classifier),
-        reducible=REDUCED * min(height, width) >= LEAST_SIDE and _reducible(classifier, images[:COMPARED]),
+        resolution=_resolution(classifier, images[:COMPARED]),
         batch=max(4, min(256, BATCH_BYTES // max(each, 1))),
     ), each
 
 
-def _reducible(classifier: Classifier, images: Tensor) -> bool:
-    """Whether the network takes images of half the side and answers nearly as on whole ones."""
-    try:
-        there, here = classifier.answers(smaller(images, REDUCED), 4), classifier.answers(images, 4)
-    except Exception:  # a network made for one size fails in ways of its own
-        return False
-    return float((there == here).float().mean()) >= AGREEING
+def _resolution(classifier: Classifier, images: Tensor) -> float:
+    """The least of :data:`REDUCTIONS` at which the network answers nearly as on whole images, and else 1."""
+    possible = [one for one in REDUCTIONS if one * min(images.shape[2:]) >= LEAST_SIDE]
+    here = classifier.answers(images, 4) if possible else torch.empty(0)
+    for one in possible:
+        try:
+            there = classifier.answers(smaller(images, one), 4)
+        except Exception:  # a network made for one size fails in ways of its own
+            continue
+        if float((there == here).float().mean()) >= AGREEING:
+            return one
+    return 1.0
 
 
 def _bytes_each(classifier: Classifier, image: Tensor) -> int:

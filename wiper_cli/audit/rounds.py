@@ -118,9 +118,28 @@ def anew(detectors: Mapping[str, Detector], number: int) -> dict[str, Detector]:
     }
 
 
+def going_on(rounds: Sequence[Round], max_accuracy_drop: float) -> Edit:
+    """What the next round trains on from, as an edit of the original file: the outcome of the last one, whose own
+    weaknesses it then unlearns, or the file itself where that outcome lost too much accuracy."""
+    last = rounds[-1] if rounds else None
+    kept = last is not None and last.before.acc.share - last.after.acc.share < max_accuracy_drop
+    return last.edit if last is not None and kept else Edit({})
+
+
+def joined(first: Edit, then: Edit) -> Edit:
+    """One edit for two, the second of what the first left."""
+    return Edit({**first.tensors, **then.tensors})
+
+
+def settled(rounds: Sequence[Round]) -> bool:
+    """Whether no other is needed: the last one was silent, and so was the one before, if any. What only a second round
+    brought within bounds is looked at, and worked on, once more."""
+    return bool(rounds) and all(one.silent for one in rounds[-2:])
+
+
 def best(rounds: Sequence[Round]) -> Round:
-    """The one that stands: accepted, with the fewest probes that fire, of the highest accuracy."""
-    return max(rounds, key=lambda one: (one.accepted, -len(one.fired), one.after.acc.share))
+    """The one that stands: accepted, with the fewest probes that fire, and of these the last, which went furthest."""
+    return max(reversed(rounds), key=lambda one: (one.accepted, -len(one.fired)))
 
 
 def shown(rounds: Sequence[Round]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ DETECTORS: Final[Table[type[Detector]]] = Table(
         "warp-inversion": "wiper_cli.detectors.warp_inversion:WarpInversion",
         "square-probe": "wiper_cli.detectors.square_probe:SquareProbe",
         "shape-probe": "wiper_cli.detectors.shape_probe:ShapeProbe",
+        "patch-inversion": "wiper_cli.detectors.patch_inversion:PatchInversion",
         "class-map": "wiper_cli.detectors.class_map:ClassMap",
     }
 )
@@ -39,6 +40,10 @@ PROBES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "margins from other starts": ("wiper_cli.detectors.max_margin:MaxMargin", {"starts": 8, "steps": 80}),
     "coarser warp": ("wiper_cli.detectors.warp_inversion:WarpInversion", {"grid": 4, "bound": 1.5}),
     "other shapes": ("wiper_cli.detectors.shape_probe:ShapeProbe", {}),
+    "textured patches elsewhere": (
+        "wiper_cli.detectors.patch_inversion:PatchInversion",
+        {"places": 5, "kept": 3},
+    ),
     "maps of classes elsewhere": (
         "wiper_cli.detectors.class_map:ClassMap",
         {"sides": (2, 3, 4, 6), "fills": _OTHER_FILLS, "step": 5, "offset": 2, "border": 2},

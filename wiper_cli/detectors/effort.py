@@ -8,15 +8,19 @@ from typing import Any, Literal, Protocol, get_args
 Effort = Literal["quick", "normal", "thorough"]
 #: From the least work to the most. Only the last is the search that the thresholds were set for.
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
-#: Smallest side in pixels at which a search begins on reduced images; the share of the side that it then uses.
-LEAST_SIDE, REDUCED = 96, 0.5
+#: Smallest side in pixels at which a search begins on reduced images; the shares of the side that it may use, the first
+#: on which the network answers nearly as on whole ones.
+LEAST_SIDE, REDUCTIONS = 96, (0.5, 0.75)
+#: In an effort's settings: as far as the network allows.
+REDUCED = REDUCTIONS[0]
 
 
 @dataclass(frozen=True)
 class Extent:
     """What decides how long a search takes: ``classes`` K, images of ``channels`` x ``height`` x ``width``, ``fit`` and
-    ``select`` of them. ``head``: there is a linear head whose units can be had. ``reducible``: the network answers on
-    images of half the side nearly as on whole ones. ``batch``: images with gradients that are held at once."""
+    ``select`` of them. ``head``: there is a linear head whose units can be had. ``resolution``: the least share of the
+    side at which the network answers nearly as on whole images. ``batch``: images with gradients that are held at
+    once."""
 
     classes: int
     channels: int
@@ -25,7 +29,7 @@ class Extent:
     fit: int
     select: int
     head: bool = False
-    reducible: bool = False
+    resolution: float = 1.0
     batch: int = 256
 
 

@@ -109,8 +109,8 @@ class Detector:
     def at(cls, effort: Effort, extent: Extent) -> Self:
         """The settings for an effort and a problem of this shape."""
         chosen = dict(cls.efforts.get(effort, {}))
-        if not extent.reducible:
-            chosen.pop("resolution", None)
+        if "resolution" in chosen:
+            chosen["resolution"] = max(chosen["resolution"], extent.resolution)
         return cls(**chosen)
 
     def plan(self, extent: Extent) -> Plan | None:

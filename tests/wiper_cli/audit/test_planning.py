@@ -57,13 +57,13 @@ def test_what_is_done_does_not_depend_on_what_it_costs(planted, planted_clean, p
 class Large(nn.Module):
     """Three classes by the mean of the channels, for any size or, with a linear layer on all pixels, for one."""
 
-    def __init__(self, side=None):
+    def __init__(self, sides=()):
         super().__init__()
-        self.side = side
+        self.sides = sides
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x):
-        if self.side and x.shape[-1] != self.side:
+        if self.sides and x.shape[-1] not in self.sides:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
         return self.conv(x).relu().mean((2, 3))
 
@@ -74,15 +74,16 @@ def photographs(count, side):
 
 
 @pytest.mark.parametrize(
-    ("side", "only", "reduced"), [(192, None, True), (192, 192, False), (160, None, False)]
+    ("side", "only", "resolution"),
+    [(192, (), 0.5), (192, (192,), 1.0), (192, (192, 144), 0.75), (160, (), 0.75), (120, (), 1.0)],
 )
-def test_large_images_are_reduced_where_the_network_takes_them(planted, side, only, reduced):
+def test_large_images_are_reduced_where_the_network_takes_them(planted, side, only, resolution):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Large(only)
     found = planned(planted(network=network, classes=3), photographs(20, side), ["square-probe"])
-    assert found.extent.reducible is reduced
-    assert found.detectors["square-probe"].resolution == (0.5 if reduced else 1.0)
+    assert found.extent.resolution == resolution
+    assert found.detectors["square-probe"].resolution == resolution
 
 
 def test_a_batch_holds_what_memory_was_set_aside_for(planted, planted_clean):
@@ -167,7 +168,7 @@ def test_an_effort_that_nobody_asked_for_is_explained(planted, planted_clean):
 def test_the_probes_of_a_purification_follow_the_effort(planted, planted_clean, price):
     """Thorough is what they were before any effort was known; less is less for each that is aimed at nobody, too."""
     price(0.001, 0.001)
-    extent = Extent(1000, 3, 224, 224, 300, 100, head=True, reducible=True)
+    extent = Extent(1000, 3, 224, 224, 300, 100, head=True, resolution=0.5)
     thorough = planned(planted(), planted_clean, (), "thorough")
     assert thorough.probes([3]) == probes([3])
     work = {}
@@ -180,7 +181,5 @@ def test_the_probes_of_a_purification_follow_the_effort(planted, planted_clean, 
     normal = dataclasses.replace(thorough, effort="normal", extent=extent).probes([3, 4])
     assert (normal["coarser warp"].targets, normal["coarser warp"].grid) == ((3, 4), 4)
     assert normal["squares elsewhere"].resolution == 0.5
-    whole = dataclasses.replace(
-        thorough, effort="normal", extent=dataclasses.replace(extent, reducible=False)
-    )
+    whole = dataclasses.replace(thorough, effort="normal", extent=dataclasses.replace(extent, resolution=1.0))
     assert whole.probes([3])["squares elsewhere"].resolution == 1.0

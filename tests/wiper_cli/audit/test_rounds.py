@@ -86,6 +86,29 @@ def test_the_best_acceptable_one_stands():
     assert rounds.best([better, silent]) is silent
     assert [one.silent for one in (refused, noisy, silent)] == [False, False, True]
     assert rounds.best([outcome(False, 99, 3, 4), refused]) is refused
+    assert rounds.best([silent, outcome(True, 97), refused]).after.acc.hits == 97
+
+
+def test_what_a_second_round_brought_within_bounds_is_worked_on_once_more(run):
+    answer, asked = run([(False, (4,)), (True, ()), (True, ())])
+    assert len(asked["tasks"]) == 3
+    assert [one["kept"] for one in answer.purification["rounds"]] == [False, False, True]
+    assert answer.edit == bias(3)
+    refused, silent = outcome(False, 99), outcome(True, 90)
+    series = ([], [silent], [refused], [refused, silent], [refused, silent, silent], [silent, refused])
+    assert [rounds.settled(one) for one in series] == [False, True, False, False, True, False]
+
+
+def test_a_round_goes_on_from_an_outcome_that_kept_its_accuracy():
+    edit = bias(1)
+    kept = replace(outcome(False, 100), edit=edit)
+    assert rounds.going_on([], 0.02) == Edit({})
+    assert rounds.going_on([kept], 0.02) == edit
+    ruined = replace(kept, after=Measurement(100, Rate(97, 100), ()))
+    assert rounds.going_on([ruined], 0.02) == Edit({})
+    other = Edit({"b": edit.tensors["classifier.bias"]})
+    assert rounds.joined(edit, other).tensors == {**edit.tensors, **other.tensors}
+    assert rounds.joined(edit, bias(2)) == bias(2)
 
 
 def test_probes_and_scans_of_another_round_look_elsewhere():
@@ -175,10 +198,12 @@ def test_a_silent_first_round_is_the_only_one(run):
 
 
 def test_a_refusal_leads_to_another_round_on_what_is_left(run, heard):
-    answer, asked = run([(False, (6,)), (True, ())])
+    answer, asked = run([(False, (6,)), (True, ())], max_rounds=2)
     assert answer.accepted
     assert answer.edit == bias(2)
     first, second = asked["tasks"]
+    began = [task.classifier.head()[1] for task in (first, second)]
+    assert (began[1] - began[0]).allclose(began[0].new_ones(10))
     assert names(first.recovered) == ["scan 0", "shown 0"]
     assert names(second.recovered) == ["scan 0", "scan 1", "shown 0", "shown 1"]
     assert (first.suspects, second.suspects) == ([4], [4, 6])

@@ -124,7 +124,7 @@ def test_of_two_sources_one_alone_has_a_goal():
 
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_no_more_passes_than_planned(classifier, clean, effort):
-    extent = Extent(CLASSES, 3, 32, 32, len(clean.fit), len(clean.select), reducible=True)
+    extent = Extent(CLASSES, 3, 32, 32, len(clean.fit), len(clean.select), resolution=0.5)
     probe = ClassMap.at(effort, extent)
     model = classifier()  # takes images of any size
     seen = []
