@@ -16,6 +16,7 @@ from formats.torchscript.words import (
     LITERALS,
     MAX_CALLS,
     MAX_DEPTH,
+    RESERVED,
     Code,
     Cursor,
     Function,
@@ -59,7 +60,6 @@ _JOINING = frozenset({"torch.add", "torch.add_", "torch.extend", "torch.mul", "t
 _COPIES = 1024
 #: Kinds of values whose depth is found out in the end.
 _FOLLOWED = frozenset({"name", "called", "attribute", "result"})
-_ROOTS = frozenset({"torch", "ops", "__torch__", "CONSTANTS"})
 #: Built-in functions whose first argument, or second for ``isinstance``, is a type.
 _TYPED = frozenset({"annotate", "unchecked_cast", "uninitialized", "isinstance"})
 
@@ -224,7 +224,7 @@ class Body:
             self._numbers[target.name] = self._numbers.get(target.name, 1) * min(self._number, 1 << 62)
 
     def assign(self, cursor: Cursor, name: str, value: _Value) -> None:
-        if name in _ROOTS | LITERALS | _TYPED or name == "self":
+        if name in RESERVED or name == "self":
             cursor.strange()
         self.variables[name].append(value)
 

@@ -13,6 +13,7 @@ from formats.errors import Hostile, Unsupported
 from formats.torchscript.bodies import Body, Cost, count
 from formats.torchscript.words import (
     MAX_CODE,
+    RESERVED,
     Class,
     Code,
     Cursor,
@@ -29,6 +30,8 @@ from formats.torchscript.words import (
 _HEADS = frozenset(
     {"__parameters__", "__buffers__", "__annotations__", "__forward_hooks__", "__forward_pre_hooks__"}
 )
+#: Methods that torch calls where no call stands: a subscript, a cast, a condition, a list being sorted.
+_IMPLICIT = frozenset({"__getitem__", "__int__", "__float__", "__bool__", "__str__", "__lt__", "__call__"})
 
 
 def read_code(files: Mapping[str, bytes]) -> Code:
@@ -137,14 +140,19 @@ class _Definitions:
                 f"{self.member} defines code that runs while the file is being loaded ({name}).",
                 "WIPER-TS-014", self.member,
             )  # fmt: skip
-        parameters = {"self": Type(cls)} if cls else {}
+        if name in RESERVED or (cls and name in _IMPLICIT):
+            cursor.strange()
+        parameters: dict[str, Type] = {}
         cursor.expect("(")
         while not cursor.accept(")"):
             parameter = cursor.name()
-            if cursor.accept(":"):
-                parameters[parameter] = self.type(cursor)
-            elif parameter not in parameters:
+            if parameter in parameters or parameter in RESERVED:
                 cursor.strange()
+            own = Type(cls) if cls and not parameters else None  # to torch, whatever is declared
+            kind = self.type(cursor) if cursor.accept(":") else own
+            if kind is None or kind != (own or kind):
+                cursor.strange()
+            parameters[parameter] = kind
             if cursor.accept("="):
                 self.literal(cursor, f"Function {name}")
             if cursor.next != ")":

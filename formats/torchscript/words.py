@@ -35,6 +35,13 @@ DEEP = 9
 LITERALS = frozenset({"True", "False", "None", "inf", "nan"})
 
 
+#: Names that a variable would take away from what they stand for here: torch looks at variables first.
+RESERVED = LITERALS | {
+    "torch", "ops", "__torch__", "CONSTANTS", "annotate", "unchecked_cast", "uninitialized", "isinstance", "getattr",
+    "range", "tolist",
+}  # fmt: skip
+
+
 class Type(NamedTuple):
     """``List[Tensor]`` is ``("List", (("Tensor", ()),))``; classes stand under their full name."""
 

@@ -182,6 +182,8 @@ def torchscript_code():
         yield name, Case(f"WIPER-TS-{name[:3]}", with_code(test_code.files(body, **more)))
     for number, body in enumerate(test_code.UNSUPPORTED):
         yield f"unknown {number}", Case(UNSUPPORTED, with_code(test_code.files(body)))
+    for name, head in test_code.SHADOWED.items():
+        yield f"shadowed {name}", Case(UNSUPPORTED, with_code(test_code.files("return x", head=head)))
     for number, changed in enumerate(test_code.UNBOUNDED):
         yield f"loop {number}", Case(UNSUPPORTED, with_code(test_code.files(test_code.end(**changed))))
     name, code = test_archive.code_member(plain())

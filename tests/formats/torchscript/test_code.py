@@ -232,6 +232,36 @@ def test_code_without_end_is_not_read(monkeypatch):
 
 #: What torch's lexer and parser take otherwise than Python's, what torch never writes, and what it writes for
 #: networks that are no classifiers.
+def method(text):
+    return HEAD.replace("class Pair", f"  def {text}\nclass Pair")
+
+
+def function(text):
+    return f"{HEAD}def {text}\n"
+
+
+#: What torch resolves to another method, or calls where no call stands: the work of such code cannot be counted.
+SHADOWED = {
+    "torch": function("f(torch: __torch__.m.Inner, x: Tensor) -> Tensor:\n  return torch.relu(x)"),
+    "CONSTANTS": function("f(CONSTANTS: Tensor) -> Tensor:\n  return CONSTANTS"),
+    "range": function("f(x: Tensor, range: int) -> Tensor:\n  return x"),
+    "a parameter twice": function("f(x: Tensor, x: __torch__.m.Inner) -> Tensor:\n  return x"),
+    "self of another class": HEAD.replace("self: __torch__.m.Inner", "self: __torch__.m.Pair"),
+    "self by another name": HEAD.replace("self: __torch__.m.Inner", "me: __torch__.m.Pair"),
+    "self twice": HEAD.replace("x: Tensor,", "x: Tensor, self: __torch__.m.Pair,", 1),
+    "tolist": method("tolist(self: __torch__.m.Inner) -> int:\n    return 1"),
+    "a cast": method("__float__(self: __torch__.m.Inner) -> float:\n    return 1.0"),
+    "a subscript": method("__getitem__(self: __torch__.m.Inner, i: int) -> int:\n    return i"),
+    "a comparison": method("__lt__(self: __torch__.m.Inner, o: __torch__.m.Inner) -> bool:\n    return True"),
+}
+
+
+@pytest.mark.parametrize("head", SHADOWED.values(), ids=SHADOWED)
+def test_a_name_means_what_torch_takes_it_for(head):
+    with pytest.raises(Unsupported, match="torch does not write"):
+        read(head=head)
+
+
 UNSUPPORTED = [
     "while True:\n  y = x\nreturn x", "y = True\nwhile y:\n  z = torch.relu(x)\nreturn x",
     "# type: (int) -> int\nreturn x", "return x # end", "return \\\nx", "return\tx", "return x\r",
