@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from json import loads  # the name json is our own module here
 from pathlib import Path
 from typing import Any, TextIO
 
 from wiper_cli.nearest import nearest
 from wiper_cli.reports.json import LIST_SCHEMA, as_document
 from wiper_cli.reports.plain import Report, Style, bounded, uncommanded
+from wiper_cli.strict_json import loads
 from wiper_cli.verdict import Problem
 
 __all__ = ["FORMATS", "Output", "Style", "as_document", "outputs", "read", "render", "style_of"]

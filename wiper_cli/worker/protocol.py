@@ -9,8 +9,9 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import IO, Any, ClassVar, Generic, TypeVar
 
+from wiper_cli.strict_json import loads
 from wiper_cli.verdict import ExitCode, Finding, Verdict
 from wiper_cli.worker.codec import Malformed, pack, unpack
 
@@ -111,7 +112,7 @@ def receive(stream: IO[bytes], *kinds: type) -> Any:
 
 def _message(payload: bytes, containers: dict[str, bytes], kinds: tuple[type, ...]) -> Any:
     try:
-        message = json.loads(payload, parse_constant=_no_constant)
+        message = loads(payload)
     except (ValueError, RecursionError):
         raise ProtocolError("its JSON does not parse") from None
     by_name = {kind.__name__: kind for kind in kinds}
@@ -122,10 +123,6 @@ def _message(payload: bytes, containers: dict[str, bytes], kinds: tuple[type, ..
         return unpack(by_name[name], fields, containers)
     except Malformed as error:
         raise ProtocolError(str(error)) from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _exactly(stream: IO[bytes], length: int) -> bytes:

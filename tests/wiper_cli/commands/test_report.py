@@ -47,6 +47,8 @@ def test_a_list_of_results_stays_one(result, wiper):
         (b"", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b"[1e999]", "not JSON"),
+        (b"[1" + b"0" * 400 + b"]", "not JSON"),
         (b"[]", "not a wiper report"),
         (b'{"schema": "wiper-report/1"}', "'tool'"),
         (b'{"schema": "wiper-report/2"}', "not a wiper report"),

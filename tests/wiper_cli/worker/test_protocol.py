@@ -67,6 +67,8 @@ LOG = frame(b"J", b'{"Log": {"sentence": "a"}}')
         (frame(b"J", b'{"Progress": {"stage": "a", "done": 1, "total": 2}}'), "none of Log", ProtocolError),
         (frame(b"J", b'{"Log": {"sentence": NaN}}'), "does not parse", ProtocolError),
         (frame(b"J", b"{]"), "does not parse", ProtocolError),
+        (frame(b"J", b'{"Log": {"sentence": 1e999}}'), "does not parse", ProtocolError),
+        (frame(b"J", b'{"Log": {"sentence": 1%s}}' % (b"0" * 400)), "does not parse", ProtocolError),
         (frame(b"P", b"{}"), "unknown kind", ProtocolError),
         (struct.pack("<Qc", JSON_LIMIT + 1, b"J"), "too large", ProtocolError),
         (struct.pack("<Qc", 1 << 63, b"T"), "too large", ProtocolError),
