@@ -85,7 +85,7 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
     others = {
         "cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md",
-        "acceptance.md", "removal.md", "photo.md",
+        "acceptance.md", "removal.md", "photo.md", "fuzzing.md",
     }  # fmt: skip
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
     assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
@@ -258,6 +258,15 @@ def test_the_page_on_photographs_is_rendered_from_the_committed_scans():
     photo = importlib.import_module("benchmarks.photo")
     result = json.loads((ROOT / "benchmarks/results/photo.json").read_text(encoding="utf-8"))
     assert photo.PAGE.read_text(encoding="utf-8") == photo.page(result)
+
+
+def test_the_page_on_fuzzing_is_rendered_from_the_committed_record():
+    campaign = importlib.import_module("tools.campaign")
+    committed = campaign.read(campaign.RECORD)
+    assert campaign.PAGE.read_text(encoding="utf-8") == campaign.page(committed)
+    assert not [
+        fault for one in committed["targets"].values() for fault in one["faults"] if not fault["mended"]
+    ]
 
 
 def test_the_readme_quotes_the_false_acceptances():
