@@ -85,7 +85,7 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
     others = {
         "cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md",
-        "acceptance.md", "removal.md", "photo.md", "fuzzing.md",
+        "acceptance.md", "removal.md", "photo.md", "fuzzing.md", "fleet.md",
     }  # fmt: skip
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
     assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
@@ -98,6 +98,14 @@ def test_the_costs_of_a_scan_are_those_of_todays_plans():
     for row in committed["passes"]:
         for effort in scan_cost.EFFORTS:
             assert row[effort] == scan_cost.passes(effort, row["classes"], row["side"])
+
+
+def test_the_throughput_of_a_fleet_is_rendered_from_its_result():
+    fleet = importlib.import_module("benchmarks.fleet")
+    committed = json.loads(fleet.RESULT.read_text(encoding="utf-8"))
+    assert fleet.PAGE.read_text(encoding="utf-8") == fleet.page(committed), (
+        "run: python -m benchmarks.fleet --page"
+    )
 
 
 def test_a_change_that_was_shown_to_alter_nothing_can_be_vouched_for(tmp_path):
