@@ -84,10 +84,10 @@ def page(result: dict[str, Any]) -> str:
 
 Made by `python -m benchmarks.fleet` from `benchmarks/results/fleet.json`.
 
-`wiper scan models/ --jobs N --output-dir DIR --effort {asked["effort"]}` over {count} copies of a small network for 32x32
-images, on {asked["cores"]} cores that other work shared: the load of the machine as each run began is in the table; speeds
-are too low for it, and their ratio is not that of a free machine. Processor seconds count the work of all processes and
-hardly depend on the load.
+`wiper scan models/ --jobs N --output-dir DIR --effort {asked["effort"]}` over {count} copies of a small network for
+32x32 images, on {asked["cores"]} cores that other work shared: the load of the machine as each run began is in the
+table; speeds are too low for it, and their ratio is not that of a free machine. Processor seconds count the work of all
+processes and hardly depend on the load.
 
 | jobs | seconds | models an hour | times as fast as one | processor seconds a model | load |
 |---:|---:|---:|---:|---:|---:|

@@ -25,6 +25,8 @@ def following(report: Report) -> tuple[str, str]:
         return "Do not load the file; ask where it came from.", explained
     if outcome == "suspicious" and worst and worst.startswith("WIPER-G"):
         return "Do not deploy it. Training removes no branch: purifying does not help.", explained
+    if outcome == "suspicious" and "://" in model:
+        return "Do not deploy it: get the file and purify it, or take another model.", explained
     if outcome == "suspicious":
         name = PurePath(model.replace("\\", "/"))
         output = name.with_name(f"{name.stem}-purified{name.suffix}") if name.name else PurePath("OUT")

@@ -124,3 +124,38 @@ def test_an_interrupt_before_a_verdict_is_no_success(wiper, monkeypatch, scanned
     reports = json.loads(out)["reports"]
     assert (code, len(asked), [one["exit_code"] for one in reports]) == (3, 2, [0, 3])
     assert reports[1]["sentence"] == "It was interrupted."
+
+
+def test_whoever_wants_no_more_does_not_wait(few_digits, models):
+    """Where a report cannot be written the rest is ended, not finished."""
+    from wiper_cli.commands.shared.batch import Item, in_order
+    from wiper_cli.commands.shared.options import Settings
+    from wiper_cli.commands.shared.run import Run
+    from wiper_cli.commands.shared.terminal import Display
+
+    names = Settings.__dataclass_fields__
+    settings = Settings(**{**dict.fromkeys(names), "seed": 0, "fail_on": "high", "output_formats": ()})
+    waited = threading.Event()
+
+    def work(run, item, document):
+        if item.model.endswith("a.onnx"):
+            return
+        waited.set()
+        assert run.stop.wait(30)
+
+    class Full:
+        def put(self, number, document):
+            assert waited.wait(30)
+            raise Problem("No room.")
+
+        def close(self, whole):
+            assert not whole
+
+    class Named(str):
+        name = "m"
+
+    every = [Item(Named(path), settings) for path in models]
+    began = time.monotonic()
+    with pytest.raises(Problem, match="No room"):
+        in_order(Run("scan", settings, Display(quiet=True)), every, work, 2, Full())
+    assert time.monotonic() - began < 20

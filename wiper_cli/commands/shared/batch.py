@@ -112,7 +112,12 @@ def _side_by_side(run: Run, models: Sequence[Item], work: Work, jobs: int) -> It
                 run.stop.set()
                 continue
             for future in finished:
-                yield running.pop(future), future.result()
+                number = running.pop(future)
+                try:
+                    yield number, future.result()
+                except BaseException:  # whoever asked wants no more, and waits for nobody
+                    run.stop.set()
+                    raise
 
 
 def _one(run: Run, item: Item, work: Work) -> Outcome:

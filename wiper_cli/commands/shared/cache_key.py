@@ -30,6 +30,8 @@ _CODE = (".py", ".json", ".gz")
 
 #: What tells whether a file or folder was written to meanwhile, also by somebody who sets its times back.
 Stamp = tuple[int, int, int, int]
+#: Digests of files that stand as they were when they were read: all models of a fleet have the same images.
+_KNOWN: dict[tuple[Path, Stamp], str] = {}
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,17 @@ def _content(path: Path, files: dict[Path, Stamp | None], progress: Callable[[in
 
 def _digest(path: Path, files: dict[Path, Stamp | None]) -> str:
     """Of a plain file; what is none, or cannot be read, is not read by the scan either."""
-    files[path] = _stamp(path)
+    files[path] = stamp = _stamp(path)
+    if stamp and (path, stamp) in _KNOWN:
+        return _KNOWN[path, stamp]
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if stamp and stamp == _stamp(path):
+                    _KNOWN[path, stamp] = digest
+                return digest
     except OSError:
         pass
     return "none"

@@ -141,6 +141,8 @@ def _read(place: Address, files: Any, path: str, limit: int) -> bytes:
 
 
 def _unreadable(place: Address, error: Exception) -> Unreadable:
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__  # nobody answers
     if isinstance(error, FileNotFoundError):
         return Unreadable(f"{place} does not exist.")
     said = (str(error).strip().splitlines() or [""])[0].replace(place.url, str(place))
