@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from untimed import untimed
@@ -159,3 +160,20 @@ def test_whoever_wants_no_more_does_not_wait(few_digits, models):
     with pytest.raises(Problem, match="No room"):
         in_order(Run("scan", settings, Display(quiet=True)), every, work, 2, Full())
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("a/net.onnx", "net.onnx"),
+        ("/h/vit/model.safetensors", "vit/model.safetensors"),
+        ("/h/vit/onnx/model.onnx", "vit/model.onnx"),
+        ("/h/models--o--n/snapshots/1f/model.safetensors", "models--o--n/model.safetensors"),
+        ("/h/models--o--n/snapshots/1f/onnx/model.onnx", "models--o--n/model.onnx"),
+        ("/model.onnx", "//model.onnx"),
+    ],
+)
+def test_files_that_are_all_called_alike_are_told_apart(path, label):
+    from wiper_cli.commands.shared.batch import Item
+
+    assert Item(Path(path), None).label == label

@@ -11,16 +11,19 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from formats.hub import USUAL
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.ignore import Ignores
 from wiper_cli.commands.shared.options import Settings
-from wiper_cli.commands.shared.remote import Place
+from wiper_cli.commands.shared.remote import Address, Place
 from wiper_cli.commands.shared.run import Run, check_requested
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.commands.shared.walking import expanded
 from wiper_cli.jobs.ray import Fleet
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker.watch import INTERRUPTED
+
+_USUAL = frozenset(name.rpartition("/")[2] for name in USUAL)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,17 @@ class Item:
     settings: Settings
     asked: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
+
+    @property
+    def label(self) -> str:
+        """A short name for people: of a file that is called as all are in a hub, with that of its folder."""
+        name = self.model.name
+        if isinstance(self.model, Address) or name not in _USUAL:
+            return name
+        *_, repository, above, folder, _ = ("", "", *self.model.absolute().parts)
+        if folder == "onnx":
+            *_, repository, above, folder, _, _ = ("", "", "", *self.model.absolute().parts)
+        return f"{repository if above == 'snapshots' else folder}/{name}"
 
     def absolute(self) -> Item:
         """The same from any working directory."""
@@ -80,7 +94,7 @@ def each(run: Run, models: Sequence[Item], work: Work, jobs: int = 1) -> Iterato
         if run.stop.is_set():
             return
         if len(models) > 1:
-            run.display.subject(item.model.name)
+            run.display.subject(item.label)
         try:
             outcome = _one(run, item, work)
         except KeyboardInterrupt:
@@ -93,7 +107,7 @@ def each(run: Run, models: Sequence[Item], work: Work, jobs: int = 1) -> Iterato
 
 def _side_by_side(run: Run, models: Sequence[Item], work: Work, jobs: int) -> Iterator[tuple[int, Outcome]]:
     def apart(item: Item) -> Outcome:
-        with run.display.part(item.model.name) as display:
+        with run.display.part(item.label) as display:
             return _one(replace(run, display=display), item, work)
 
     waiting = list(enumerate(models))[::-1]

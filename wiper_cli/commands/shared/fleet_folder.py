@@ -133,7 +133,7 @@ def _named(items: Sequence[Item]) -> list[Item]:
         where = str(item.model.resolve() if isinstance(item.model, Path) else item.model)
         seen[where] += 1
         digest = hashlib.sha256(f"{where}\0{seen[where]}".encode(errors="surrogateescape")).hexdigest()[:10]
-        word = _STRANGE.sub("-", item.model.name.rpartition(".")[0] or item.model.name).strip(".-")[:60]
+        word = _STRANGE.sub("-", item.label.rpartition(".")[0] or item.label).strip(".-")[-60:]
         found.append(replace(item, folder=f"{word}-{digest}".lstrip("-")))
     return found
 
