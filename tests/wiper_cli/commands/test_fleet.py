@@ -376,3 +376,10 @@ def test_the_page_on_fleets_names_every_key_and_scheme():
 
     text = (Path(__file__).parents[3] / "docs/fleet.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in (*KEYS, *remote.SCHEMES))
+
+
+def test_the_page_on_fleets_tells_the_fields_of_the_index():
+    from wiper_cli.reports.fleet import _INDEX, _ROW
+
+    text = (Path(__file__).parents[3] / "docs/fleet.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in (*_INDEX, *_ROW))
