@@ -79,7 +79,9 @@ def test_a_folder_of_a_hub_is_one_model(models):
         "models--a--b/snapshots/one/model.onnx", "models--a--b/snapshots/two/model.onnx",
         "resnet/model.safetensors",
     ]  # fmt: skip
-    assert found.skipped == {"lies in the folder of resnet/model.safetensors": ["resnet/pytorch_model.bin"]}
+    assert found.skipped == {
+        "lies in the folder of resnet/model.safetensors": ["resnet/onnx", "resnet/pytorch_model.bin"]
+    }
     assert models_in(models / "resnet", sort).models == [models / "resnet/model.safetensors"]
 
 
@@ -96,6 +98,26 @@ def test_no_link_leads_out_and_none_leads_round(models, tmp_path):
         "is a link that leads out of the folder": ["out.onnx"], "is a link to a folder": ["round"],
         "is no regular file": ["pipe.onnx"],
     }  # fmt: skip
+
+
+def test_a_folder_of_a_hub_is_no_way_out_either(models, tmp_path):
+    """Nor one round: snapshots that are a link, weights that are one."""
+    put(tmp_path / "outside/model.onnx")
+    put(models / "a.onnx")
+    (models / "snapshots").symlink_to(".")
+    (models / "cache").mkdir()
+    (models / "cache/snapshots").symlink_to("../../outside")
+    (models / "net").mkdir()
+    (models / "net/config.json").write_text("{}")
+    (models / "net/model.onnx").symlink_to("../../outside/model.onnx")
+    found = models_in(models, sort)
+    assert names(found) == ["a.onnx"]
+    assert found.skipped == {
+        "is a link to a folder": ["cache/snapshots", "snapshots"],
+        "is a link that leads out of the folder": ["net/model.onnx"],
+        "is no model file known here": ["net/config.json"],
+    }  # fmt: skip
+    assert models_in(models / "net", sort).models == [models / "net/model.onnx"]  # named by the user
 
 
 def test_parts_of_a_model_are_not_models_but_no_model_hides_another(models):

@@ -5,6 +5,7 @@ A folder of one model, as hubs lay it out, counts as one. The parent process lis
 """
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ _BATCH = 500
 _FAILURES = 32
 #: What is said of a file by its name alone is worth a report of why it was not examined.
 _NAMED = (*SUFFIXES, ".ckpt", ".pkl", ".pt2", ".ort", ".tflite", ".h5", ".keras", ".mar")
+#: Part of a model, as huggingface_hub calls it.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$", re.ASCII)
 #: Names that are told of those skipped for one reason.
 _TOLD = 3
 
@@ -97,7 +100,8 @@ class _Listing:
             if reason := self._passed_over(path):
                 self._skip(path, reason)
             elif path.is_dir():
-                self.visit(path, depth + 1)
+                if path.name != "blobs" or not (place / "snapshots").is_dir():  # what its snapshots link to
+                    self.visit(path, depth + 1)
             else:
                 self.files.append(str(path.relative_to(self.root)))
 
@@ -106,14 +110,17 @@ class _Listing:
         if not holds_one(place):
             return False
         try:
-            self.found.models.append(model := model_in(place))
-        except FormatError:
-            if (place / "snapshots").is_dir():  # of several revisions
-                self.visit(place / "snapshots", 1)
-                return True
+            model = model_in(place)
+        except FormatError:  # a cache of several revisions, as a rule
             return False
-        for path in sorted(place.iterdir()):
-            if path.name.endswith(_NAMED) and path != model and not _is_shard(path, model):
+        # Who names the folder itself stands for where its links lead.
+        if place != self.root and not Path(os.path.realpath(model)).is_relative_to(self.real):
+            return False
+        self.found.models.append(model)
+        folder = model.parents[1] if model.parent.name == "onnx" else model.parent
+        for path in sorted(folder.iterdir()):
+            other = path.name.endswith(_NAMED) and not _SHARD.search(path.name)
+            if path != model and (other or path.is_dir()):
                 self._skip(path, f"lies in the folder of {model.relative_to(self.root)}")
         return True
 
@@ -133,10 +140,6 @@ class _Listing:
 
     def _skip(self, path: Path, reason: str) -> None:
         self.found.skipped[reason].append(str(path.relative_to(self.root)))
-
-
-def _is_shard(path: Path, model: Path) -> bool:
-    return model.suffix == ".json" and path.suffix == ".safetensors"
 
 
 def _told_apart(root: Path, files: Sequence[str], skipped: dict[str, list[str]], sort: Sort) -> list[str]:
