@@ -139,4 +139,8 @@ def _vulnerabilities(number: int, report: Report) -> Iterator[dict[str, Any]]:
             "recommendation": plain(rule.do, 1000),
             **({"analysis": {"detail": plain(f"Accepted {said}", 600)}} if said else {}),
             "affects": [{"ref": f"model-{number}"}],
+            "properties": [
+                {"name": f"wiper:{plain(name, 100)}", "value": plain(value, 600)}
+                for name, value in story.evidence(report, finding)
+            ],
         }

@@ -86,6 +86,9 @@ def _more(report: Report, model: Mapping[str, Any]) -> dict[str, Any]:
                 "rule": plain(finding["rule"], 60),
                 "severity": finding["severity"],
                 "message": plain(finding["message"], 600),
+                "evidence": {
+                    plain(name, 100): plain(value, 600) for name, value in story.evidence(report, finding)
+                },
                 **({"suppressed": story.suppressed(finding)} if story.suppressed(finding) else {}),
             }
             for finding in found[: story.ROWS]

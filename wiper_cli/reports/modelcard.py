@@ -60,6 +60,7 @@ def _section(report: Report) -> Iterator[str]:
         for finding in found[: story.ROWS]:
             accepted = f" (accepted {md(story.suppressed(finding))})" if story.suppressed(finding) else ""
             yield f"- {finding['severity']} {md(finding['rule'])}: {md(finding['message'])}{accepted}"
+            yield from (f"  - {md(name)}: {md(value)}" for name, value in story.evidence(report, finding))
         if len(found) > story.ROWS:
             yield f"- {len(found) - story.ROWS} more are in the JSON"
     made = f"wiper {md(report['tool']['version'])}, {md(report['created'])}"
