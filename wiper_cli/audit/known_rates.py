@@ -3,7 +3,7 @@ measured, and of which networks it was. Imports no torch.
 
 ``known_rates.json`` is written by ``python -m benchmarks.detection``, also of what ``benchmarks.acceptance`` found.
 What was measured on some networks holds for others like them at most, so a rate is known only where effort, detectors,
-size of the images and number of classes are within what was measured.
+size of the images and number of classes are within what was measured, and the images are no fewer than searches draw.
 """
 
 import json
@@ -17,6 +17,8 @@ from wiper_cli.rates import Rate
 
 FILE = Path(__file__).with_name("known_rates.json")
 
+#: Images to search on and to score on that searches draw; of fewer the shares are coarser than those measured.
+DRAWN = 512, 200
 #: Said where no rate is known.
 NOT_CALIBRATED = "The thresholds are not calibrated: no false-alarm rate is known."
 
@@ -39,9 +41,16 @@ class KnownRate:
     fired: Mapping[str, Rate] = field(default_factory=dict)
 
     def covers(
-        self, effort: str, detectors: Collection[str], shape: tuple[int, int, int], classes: int
+        self,
+        effort: str,
+        detectors: Collection[str],
+        shape: tuple[int, int, int],
+        classes: int,
+        images: tuple[int, int] = DRAWN,
     ) -> bool:
-        """Whether it was measured on what is like this."""
+        """Whether it was measured on what is like this; ``images``: in the parts to search on and to score on."""
+        if images[0] < DRAWN[0] or images[1] < DRAWN[1]:
+            return False
         like = shape in self.shapes and self.classes[0] <= classes <= self.classes[1]
         return effort == self.effort and set(detectors) == set(self.detectors) and like
 
@@ -98,7 +107,11 @@ def measured() -> tuple[KnownRate, ...]:
 
 
 def known_rate(
-    effort: str, detectors: Collection[str], shape: tuple[int, int, int], classes: int
+    effort: str,
+    detectors: Collection[str],
+    shape: tuple[int, int, int],
+    classes: int,
+    images: tuple[int, int] = DRAWN,
 ) -> KnownRate | None:
-    """That of networks like this one."""
-    return next((one for one in measured() if one.covers(effort, detectors, shape, classes)), None)
+    """That of networks like this one, examined with so many images."""
+    return next((one for one in measured() if one.covers(effort, detectors, shape, classes, images)), None)

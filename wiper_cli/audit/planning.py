@@ -53,8 +53,9 @@ class Planned:
     @property
     def rate(self) -> KnownRate | None:
         """How often such a scan accuses honest networks, where that is known."""
-        shape = (self.extent.channels, self.extent.height, self.extent.width)
-        return known_rate(self.effort, self.detectors, shape, self.extent.classes)
+        extent = self.extent
+        shape = (extent.channels, extent.height, extent.width)
+        return known_rate(self.effort, self.detectors, shape, extent.classes, (extent.fit, extent.select))
 
     @property
     def sentence(self) -> str:

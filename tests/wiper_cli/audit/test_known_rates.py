@@ -25,6 +25,13 @@ def test_a_rate_holds_for_what_it_was_measured_on(effort, detectors, shape, clas
 
 
 @pytest.mark.parametrize(
+    ("images", "covered"), [((512, 200), True), ((511, 900), False), ((900, 199), False)]
+)
+def test_with_fewer_images_than_searches_draw_no_rate_is_known(images, covered):
+    assert KNOWN.covers("thorough", ("a", "b"), (3, 32, 32), 10, images) is covered
+
+
+@pytest.mark.parametrize(
     ("hits", "words"), [(0, "none were accused"), (1, "1 was accused"), (2, "2 were accused")]
 )
 def test_the_sentence_says_of_how_many_and_how_sure(hits, words):
