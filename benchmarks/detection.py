@@ -7,7 +7,7 @@
 ``wiper_cli/audit/known_rates.json`` carries the false-alarm rate to where a scan of a network like these says it, and
 that of false acceptances (:mod:`benchmarks.acceptance_pages`) to where a purification does. The
 thresholds were not set on these networks (but the class map's, which was set on twelve of them, none of them accused
-near it), and none was changed for what is seen here.
+near it; patch-inversion's was set with their statistics in sight), and none was changed for what is seen here.
 """
 
 import argparse
@@ -150,7 +150,8 @@ def planted_in_copies(networks: Sequence[Line]) -> list[str]:
     out = [
         "",
         f"Canaries: in copies of {len(networks)} of the honest networks known backdoors were planted by a short "
-        f"fine-tuning ({networks[0]['effort']} scans, rendered from `benchmarks/results/canaries.json`). "
+        f"fine-tuning ({networks[0]['effort']} scans, before patch-inversion was one of them, rendered from "
+        f"`benchmarks/results/canaries.json`). "
         f"Left out, since they did not take or cost too much accuracy: {len(every) - len(counting)}.",
         "",
         "| canary | planted | found | by |",

@@ -148,7 +148,7 @@ def scan(
 
 
 def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
-    """Rounds of a scan, the method, and the question whether its outcome can be accepted, until a look at it is silent.
+    """Rounds of a scan, the method, and the question whether its outcome can be accepted, until two looks are silent.
 
     The first scan is of the original file, each later one of what the round before left, with other seeds; the method
     goes on from there, too (:func:`wiper_cli.audit.rounds.going_on`). The purifier

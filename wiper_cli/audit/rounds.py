@@ -132,9 +132,9 @@ def joined(first: Edit, then: Edit) -> Edit:
 
 
 def settled(rounds: Sequence[Round]) -> bool:
-    """Whether no other is needed: the last one was silent, and so was the one before, if any. What only a second round
-    brought within bounds is looked at, and worked on, once more."""
-    return bool(rounds) and all(one.silent for one in rounds[-2:])
+    """Whether no other is needed: the last two were silent. One is not enough: of a blend whose first round left 16 of
+    98 % unseen by every probe, the second, which went on from there, left 3."""
+    return len(rounds) > 1 and all(one.silent for one in rounds[-2:])
 
 
 def best(rounds: Sequence[Round]) -> Round:
