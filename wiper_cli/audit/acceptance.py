@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 #: covers or distorts an image sends some of them to the target in honest models too.
 SLACK = 0.03
 #: ... and its upper end may exceed the base rate by this much; a wider interval means too few images. What exceeded it
-#: no further before was no trigger, and is held against a purification within this room only where it rose.
+#: no further before was no trigger, and is held against a purification within this room only where it rose: of what a
+#: later scan makes of an honest outcome, a warp for one image in ten, the interval alone would leave the room.
 ROOM = 0.10
 
 
@@ -113,7 +114,7 @@ def _still_works(old: TriggerRates, new: TriggerRates) -> list[str]:
     if _exceeds_room(asr, base) or (low > base.interval[1] + SLACK and (worked or rose)):
         was = _percent(old.asr)
         return [f"the {which} still succeeds on {_percent(asr)} (before {was}, base rate {_percent(base)})"]
-    if high > base.share + ROOM:
+    if high > base.share + ROOM and (worked or rose or high - asr.share > SLACK):
         return [f"{asr.n} images are too few to tell the {which} from the base rate ({_percent(asr)})"]
     return []
 

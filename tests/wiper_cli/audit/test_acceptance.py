@@ -169,9 +169,16 @@ def test_the_bounds_themselves(monkeypatch):
         (140, 109, True),
         (146, 109, False),  # worked
         (101, 150, False),  # beyond all allowance
+        (120, 130, True),  # the interval reaches beyond
+        (150, 130, False),
     ],
 )
 def test_what_was_no_trigger_before_counts_where_it_rose(was, now, accepted):
     """A network that was examined: a warp that a silent detector had found for an accused class."""
     before, after = numbers(1000, (was, 45)), numbers(1000, (now, 40))
     assert accept(before, after, [SILENT], 0.02, [4])[0] is accepted
+
+
+def test_of_few_images_nothing_is_known_before_either():
+    before, after = numbers(1000, (5, 4), n=50), numbers(1000, (5, 4), n=50)
+    assert "50 images are too few" in accept(before, after, [SILENT], 0.02, [4])[1]
