@@ -3,7 +3,7 @@ import torch
 
 from wiper_cli.detectors.effort import Extent
 from wiper_cli.detectors.patch_inversion import PatchInversion
-from wiper_cli.detectors.patch_inversion.method import Patches, beyond
+from wiper_cli.detectors.patch_inversion.method import Patches, ahead
 from wiper_cli.perturbations import stamp
 from wiper_cli.progress import silent
 
@@ -38,7 +38,7 @@ def test_it_finds_a_texture_and_where_it_is(planted, clean, effort):
     assert (evidence.fired, evidence.target, evidence.suspects[0]) == (True, 4, 4)
     found = evidence.recovered[0]
     assert (found.family, found.target, found.facts["success"]) == ("patch", 4, evidence.facts["success"])
-    assert evidence.statistic == beyond(evidence.facts["success"], evidence.facts["next_success"])
+    assert evidence.statistic == ahead(evidence.facts["success"], evidence.facts["next_success"])
     rows, columns = found.parameters["mask"][0].nonzero(as_tuple=True)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (28, 31, 0, 3)
     others = clean.select.images[planted.answers(clean.select.images) != 4]
@@ -70,9 +70,9 @@ def test_a_search_on_reduced_images_ends_on_whole_ones(planted, clean):
 
 
 def test_what_the_next_class_gives_way_to_is_no_evidence():
-    assert [beyond(*both) for both in ((1.0, 0.0), (1.0, 0.76), (0.4, 0.0))] == [1.0, 1.0, pytest.approx(0.4)]
-    assert (beyond(0.9, 0.9), beyond(1.0, 1.0), beyond(0.0, 0.0)) == (0.0, 0.0, 0.0)
-    assert beyond(0.95, 0.9) == pytest.approx(0.5)
+    assert [ahead(*both) for both in ((1.0, 0.0), (1.0, 0.76), (0.4, 0.0))] == [1.0, 1.0, pytest.approx(0.4)]
+    assert (ahead(0.9, 0.9), ahead(1.0, 1.0), ahead(0.0, 0.0)) == (0.0, 0.0, 0.0)
+    assert ahead(0.95, 0.9) == pytest.approx(0.5)
 
 
 def test_stamping_moves_nothing_else_and_the_best_of_each_class_are_kept():

@@ -107,7 +107,7 @@ def look(settings: PatchInversion, classifier: Classifier, clean: Clean, clock: 
         per_class[k] = share[i][0]
     top = order[0]
     usual = share[order[1]][0] if order[1:] else 0.0
-    statistic = beyond(share[top][0], usual)
+    statistic = ahead(share[top][0], usual)
     fired = statistic > settings.threshold
     return Evidence(
         name=settings.name,
@@ -129,7 +129,7 @@ def look(settings: PatchInversion, classifier: Classifier, clean: Clean, clock: 
     )
 
 
-def beyond(share: float, usual: float) -> float:
+def ahead(share: float, usual: float) -> float:
     """Of the images that a patch for the next best class leaves where they are, the share that this one moves; 0 where
     the next best moves as many. ``share`` at least ``usual``, both in 0..1."""
     return 0.0 if usual >= share else 1 - (1 - share) / (1 - usual)
