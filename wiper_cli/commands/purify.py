@@ -56,7 +56,7 @@ from wiper_cli.verdict import ExitCode, Problem, Verdict
 @EFFORT
 @option(
     "--max-rounds", type=click.IntRange(1, 20), default=PurifyRequest.max_rounds, metavar="N",
-    help="Most rounds of scan and method; two that find nothing more are enough.",
+    help="Most rounds of scan and method.",
 )  # fmt: skip
 @option(
     "--target", "targets", type=click.IntRange(min=0), multiple=True, metavar="CLASS",

@@ -340,12 +340,20 @@ def test_sixty_models_whose_workers_and_run_are_killed_at_random(few_digits, tmp
             killed["runs"] += 1
         process.communicate()
 
+    def finished():
+        return {
+            name
+            for name in reports()
+            if json.loads((out / name / "report.json").read_text())["exit_code"] < 2
+        }
+
     for _ in range(3):
         run(6)
-    assert killed["runs"] == 3
+    while not (done := finished()):  # of the networks among them the worker may have been killed every time
+        run(1)
+    assert killed["runs"] >= 3
     stood = reports()
     assert 18 <= len(stood) < 60
-    done = {name for name in stood if json.loads((out / name / "report.json").read_text())["exit_code"] < 2}
     last = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert last.returncode in (1, 2), last.stderr
     found = index(out)
@@ -364,7 +372,6 @@ def test_sixty_models_whose_workers_and_run_are_killed_at_random(few_digits, tmp
         3,
         3,
     ]
-    assert done
     # What stood was taken, and not examined again.
     assert all(one["taken"] for one in found["models"] if one["folder"] in done)
     assert all((out / n / "report.json").stat().st_mtime_ns == stood[n] for n in done)

@@ -98,7 +98,7 @@ def test_after_an_interrupt_what_stands_is_reported(few_digits, models, jobs):
             break
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert "Traceback" not in err
     reports = json.loads(out)["reports"]
     assert process.returncode == 1, err  # the first is suspicious
