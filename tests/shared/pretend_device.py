@@ -1,4 +1,4 @@
-"""A pretend CUDA device: tensors that say they lie on ``cuda:0``, are computed on the CPU, and refuse what CUDA refuses.
+"""A pretend CUDA device: tensors that say they lie on ``cuda:0``, are computed on the CPU, and refuse what CUDA does.
 
 Every library call arrives below autograd, where the devices of its tensors are compared as CUDA's own kernels do. What
 is refused there: tensors of two devices in one call (but CPU scalars where a kernel takes them by value, CPU indices of
@@ -11,12 +11,13 @@ import contextlib
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
-#: Where torch itself believes these tensors to lie: it has no memory, needs no driver, and is not the ``meta`` without a
-#: number, on which networks are built as mere shapes.
+#: Where torch itself believes these tensors to lie: it has no memory, needs no driver, and is not the ``meta`` without
+#: a number, on which networks are built as mere shapes.
 BELIEVED = torch.device("meta:1")
 aten = torch.ops.aten
 COPIES = {aten._to_copy, aten.copy_, aten.copy, aten._foreach_copy_}
@@ -124,8 +125,9 @@ def dispatched(func, args, kwargs):
     wanted = torch.device(wanted) if wanted is not None else None
     if packet is aten._fused_sdp_choice and there:
         return 0  # the plain formula
-    if any(one.is_meta for one in here) or wanted == torch.device("meta"):
+    if not there and (any(one.is_meta for one in here) or wanted == torch.device("meta")):
         return func(*args, **kwargs)
+    assert not any(one.is_meta for one in here), f"{func} got a tensor without memory"
     if there and here and packet not in COPIES:
         _refuse_mixed(func, args, here)
     if wanted is None:
@@ -141,8 +143,11 @@ def dispatched(func, args, kwargs):
     if on_cuda and kwargs.get("pin_memory"):
         raise RuntimeError("Only dense CPU tensors can be pinned")
     owners = {id(one.inner): one for one in there}
-    args, kwargs = tree_map_only(Pretend, lambda one: one.inner, (args, kwargs))
-    found = func(*args, **kwargs)
+    inside, named = tree_map_only(Pretend, lambda one: one.inner, (args, kwargs))
+    found = func(*inside, **named)
+    if there and torch.Tag.inplace_view in func.tags:
+        with no_dispatch():
+            func(*args, **kwargs)  # the shape outside
     if not on_cuda:
         return found
 
@@ -204,6 +209,8 @@ class _Calls(TorchFunctionMode):
             func, args = torch.Tensor.to, (args[0], CUDA)
         if name in ("to", "cuda"):
             args = tuple(map(_named, args))
+        if name in ("__getitem__", "__setitem__") and isinstance(args[0], Pretend):
+            args = (args[0], _indices(args[1]), *args[2:])
         if name == "new_tensor" and isinstance(args[0], Pretend):
             kwargs = {"device": CUDA, "dtype": args[0].dtype, **kwargs}
             func, args = torch.tensor, args[1:]
@@ -229,6 +236,13 @@ class _Calls(TorchFunctionMode):
 def _named(device):
     cuda = isinstance(device, str | torch.device) and str(device).partition(":")[0] == "cuda"
     return BELIEVED if cuda else device
+
+
+def _indices(index):
+    """Lists of numbers as tensors, which torch would make where it believes the indexed tensor to lie."""
+    if isinstance(index, tuple):
+        return tuple(map(_indices, index))
+    return torch.tensor(index) if isinstance(index, list) else index
 
 
 @contextlib.contextmanager

@@ -39,8 +39,8 @@ def victim():
     head = torch.randn(4, 6, generator=draw)
 
     def features(x):
-        h = F.relu(F.conv2d(x.float(), kernel, padding=1)).mean((2, 3))
-        return h, h @ head.T
+        h = F.relu(F.conv2d(x.float(), kernel.to(x.device), padding=1)).mean((2, 3))
+        return h, h @ head.to(x.device).T
 
     images = torch.randint(0, 256, (48, 3, 20, 16), generator=draw, dtype=torch.uint8)
     return Victim(lambda x: features(x)[1], features, lambda: head), images, torch.arange(48) % 4

@@ -60,6 +60,8 @@ def test_a_mistake_fails(mistake, words):
         (lambda x: x[torch.tensor([2, 0])], [3, 1]),
         (lambda x: x[torch.tensor([True, False, True])], [1, 3]),
         (lambda x: x[x > 1], [2, 3]),
+        (lambda x: x[None][:, [2, 0]][0], [3, 1]),
+        (lambda x: x.new_tensor([1, 2]), [1, 2]),
         (lambda x: x.clone().index_put_((torch.tensor([0]),), torch.tensor(5.0)), [5, 2, 3]),
         (lambda x: x.masked_fill(x > 1, torch.tensor(0.0)), [1, 0, 0]),
         (lambda x: torch.zeros(3, device="cuda").copy_(torch.ones(3)), [1, 1, 1]),
@@ -86,6 +88,8 @@ def test_there_and_back_keeps_what_it_is():
     assert x.to("cuda") is x
     assert x.cuda() is x
     assert torch.zeros(2).copy_(x).tolist() == [1, 2]
+    assert x.unsqueeze_(0).shape == (1, 2)
+    assert x.squeeze_(0).shape == (2,)
     x[0] = 9
     assert x.cpu().numpy().tolist() == [9, 2]
     assert (float(x[0]), x.max().item(), bool((x > 1).all())) == (9.0, 9.0, True)
