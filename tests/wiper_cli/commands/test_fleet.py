@@ -15,7 +15,7 @@ import pytest
 from inert import active
 
 from wiper_cli.audit.requests import ScanRequest
-from wiper_cli.commands.shared import remote
+from wiper_cli.commands.shared import fleet_folder, remote
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.commands.shared.remote import Address, place_of, read_at
 from wiper_cli.reports.fleet import page, usable
@@ -84,6 +84,16 @@ BAD = {
     "[[model]]\nmodel = 's3://b/a::zip://x'\n": "is at no address that can be read",
     "[[model]]\nmodel = 'a'\nmean = [nan]\n": "line 1: Invalid value",
     "[[model]]\nmodel = 'a'\nisolation = 'off'\n": "'isolation' is no key",
+    "[[model]]\nmodel = 'http://['\n": "line 1: http://… is no address",
+    "[[model]]\nmodel = 'file:///tmp/%00'\n": "line 1: An address has a zero byte",
+    "[[model]]\nmodel = 'a'\nseed = [1]\n": "line 1: seed cannot be [1]",
+    "[[model]]\nmodel = 'a'\nseed = true\n": "line 1: seed cannot be True",
+    "[[model]]\nmodel = 'a'\nseed = 1.5\n": "line 1: seed cannot be 1.5",
+    "[[model]]\nmodel = 'a'\ntimeout = 1979-05-27\n": "line 1: timeout cannot be",
+    f"[[model]]\nmodel = 'a'\ntimeout = {'9' * 400}\n": "line 1: timeout cannot be",
+    "[[model]]\nmodel = 'a'\nmean = [[1], [2]]\n": "line 1: mean cannot be",
+    "[[model]]\nmodel = 'a'\narch = ['x']\n": "line 1: arch cannot be",
+    "[[model]]\nmodel = 'a'\nclasses = \"a\\u0000b\"\n": "line 1: classes cannot be",
     "model = 'a'\n": "models stand below [[model]]",
     "clean = 'x'\n": "names no model",
     "[[model]\n": "is not valid TOML",
@@ -249,6 +259,99 @@ def test_what_is_no_folder_of_ours_is_left_alone(wiper, few_digits, models, tmp_
     assert "cannot be a folder of reports" in err
 
 
+def test_a_page_of_somebody_else_is_not_replaced(wiper, few_digits, models, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/index.html").write_text("precious")
+    code, _, err = wiper("scan", models[0], "--clean", few_digits, "--output-dir", tmp_path / "out")
+    assert code == 2
+    assert "index.html is no page of ours" in err
+    assert (tmp_path / "out/index.html").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["index.json", "index.html", "OWN", "OWN/report.json", "OWN/report.html"])
+@pytest.mark.parametrize("target", ["precious", "nowhere", "round"])
+def test_no_link_in_the_folder_of_reports_leads_out(
+    wiper, child, scanned, few_digits, models, tmp_path, name, target
+):
+    child.answers[ScanRequest] = scanned()
+    arguments = ("scan", models[0], "--clean", few_digits, "--output-dir", tmp_path / "out")
+    assert wiper(*arguments)[0] == 0
+    (own,) = (one.name for one in (tmp_path / "out").iterdir() if one.is_dir())
+    (tmp_path / "precious").mkdir() if name == "OWN" else (tmp_path / "precious").write_text("precious")
+    link = tmp_path / "out" / name.replace("OWN", own)
+    shutil.rmtree(link) if name == "OWN" else link.unlink()
+    link.symlink_to(link if target == "round" else tmp_path / target)
+    code, _, err = wiper(*arguments)
+    assert code == 2
+    assert f"{link} is a link; remove it" in err
+    assert not (tmp_path / "nowhere").exists()
+    place = tmp_path / "precious"
+    assert [*place.iterdir()] == [] if name == "OWN" else place.read_text() == "precious"
+
+
+def test_what_stands_in_the_way_of_a_report_is_one_sentence_before_any_work(
+    wiper, child, scanned, few_digits, models, tmp_path
+):
+    child.answers[ScanRequest] = scanned()
+    arguments = ("scan", models[0], "--clean", few_digits, "--output-dir", tmp_path / "out")
+    wiper(*arguments)
+    (own,) = (one for one in (tmp_path / "out").iterdir() if one.is_dir())
+    shutil.rmtree(own)
+    own.write_text("mine")
+    child.requests.clear()
+    code, _, err = wiper(*arguments)
+    assert (code, child.requests) == (2, [])
+    assert f"{own} is no folder" in err
+    assert own.read_text() == "mine"
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "1" * 400])
+def test_an_index_with_numbers_that_are_none_is_not_ours(wiper, few_digits, models, tmp_path, value):
+    (tmp_path / "out").mkdir()
+    text = json.dumps(json_index(models=[rows(accuracy=0.5)])).replace("0.5", value)
+    (tmp_path / "out/index.json").write_text(text)
+    code, _, err = wiper("scan", models[0], "--clean", few_digits, "--output-dir", tmp_path / "out")
+    assert code == 2
+    assert "is no index of ours" in err
+
+
+def test_an_earlier_report_without_a_model_is_written_anew(
+    wiper, child, scanned, few_digits, models, tmp_path
+):
+    child.answers[ScanRequest] = scanned()
+    arguments = ("scan", models[0], "--clean", few_digits, "--output-dir", tmp_path / "out")
+    wiper(*arguments)
+    (report,) = (tmp_path / "out").glob("*/report.json")
+    report.write_text('{"schema": "wiper-reports/1", "reports": [], "exit_code": 0}')
+    code, _, err = wiper(*arguments)
+    assert code == 0, err
+    assert json.loads(report.read_text())["verdict"] == "no_finding"
+
+
+def test_names_that_are_no_text_are_escaped_in_the_index(wiper, few_digits, tmp_path):
+    (tmp_path / "models").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "models") + b"/\xff.onnx")).write_bytes(b"no model")
+    seen = []
+    written = fleet_folder.write_whole
+
+    def write(path, data):
+        seen.append(data)
+        written(path, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fleet_folder, "write_whole", write)
+        wiper("scan", tmp_path / "models", "--clean", few_digits, "--output-dir", tmp_path / "out")
+    assert len(seen) >= 6
+    assert not [data for data in seen if b"\\udcff" in data]
+
+
+def json_index(**changes):
+    return {
+        "schema": "wiper-fleet/1", "began": "2026-01-01", "finished": "2026-01-02", "since": None,
+        "models": [], "waiting": [], "gone": [], "before": [],
+    } | changes  # fmt: skip
+
+
 def rows(**changes):
     row = {
         "path": "a.onnx", "folder": "a-1", "verdict": "no_finding", "sentence": "Nothing.", "exit_code": 0,
@@ -259,12 +362,9 @@ def rows(**changes):
 
 
 def fleet(*models, **changes):
-    found = {
-        "schema": "wiper-fleet/1", "began": "2026-01-01", "finished": "2026-01-02", "since": None,
-        "models": list(models), "waiting": [], "gone": [], "before": [],
-    }  # fmt: skip
-    assert usable(found | changes)
-    return page(found | changes)
+    found = json_index(models=list(models), **changes)
+    assert usable(found)
+    return page(found)
 
 
 def test_the_page_is_inert_whatever_models_are_called():

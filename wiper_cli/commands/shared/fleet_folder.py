@@ -8,6 +8,7 @@ a run that was killed goes on where it was.
 import datetime
 import hashlib
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wiper_cli import strict_json
 from wiper_cli.commands.shared.batch import Item
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.run import read_reports
@@ -23,6 +25,7 @@ from wiper_cli.reports import render
 from wiper_cli.reports.changes import changes
 from wiper_cli.reports.fleet import SCHEMA, page, row, usable
 from wiper_cli.reports.json import dumps
+from wiper_cli.reports.plain import bounded
 from wiper_cli.scratch import read_whole, write_whole
 from wiper_cli.verdict import Problem
 
@@ -55,17 +58,24 @@ class FleetFolder:
         except OSError as error:
             raise Problem(f"{root} cannot be a folder of reports: {error.strerror}.") from error
         made = cls(root, _named(items), say)
-        standing = root / f"{_INDEX}.json"
+        standing, shown = (_own(root / f"{_INDEX}.{kind}") for kind in ("json", "html"))
         if standing.exists():
             made._take(standing)
+        elif shown.exists():
+            raise Problem(f"{shown} is no page of ours; name another folder with --output-dir.")
+        for item in made.items:
+            _own_folder(root / item.folder)
         made._write(False)
         return made
 
     def put(self, number: int, document: Document) -> None:
         """Writes the report of the model with this number, unless it stands there already."""
         item = self.items[number]
-        place = self.root / item.folder
-        place.mkdir(exist_ok=True)
+        place = _own_folder(self.root / item.folder)
+        try:
+            place.mkdir(exist_ok=True)
+        except OSError as error:
+            raise Problem(f"{place} cannot be made: {error.strerror}.") from error
         earlier = self._earlier(place / _REPORT)
         if earlier is None or not _same(earlier, document):
             if earlier is not None:
@@ -83,7 +93,7 @@ class FleetFolder:
 
     def _take(self, standing: Path) -> None:
         try:
-            index = json.loads(read_whole(standing, MOST))
+            index = bounded(strict_json.loads(read_whole(standing, MOST)))
         except (ValueError, RecursionError):
             index = None
         if not usable(index):
@@ -99,7 +109,7 @@ class FleetFolder:
         if not path.exists():
             return None
         try:
-            return read_reports(path)[0]
+            return next(iter(read_reports(path)), None)
         except Problem as problem:
             self.say(f"{problem} It is written anew.")
             return None
@@ -113,16 +123,32 @@ class FleetFolder:
             "since": self.since,
             "models": [self.rows[name] for name in names if name in self.rows],
             "waiting": [
-                {"path": str(item.model), "folder": item.folder}
+                {"path": bounded(str(item.model)), "folder": item.folder}
                 for item in self.items
                 if item.folder not in self.rows
             ],
             "gone": [one["path"] for name, one in self.before.items() if name not in {*names}],
             "before": [] if whole else list(self.before.values()),
         }
-        write_whole(self.root / f"{_INDEX}.json", dumps(index).encode())
-        write_whole(self.root / f"{_INDEX}.html", page(index).encode())
+        write_whole(_own(self.root / f"{_INDEX}.json"), dumps(index).encode())
+        write_whole(_own(self.root / f"{_INDEX}.html"), page(index).encode())
         self._written = time.monotonic()
+
+
+def _own(path: Path) -> Path:
+    """The same; raises :class:`Problem` for a link: the folder may be another's, and lead us to write elsewhere."""
+    if path.is_symlink():
+        raise Problem(f"{path} is a link; remove it, or name another folder with --output-dir.")
+    return path
+
+
+def _own_folder(place: Path) -> Path:
+    """The folder of one model, which may not be there yet; so are the files in it."""
+    if _own(place).exists() and not place.is_dir():
+        raise Problem(f"{place} is no folder; remove it, or name another one with --output-dir.")
+    for name in (_PAGE, _REPORT):
+        _own(place / name)
+    return place
 
 
 def _named(items: Sequence[Item]) -> list[Item]:
@@ -130,7 +156,7 @@ def _named(items: Sequence[Item]) -> list[Item]:
     seen: Counter[str] = Counter()
     found = []
     for item in items:
-        where = str(item.model.resolve() if isinstance(item.model, Path) else item.model)
+        where = os.path.realpath(item.model) if isinstance(item.model, Path) else str(item.model)
         seen[where] += 1
         digest = hashlib.sha256(f"{where}\0{seen[where]}".encode(errors="surrogateescape")).hexdigest()[:10]
         word = _STRANGE.sub("-", item.label.rpartition(".")[0] or item.label).strip(".-")[-60:]
