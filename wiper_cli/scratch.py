@@ -129,6 +129,14 @@ def read_table(path: Path, most: int = 1 << 20) -> dict[str, Any]:
         raise Problem(f"{path} is not valid TOML: {error}.") from error
 
 
+def resolved(path: Path) -> Path:
+    """What a path to be written leads to; raises :class:`Problem` where links lead round."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise Problem(f"{path} cannot be written: its links lead round.") from error
+
+
 def write_whole(path: Path, data: bytes | Callable[[], bytes]) -> None:
     """Replaces a file so that nobody sees half of it, whenever we are killed, and nobody can read it who could not
     before. ``data`` may be called for once no other run is writing the file, to add to what stands there.
@@ -136,7 +144,7 @@ def write_whole(path: Path, data: bytes | Callable[[], bytes]) -> None:
     What a link names is replaced, not the link; a device is written to, and a pipe where somebody reads it. Raises
     :class:`Problem`.
     """
-    path = path.resolve()
+    path = resolved(path)
 
     def whole() -> bytes:
         return data if isinstance(data, bytes) else data()

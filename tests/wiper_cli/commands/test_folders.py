@@ -100,6 +100,20 @@ def test_no_link_leads_out_and_none_leads_round(models, tmp_path):
     }  # fmt: skip
 
 
+def test_a_path_that_cannot_be_looked_at_is_examined_and_ends_no_walk(models, wiper, child, monkeypatch):
+    """Longer than the system takes; and what is named by the user, for a fleet, likewise."""
+    put(models / "a.onnx")
+    monkeypatch.chdir(models)
+    for _ in range(20):
+        Path("d" * 250).mkdir()
+        os.chdir("d" * 250)
+    monkeypatch.chdir(models)
+    code, out, err = wiper("inspect", models, models / ("x" * 5000), "--static", "-f", "json")
+    assert code == 2, err
+    assert [one["exit_code"] for one in json.loads(out)["reports"]] == [0, 2, 2]
+    assert out.count("File name too long") >= 2
+
+
 def test_a_folder_of_a_hub_is_no_way_out_either(models, tmp_path):
     """Nor one round: snapshots that are a link, weights that are one."""
     put(tmp_path / "outside/model.onnx")

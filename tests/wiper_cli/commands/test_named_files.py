@@ -113,3 +113,15 @@ def test_a_device_as_output_is_not_replaced(wiper, tmp_path):
     assert wiper("convert", MODEL, "--force", "-o", "/dev/null")[0] == 2
     assert wiper("inspect", "--static", MODEL, "-f", "json=/dev/null")[0] == 0
     assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")  # noqa: PTH110, PTH113, PT018
+
+
+def test_links_that_lead_round_are_one_sentence(wiper, tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    code, _, err = wiper("inspect", tmp_path / "a", "--static", "-f", f"json={tmp_path / 'out.json'}")
+    assert code == 2
+    assert "cannot be read: Too many levels of symbolic links" in err
+    assert (tmp_path / "out.json").exists()
+    code, _, err = wiper("inspect", MODEL, "--static", "-f", f"json={tmp_path / 'a'}")
+    assert code == 2
+    assert "cannot be written: its links lead round" in err

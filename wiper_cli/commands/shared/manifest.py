@@ -26,6 +26,7 @@ from wiper_cli.commands.shared.batch import Item
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.remote import Address, place_of
 from wiper_cli.commands.shared.run import require_clean
+from wiper_cli.commands.shared.settings_file import fits
 from wiper_cli.nearest import nearest
 from wiper_cli.reports.plain import plain
 from wiper_cli.scratch import read_table, read_whole
@@ -81,6 +82,8 @@ def _line(
         option = options[key]
         if isinstance(option.type, click.Path) and (not isinstance(given, str) or "://" in given):
             raise Problem(f"{key} must be a path on this machine, in quotes.")
+        if not fits(option, given):
+            raise Problem(f"{key} cannot be {given!r}.")
         value = option.type_cast_value(context, given)
         if key == "arch" and ".py:" in value:
             value = str(folder / value)

@@ -51,13 +51,20 @@ Place = Path | Address
 
 
 def place_of(text: str) -> Place:
-    """A path, or an address where there is a scheme. Raises :class:`Problem` for a scheme that is not known."""
+    """A path, or an address where there is a scheme. Raises :class:`Problem` for a scheme that is not known, and for
+    what is no address at all."""
     found = _SCHEME.match(text)
     if not found:
         return Path(text)
     scheme = found[1].lower()
+    try:
+        path = unquote(urlsplit(text).path)
+    except ValueError as error:
+        raise Problem(f"{plain(text.partition(':')[0], 20)}://… is no address: {error}.") from error
+    if "\0" in path:
+        raise Problem("An address has a zero byte in it.")
     if scheme == "file":
-        return Path(unquote(urlsplit(text).path))
+        return Path(path)
     if scheme not in SCHEMES or "::" in text:
         raise Problem(
             f"{plain(Address(text), 200)} is at no address that can be read; there are file, {', '.join(SCHEMES)}."

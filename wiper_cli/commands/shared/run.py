@@ -22,7 +22,7 @@ from wiper_cli.commands.shared.remote import Place, external_at, read_at
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.reports import MOST, Style, outputs, read, render, style_of
 from wiper_cli.reports.story import asides
-from wiper_cli.scratch import read_whole, write_whole
+from wiper_cli.scratch import read_whole, resolved, write_whole
 from wiper_cli.verdict import ExitCode, Problem, combine
 from wiper_cli.worker.confinement import Bounds, Isolation
 from wiper_cli.worker.gate import GateAnswer, GateJob, WriteJob, bounds
@@ -239,12 +239,12 @@ def check_requested(requested: Sequence[str], taken: Sequence[Place] = ()) -> No
     for output in outputs(requested):
         if output.path is None:
             continue
-        path = output.path.resolve()
+        path = resolved(output.path)
         if not path.parent.is_dir():
             raise Problem(f"The folder of {output.path} does not exist.")
         if path.is_dir():
             raise Problem(f"{output.path} is a folder; name a file for the {output.format} report.")
-        if path in [other.resolve() for other in taken if isinstance(other, Path)]:
+        if path in [Path(os.path.realpath(other)) for other in taken if isinstance(other, Path)]:
             raise Problem(f"The {output.format} report would replace {output.path}; name another file.")
         if not os.access(path.parent if not path.exists() or path.is_file() else path, os.W_OK):
             raise Problem(f"{output.path} cannot be written: permission denied.")

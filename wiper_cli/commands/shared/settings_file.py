@@ -40,6 +40,7 @@ def load(context: click.Context, path: Path | None) -> None:
     names = {
         (one.opts[-1] if one.opts else "").lstrip("-").replace("-", "_"): one.name or "" for one in options
     }
+    by_name = {one.name or "": one for one in options}
     paths = {one.name for one in options if isinstance(one.type, click.Path) and not one.multiple}
     defaults: dict[str, Any] = {}
     own = table.get(command.name or "", {})
@@ -56,12 +57,33 @@ def load(context: click.Context, path: Path | None) -> None:
             continue
         if names[name] in paths and not isinstance(value, str):
             raise Problem(f"{where}: {key} must be a path in quotes.")
+        if not fits(by_name[names[name]], value):
+            raise Problem(f"{where}: {key} cannot be {plain(repr(value), 60)}.")
         if path is None:
             _only_tighter(where, name, value)
         defaults[names[name]] = value
     context.default_map = {**(context.default_map or {}), **defaults}
     if path is None:
         context.meta[_FOUND] = where, {names[name]: name.replace("_", "-") for name in names}
+
+
+def fits(option: click.Parameter, value: Any) -> bool:
+    """Whether a value of a TOML file is of a sort that the option's own type can judge: text, a number, or a list of
+    them where it takes several; true and false for a flag. No number is cut to a whole one."""
+    types = click.types
+    if isinstance(value, list):
+        one = isinstance(option.type, (types.IntParamType, types.FloatParamType, types.StringParamType))
+        return (option.multiple or not one) and all(map(_plain_value, value))
+    if isinstance(value, bool):
+        return bool(getattr(option, "is_flag", False))
+    if isinstance(option.type, types.IntParamType) and isinstance(value, float):
+        return value.is_integer()
+    return _plain_value(value)
+
+
+def _plain_value(value: Any) -> bool:
+    whole = type(value) is int and abs(value) < 1 << 63  # larger ones are no floats
+    return whole or type(value) is float or (type(value) is str and "\0" not in value)
 
 
 def tell(context: click.Context) -> None:

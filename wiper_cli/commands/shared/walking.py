@@ -67,7 +67,7 @@ def models_in(folder: Path, sort: Sort) -> Found:
 def expanded(path: Place, sort: Sort, say: Callable[[str], None]) -> Sequence[Place]:
     """The model files that ``path`` stands for: a folder for the model or the models in it; ``say`` hears what was
     skipped. What holds none stands for itself, and its report says so."""
-    if isinstance(path, Address) or not path.is_dir():
+    if isinstance(path, Address) or not os.path.isdir(path):  # noqa: PTH112  # which raises nothing
         return [path]
     found = models_in(path, sort)
     for sentence in found.sentences():
@@ -97,13 +97,17 @@ class _Listing:
             many = f"more than {MOST:,} entries" if self.left < 0 else f"folders {DEEPEST} levels deep"
             raise Problem(f"{self.root} holds {many}; name a smaller folder.")
         for path in (place / name for name in listed):
-            if reason := self._passed_over(path):
+            try:
+                reason, folder = self._passed_over(path), path.is_dir()
+            except OSError:  # a name that is too long, a folder whose names alone can be read
+                self.found.models.append(path)
+                continue
+            if reason:
                 self._skip(path, reason)
-            elif path.is_dir():
-                if path.name != "blobs" or not (place / "snapshots").is_dir():  # what its snapshots link to
-                    self.visit(path, depth + 1)
-            else:
+            elif not folder:
                 self.files.append(str(path.relative_to(self.root)))
+            elif path.name != "blobs" or not (place / "snapshots").is_dir():  # what its snapshots link to
+                self.visit(path, depth + 1)
 
     def _one(self, place: Path) -> bool:
         """Whether it is the folder of one model, which joins the models."""

@@ -85,6 +85,12 @@ def test_lists_and_sizes_are_read_from_file_and_flag(probe):
         ("a." * 501 + "a = 1", "more than 500 dots"),
         ("scan = 3", r"\[scan\] must be a table"),
         ("clean = 3", "clean must be a path in quotes"),
+        ("timeout = [1]", r"timeout cannot be \[1\]"),
+        ("timeout = 1979-05-27", "timeout cannot be"),
+        (f"timeout = {'9' * 400}", "timeout cannot be"),
+        ("seed = 1.5", "seed cannot be 1.5"),
+        ("seed = true", "seed cannot be True"),
+        ("mean = [[1], [2]]", "mean cannot be"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(probe, text, sentence):
