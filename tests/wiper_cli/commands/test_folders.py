@@ -80,9 +80,28 @@ def test_a_folder_of_a_hub_is_one_model(models):
         "resnet/model.safetensors",
     ]  # fmt: skip
     assert found.skipped == {
-        "lies in the folder of resnet/model.safetensors": ["resnet/onnx", "resnet/pytorch_model.bin"]
+        "lies in the folder of resnet/model.safetensors": ["resnet/onnx", "resnet/pytorch_model.bin"],
+        "is what snapshots link to": ["models--a--b/blobs"],
     }
     assert models_in(models / "resnet", sort).models == [models / "resnet/model.safetensors"]
+
+
+def test_nothing_lies_beside_the_model_of_a_hub_without_a_word(models):
+    """At whatever height of a cache, or of a folder for ONNX files."""
+    put(models / "a/snapshots/one/model.onnx")
+    put(models / "a/refs/x")
+    put(models / "b/onnx/model.onnx")
+    (models / "b/config.json").write_text("{}")
+    beside = [
+        "a/blobs/evil.onnx", "a/evil.onnx", "a/snapshots/evil.ONNX", "a/snapshots/one/evil.pt", "a/sub/evil.onnx",
+        "b/evil.onnx", "b/onnx/evil.onnx",
+    ]  # fmt: skip
+    for name in beside:
+        put(models / name)
+    found = models_in(models, sort)
+    assert names(found) == ["a/snapshots/one/model.onnx", "b/onnx/model.onnx"]
+    skipped = [name for names in found.skipped.values() for name in names]
+    assert sorted(skipped) == sorted(["a/blobs", "a/refs", "a/sub", *(set(beside) - {beside[0], beside[4]})])
 
 
 def test_no_link_leads_out_and_none_leads_round(models, tmp_path):

@@ -106,7 +106,9 @@ class _Listing:
                 self._skip(path, reason)
             elif not folder:
                 self.files.append(str(path.relative_to(self.root)))
-            elif path.name != "blobs" or not (place / "snapshots").is_dir():  # what its snapshots link to
+            elif _blobs(path):
+                self._skip(path, "is what snapshots link to")
+            else:
                 self.visit(path, depth + 1)
 
     def _one(self, place: Path) -> bool:
@@ -121,11 +123,13 @@ class _Listing:
         if place != self.root and not Path(os.path.realpath(model)).is_relative_to(self.real):
             return False
         self.found.models.append(model)
-        folder = model.parents[1] if model.parent.name == "onnx" else model.parent
-        for path in sorted(folder.iterdir()):
-            other = path.name.endswith(_NAMED) and not _SHARD.search(path.name)
-            if path != model and (other or path.is_dir()):
-                self._skip(path, f"lies in the folder of {model.relative_to(self.root)}")
+        reason = f"lies in the folder of {model.relative_to(self.root)}"
+        # Of a cache, or where exporters put ONNX files, the model lies further below.
+        for folder in [above for above in model.parents if above.is_relative_to(place)]:
+            for path in sorted(folder.iterdir()):
+                other = path.name.lower().endswith(_NAMED) and not _SHARD.search(path.name)
+                if not model.is_relative_to(path) and (other or path.is_dir()):
+                    self._skip(path, "is what snapshots link to" if _blobs(path) else reason)
         return True
 
     def _passed_over(self, path: Path) -> str:
@@ -144,6 +148,11 @@ class _Listing:
 
     def _skip(self, path: Path, reason: str) -> None:
         self.found.skipped[reason].append(str(path.relative_to(self.root)))
+
+
+def _blobs(path: Path) -> bool:
+    """Whether a cache keeps the content of its files there."""
+    return path.name == "blobs" and (path.parent / "snapshots").is_dir()
 
 
 def _told_apart(root: Path, files: Sequence[str], skipped: dict[str, list[str]], sort: Sort) -> list[str]:
