@@ -1,5 +1,6 @@
 """A fleet: a manifest of models, addresses, and the folder of reports, which a run that was killed goes on with."""
 
+import hashlib
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from inert import active
 
 from wiper_cli.audit.requests import ScanRequest
 from wiper_cli.commands.shared import fleet_folder, remote
+from wiper_cli.commands.shared.batch import Item
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.commands.shared.remote import Address, place_of, read_at
 from wiper_cli.reports.fleet import page, usable
@@ -257,6 +259,26 @@ def test_what_is_no_folder_of_ours_is_left_alone(wiper, few_digits, models, tmp_
     code, _, err = wiper("scan", models[0], "--clean", few_digits, "--output-dir", models[1])
     assert code == 2
     assert "cannot be a folder of reports" in err
+
+
+def test_no_two_models_have_one_folder_however_they_are_called(tmp_path):
+    """Two names whose digests begin with the same 40 bits are found in a second; their folder was one."""
+
+    def digest(path):
+        return hashlib.sha256(f"{path}\0{1}".encode()).digest()[:5]
+
+    def name(number):
+        return f"m{bin(number)[2:].replace('0', '!').replace('1', '@')}.onnx"
+
+    seen = {}
+    pair = next(
+        (seen[key], number)
+        for number in range(1, 1 << 23)
+        if seen.setdefault(key := digest(f"{tmp_path}/{name(number)}"), number) != number
+    )
+    named = fleet_folder._named([Item(tmp_path / name(number), None) for number in pair])
+    assert len({one.folder for one in named}) == 2
+    assert all(re.fullmatch(r"m-[0-9a-f]{32}", one.folder) for one in named)
 
 
 def test_a_page_of_somebody_else_is_not_replaced(wiper, few_digits, models, tmp_path):

@@ -152,13 +152,14 @@ def _own_folder(place: Path) -> Path:
 
 
 def _named(items: Sequence[Item]) -> list[Item]:
-    """The same with names that are the same in every run over the same models."""
+    """The same with names that are the same in every run over the same models, and that nobody who names the models
+    can make the same for two: the report of one would replace that of the other."""
     seen: Counter[str] = Counter()
     found = []
     for item in items:
         where = os.path.realpath(item.model) if isinstance(item.model, Path) else str(item.model)
         seen[where] += 1
-        digest = hashlib.sha256(f"{where}\0{seen[where]}".encode(errors="surrogateescape")).hexdigest()[:10]
+        digest = hashlib.sha256(f"{where}\0{seen[where]}".encode(errors="surrogateescape")).hexdigest()[:32]
         word = _STRANGE.sub("-", item.label.rpartition(".")[0] or item.label).strip(".-")[-60:]
         found.append(replace(item, folder=f"{word}-{digest}".lstrip("-")))
     return found
