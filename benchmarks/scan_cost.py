@@ -34,7 +34,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs/results/scan-cost.md"
 
 
 def passes(effort: Effort, classes: int, side: int) -> int:
-    """Of one image, forward and backward, at full size; images of 192 pixels and more are taken for reducible."""
+    """Of one image, forward and backward, at full size; of 192 pixels and more half the side is taken to do."""
     extent = Extent(
         classes=classes, channels=3, height=side, width=side, fit=IMAGES, select=IMAGES, head=True,
         resolution=REDUCED if side * REDUCED >= LEAST_SIDE else 1.0,
