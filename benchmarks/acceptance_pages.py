@@ -24,6 +24,8 @@ GIVEN = (
     "labelled; nothing of trigger or class. Measured are the true trigger and the accuracy on the other half, which "
     "nothing was chosen on; where a purification was refused, on the state that would have been written. Planted "
     "networks are clean ones fine-tuned on 8,000 images, 15 % of them poisoned, and safetensors files. One seed each. "
+    "Those of a single round, and cross, were run before a second one was always made that goes on from the first, "
+    "and before patches were looked for by gradients. "
     "Rendered: `python -m benchmarks.acceptance_pages`."
 )
 
@@ -151,7 +153,9 @@ def acceptance(measured: Sequence[Line]) -> str:
         "Chosen by a digest of their names before anything was measured; no threshold was set with them in sight. One "
         "rule came while they were being measured, after a text, which is not held out, had been accepted at 64 %: "
         "where the scan finds nothing, nothing is purified. What a sticker and a reflection came to before stands at "
-        "the end. The shape probe came later than the names and draws dots, crosses and corner patches itself, so the "
+        "the end. Later rounds that go on from an outcome, two of them in a row, and patch-inversion were made on "
+        "warps, a blend and a patch of noise, when it was known what held-out kinds had come to. The shape probe came "
+        "later than the names and draws dots, crosses and corner patches itself, so the "
         "table is no judgement on these three (docs/zoo.md).",
         "",
         *matrix(backdoored(lines, True)),
