@@ -103,7 +103,7 @@ def page(result: dict[str, Any]) -> str:
         "machine; the ratio to a bare forward pass of one image over the same images, measured in the same run, is "
         "what carries over. *Expected* is what the plan said before. Such a network puts all of noise in one class, so "
         "that class-map, which follows several, ends at once: its passes, which the plan and *expected* count, are "
-        "not in the seconds.",
+        "not in the seconds. They are from before patch-inversion was among the searches.",
         "",
         "| network | pixels | classes | effort | threads | seconds | expected | in forward passes | peak GiB |",
         "|---|---:|---:|---|---:|---:|---:|---:|---:|",
