@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from wiper_cli.audit.requests import InspectRequest
-from wiper_cli.commands.shared.batch import Item, in_order, items
+from wiper_cli.commands.fleet.batch import Item, in_order, items
 from wiper_cli.commands.shared.document import Document, merge
 from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.options import JOBS, MODELS, Settings, option, shared_options

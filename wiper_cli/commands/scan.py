@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from wiper_cli.commands.shared.batch import Item, in_order, items
-from wiper_cli.commands.shared.fleet_folder import FleetFolder
+from wiper_cli.commands.fleet.batch import Item, in_order, items
+from wiper_cli.commands.fleet.manifest import lines
+from wiper_cli.commands.fleet.output_folder import FleetFolder
+from wiper_cli.commands.fleet.scanning import Scan, planned
 from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.ignore import Ignores, append, text_of
-from wiper_cli.commands.shared.manifest import lines
 from wiper_cli.commands.shared.options import (
     EFFORT,
     JOBS,
@@ -33,7 +34,6 @@ from wiper_cli.commands.shared.run import (
     require_clean,
     require_folder,
 )
-from wiper_cli.commands.shared.scanning import Scan, planned
 from wiper_cli.commands.shared.terminal import Display
 from wiper_cli.jobs.ray import Fleet, connect
 from wiper_cli.reports.changes import changes

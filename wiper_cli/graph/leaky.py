@@ -23,6 +23,10 @@ _FLAT = frozenset(
 class Leaky(TorchDispatchMode):
     """While gradients are computed. Clamps, minima and maxima are seen by the masks that their gradients get."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # what would otherwise load the compiler, for a second, with the first operator
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name().partition(".")[0]
         if name in ("aten::masked_fill", "aten::masked_fill_") and _zero(args[2]):

@@ -36,7 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class _Models(click.Path):
     """A path as text: whether it can be read is the gate's to say. Where several are taken, a folder stands for all
-    models in it (:mod:`wiper_cli.commands.shared.walking`)."""
+    models in it (:mod:`wiper_cli.commands.fleet.walking`)."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return place_of(os.fsdecode(super().convert(value, param, ctx)))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from wiper_cli.commands.shared import walking
+from wiper_cli.commands.fleet import walking
+from wiper_cli.commands.fleet.walking import models_in
 from wiper_cli.commands.shared.example_files import example_folder
-from wiper_cli.commands.shared.walking import models_in
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import gate
 

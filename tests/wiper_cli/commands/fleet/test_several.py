@@ -129,7 +129,7 @@ def test_an_interrupt_before_a_verdict_is_no_success(wiper, monkeypatch, scanned
 
 def test_whoever_wants_no_more_does_not_wait(few_digits, models):
     """Where a report cannot be written the rest is ended, not finished."""
-    from wiper_cli.commands.shared.batch import Item, in_order
+    from wiper_cli.commands.fleet.batch import Item, in_order
     from wiper_cli.commands.shared.options import Settings
     from wiper_cli.commands.shared.run import Run
     from wiper_cli.commands.shared.terminal import Display
@@ -174,6 +174,6 @@ def test_whoever_wants_no_more_does_not_wait(few_digits, models):
     ],
 )
 def test_files_that_are_all_called_alike_are_told_apart(path, label):
-    from wiper_cli.commands.shared.batch import Item
+    from wiper_cli.commands.fleet.batch import Item
 
     assert Item(Path(path), None).label == label

@@ -7,8 +7,8 @@ from typing import Any
 
 from wiper_cli.audit.answers import ScanAnswer
 from wiper_cli.audit.requests import PlanRequest, ScanRequest
+from wiper_cli.commands.fleet.batch import Item
 from wiper_cli.commands.shared import document as documents
-from wiper_cli.commands.shared.batch import Item
 from wiper_cli.commands.shared.cache import Cache, Entry, place
 from wiper_cli.commands.shared.cache_key import Key, key_of
 from wiper_cli.commands.shared.document import Document
@@ -23,7 +23,7 @@ _MOST_KEPT = 4
 
 @dataclass(frozen=True)
 class Scan:
-    """A ``Work`` of :mod:`wiper_cli.commands.shared.batch`. ``explain``: see :class:`ScanRequest`. ``cached``: whether
+    """A ``Work`` of :mod:`wiper_cli.commands.fleet.batch`. ``explain``: see :class:`ScanRequest`. ``cached``: whether
     earlier scans are looked for and this one is kept, in ``kept`` below the item's own folder in ``folder``, else where
     the user has all of them."""
 

@@ -16,8 +16,9 @@ import pytest
 from inert import active
 
 from wiper_cli.audit.requests import ScanRequest
-from wiper_cli.commands.shared import fleet_folder, remote
-from wiper_cli.commands.shared.batch import Item
+from wiper_cli.commands.fleet import output_folder
+from wiper_cli.commands.fleet.batch import Item
+from wiper_cli.commands.shared import remote
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.commands.shared.remote import Address, place_of, read_at
 from wiper_cli.reports.fleet import page, usable
@@ -276,7 +277,7 @@ def test_no_two_models_have_one_folder_however_they_are_called(tmp_path):
         for number in range(1, 1 << 23)
         if seen.setdefault(key := digest(f"{tmp_path}/{name(number)}"), number) != number
     )
-    named = fleet_folder._named([Item(tmp_path / name(number), None) for number in pair])
+    named = output_folder._named([Item(tmp_path / name(number), None) for number in pair])
     assert len({one.folder for one in named}) == 2
     assert all(re.fullmatch(r"m-[0-9a-f]{32}", one.folder) for one in named)
 
@@ -354,14 +355,14 @@ def test_names_that_are_no_text_are_escaped_in_the_index(wiper, few_digits, tmp_
     (tmp_path / "models").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path / "models") + b"/\xff.onnx")).write_bytes(b"no model")
     seen = []
-    written = fleet_folder.write_whole
+    written = output_folder.write_whole
 
     def write(path, data):
         seen.append(data)
         written(path, data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fleet_folder, "write_whole", write)
+        patch.setattr(output_folder, "write_whole", write)
         wiper("scan", tmp_path / "models", "--clean", few_digits, "--output-dir", tmp_path / "out")
     assert len(seen) >= 6
     assert not [data for data in seen if b"\\udcff" in data]
@@ -501,14 +502,14 @@ def test_sixty_models_whose_workers_and_run_are_killed_at_random(few_digits, tmp
 
 
 def test_the_page_on_fleets_names_every_key_and_scheme():
-    from wiper_cli.commands.shared.manifest import KEYS
+    from wiper_cli.commands.fleet.manifest import KEYS
 
-    text = (Path(__file__).parents[3] / "docs/fleet.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[4] / "docs/fleet.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in (*KEYS, *remote.SCHEMES))
 
 
 def test_the_page_on_fleets_tells_the_fields_of_the_index():
     from wiper_cli.reports.fleet import _INDEX, _ROW
 
-    text = (Path(__file__).parents[3] / "docs/fleet.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[4] / "docs/fleet.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in (*_INDEX, *_ROW))

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from wiper_cli.commands.shared.batch import Item
+from wiper_cli.commands.fleet.batch import Item
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.remote import Address, place_of
 from wiper_cli.commands.shared.run import require_clean

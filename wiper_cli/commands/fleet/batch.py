@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from formats.hub import USUAL
+from wiper_cli.commands.fleet.walking import expanded
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.ignore import Ignores
 from wiper_cli.commands.shared.options import Settings
 from wiper_cli.commands.shared.remote import Address, Place
 from wiper_cli.commands.shared.run import Run, check_requested
 from wiper_cli.commands.shared.terminal import Display
-from wiper_cli.commands.shared.walking import expanded
 from wiper_cli.jobs.ray import Fleet
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker.watch import INTERRUPTED

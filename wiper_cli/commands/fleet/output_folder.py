@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wiper_cli import strict_json
-from wiper_cli.commands.shared.batch import Item
+from wiper_cli.commands.fleet.batch import Item
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.run import read_reports
 from wiper_cli.reports import render
@@ -38,7 +38,7 @@ _STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass
 class FleetFolder:
-    """A :class:`wiper_cli.commands.shared.batch.Standing`. ``items``: each with its own folder's name."""
+    """A :class:`wiper_cli.commands.fleet.batch.Standing`. ``items``: each with its own folder's name."""
 
     root: Path
     items: list[Item]
