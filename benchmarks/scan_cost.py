@@ -103,15 +103,17 @@ def page(result: dict[str, Any]) -> str:
         "machine; the ratio to a bare forward pass of one image over the same images, measured in the same run, is "
         "what carries over. *Expected* is what the plan said before. Such a network puts all of noise in one class, so "
         "that class-map, which follows several, ends at once: its passes, which the plan and *expected* count, are "
-        "not in the seconds. They are from before patch-inversion was among the searches.",
+        "not in the seconds. Where patch-inversion has a dash, the run is from before it was among the searches. Those "
+        "on one thread shared the machine with other work.",
         "",
-        "| network | pixels | classes | effort | threads | seconds | expected | in forward passes | peak GiB |",
-        "|---|---:|---:|---|---:|---:|---:|---:|---:|",
+        "| network | pixels | classes | effort | threads | seconds | of patch-inversion | expected "
+        "| in forward passes | peak GiB |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {one['network']} | {one['side']} | {one['classes']:,} | {one['effort']} | {one['threads']} "
-        f"| {one['seconds']:.0f} | {one['seconds_expected']:.0f} | {one['in_forward_passes']:,} "
-        f"| {one['peak_gib']:.1f} |"
+        f"| {one['seconds']:.0f} | {one['by_detector'].get('patch-inversion', '–')} | {one['seconds_expected']:.0f} "
+        f"| {one['in_forward_passes']:,} | {one['peak_gib']:.1f} |"
         for one in result["measured"]
     ]
     return "\n".join(lines) + "\n"
