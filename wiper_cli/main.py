@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Each is the function of this name in ``wiper_cli/commands/NAME.py``.
 COMMANDS = (
     "scan", "purify", "verify", "inspect", "convert", "rebuild", "architectures", "triggers", "report", "rules", "demo",
-    "doctor", "cache", "zoo", "bench", "completion",
+    "doctor", "cache", "zoo", "bench", "completion", "man",
 )  # fmt: skip
 
 

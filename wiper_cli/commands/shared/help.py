@@ -52,7 +52,8 @@ class Command(_WithExamples):
         """The options that the help tells of."""
         return [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Heading → options and what the help says of them, the command's own first."""
         told = [(one, one.get_help_record(ctx)) for one in self.shown(ctx)]
         asking = self.get_help_option(ctx)
         records = {"help" if one is asking else str(one.name): record for one, record in told if record}
@@ -61,10 +62,12 @@ class Command(_WithExamples):
         parts = {self.own: own}
         for title, names in sections.items():
             parts[title] = [records[name] for name in names if name in records]
-        for title, rows in parts.items():
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+        return {title: rows for title, rows in parts.items() if rows}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, rows in self.sections(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 class Group(_WithExamples, click.Group):
