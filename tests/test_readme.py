@@ -11,13 +11,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from wiper_cli.audit.requests import Examination
+from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.evidence import FEWEST_IMAGES, FEWEST_IN_PART
 from wiper_cli.main import COMMANDS, cli
+from wiper_cli.purifiers import METHODS
 from wiper_cli.verdict import EXIT_PRECEDENCE, ExitCode, Verdict, combine
 from wiper_cli.worker.watch import SHARE
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ("flagged", "failed", "silent")
+NUMBERS = {5: "five", 6: "six", 7: "seven", 8: "eight"}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -108,6 +111,8 @@ def test_the_page_on_other_tools_counts_what_was_measured():
         f"{sum(result['files'].values())} hostile files of wiper's own tests, and {honest} honest ones"
         in page
     )
+    assert NUMBERS[len(DETECTORS)] + " detectors" in page
+    assert f"{len(METHODS)} methods" in page
     for name, tool in result["tools"].items():
         safe = tool["said"].pop("honest")
         cells = [sum(said.get(word, 0) for said in tool["said"].values()) for word in WORDS]

@@ -60,6 +60,8 @@ def test_every_command_has_its_part_with_all_its_options_and_examples(printed):
     assert list(parts) == [one.command_path for one in contexts[1:]] + ["wiper"]
     told = 0
     for context in contexts:
+        words = " ".join(shown(one) for one in parts[context.command_path].splitlines() if one != ".PP")
+        assert " ".join(context.command.help.split()) in words
         mine = {shown(one) for one in parts[context.command_path].splitlines()}
         common = (
             {shown(one) for one in shared.splitlines()} if "Also the shared options" in str(mine) else set()
@@ -72,6 +74,7 @@ def test_every_command_has_its_part_with_all_its_options_and_examples(printed):
             e for e in context.command.examples if not context.parent
         }
     assert told > 250
+    assert [shown(one) for one in printed.splitlines()].count("--fail-on SEVERITY") == 1
 
 
 def test_shared_options_say_the_same_in_every_command():
