@@ -197,6 +197,17 @@ class Additive(Pool):
         _same_size(self.state["pattern"], shape)
         return {"pattern": self.state["pattern"]}
 
+    def fainter(self, share: float) -> Self:
+        """The same patterns, and their bounds, times ``share``."""
+        return type(self)({name: share * value.detach() for name, value in self.state.items()})
+
+    def resized(self, height: int, width: int) -> Self:
+        """The same patterns for images of that size, bilinear."""
+        pattern = F.interpolate(
+            self.state["pattern"].detach(), (height, width), mode="bilinear", antialias=True
+        )
+        return type(self)({**self.state, "pattern": pattern})
+
     @staticmethod
     def apply(images: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
         return images + fields["pattern"]

@@ -6,7 +6,7 @@ time was given in place of an effort, for the effort that fits into it.
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from wiper_cli.detectors import DETECTORS, probes
 from wiper_cli.detectors.common import has_units, smaller
 from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCTIONS, Cost, Effort, Extent, Plan, in_turn
 from wiper_cli.detectors.evidence import Detector
-from wiper_cli.detectors.warp_inversion import WarpInversion
 from wiper_cli.images.splits import Clean
 
 #: Images on which the answers to reduced images are compared with those to whole ones; the share that must agree.
@@ -143,13 +142,9 @@ def usual(extent: Extent) -> Effort:
 
 
 def _lightened(probe: Detector, effort: Effort, extent: Extent) -> Detector:
-    """``probe`` with the settings in which an effort differs; one that has none of its own, the additive inversion,
-    searches as the warp inversion does and takes its."""
-    kind = type(probe) if probe.efforts else WarpInversion
-    usual, own = kind.at(effort, extent), {item.name for item in fields(probe)}
-    return replace(
-        probe, **{name: getattr(usual, name) for name in kind.efforts.get(effort, {}) if name in own}
-    )
+    """``probe`` with the settings in which an effort differs."""
+    usual = probe.at(effort, extent)
+    return replace(probe, **{name: getattr(usual, name) for name in probe.efforts.get(effort, {})})
 
 
 def _extent(classifier: Classifier, clean: Clean) -> tuple[Extent, int]:

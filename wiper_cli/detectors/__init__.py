@@ -17,6 +17,7 @@ DETECTORS: Final[Table[type[Detector]]] = Table(
         "square-probe": "wiper_cli.detectors.square_probe:SquareProbe",
         "shape-probe": "wiper_cli.detectors.shape_probe:ShapeProbe",
         "patch-inversion": "wiper_cli.detectors.patch_inversion:PatchInversion",
+        "additive-inversion": "wiper_cli.detectors.additive_inversion:AdditiveInversion",
         "class-map": "wiper_cli.detectors.class_map:ClassMap",
     }
 )
@@ -48,7 +49,10 @@ PROBES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "wiper_cli.detectors.class_map:ClassMap",
         {"sides": (2, 3, 4, 6), "fills": _OTHER_FILLS, "step": 5, "offset": 2, "border": 2},
     ),
-    "additive pattern": ("wiper_cli.detectors.additive_inversion:AdditiveInversion", {}),
+    "faint patterns from other starts": (
+        "wiper_cli.detectors.additive_inversion:AdditiveInversion",
+        {"steps": 30},
+    ),
 }
 
 #: Added to a run's seed for probes, so that no start is shared with the scan.

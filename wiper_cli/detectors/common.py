@@ -100,6 +100,18 @@ def flips(classifier: Classifier, images: Tensor, before: Tensor, pool: Pool, me
     return Flips(hits / len(others), len(others))
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Of a search by sign steps: a step is ``first`` of the bound falling to ``last``. ``drops``: after a third of the
+    steps the half of the targets with the larger loss stays as it is, after two thirds three quarters of them: a class
+    that gives way to a real trigger is far ahead by then."""
+
+    first: float = 0.15
+    last: float = 0.03
+    momentum: float = 0.7
+    drops: bool = True
+
+
 def invert(
     classifier: Classifier,
     images: Tensor,
@@ -111,13 +123,12 @@ def invert(
     clock: Clock,
     generator: torch.Generator,
     small: Tensor | None = None,
+    pace: Pace = Pace(),
 ) -> tuple[list[float], Pool]:
     """Move member i of ``pool`` so that images of other classes go to ``targets[i]``.
 
-    Sign steps down the cross-entropy, step 0.15 of the bound falling to 0.03, momentum 0.7, each on
-    ``per_target`` images (uint8 [N,C,H,W]; ``before``: their predictions) drawn anew: a fixed few would be
-    learned by heart. After a third of the steps the half of the targets with the larger loss stays as it is,
-    after two thirds three quarters of them: a class that gives way to a real trigger is far ahead by then.
+    Sign steps down the cross-entropy, each on ``per_target`` images (uint8 [N,C,H,W]; ``before``: their
+    predictions) drawn anew: a fixed few would be learned by heart.
     ``small``: the images reduced, on which the first two thirds of the steps work.
     Returns the loss of every target, smoothed over steps, and the pool for images of full size.
     """
@@ -126,7 +137,7 @@ def invert(
     others = [(before != target).nonzero().flatten() for target in targets]
     alive = [i for i, rows in enumerate(others) if len(rows)]
     loss = [float("inf")] * len(targets)
-    going = halving(len(alive), steps, 3, steps // 3, 2 * steps // 3)
+    going = halving(len(alive), steps, 3 if pace.drops else len(alive), steps // 3, 2 * steps // 3)
     seen = images
     if small is not None:
         ratio = small.shape[2] / images.shape[2]
@@ -149,7 +160,7 @@ def invert(
             for i, value in zip(some, each.detach().tolist(), strict=True):
                 known = value if loss[i] == float("inf") else 0.5 * loss[i] + 0.5 * value
                 loss[i] = known if known == known else float("inf")
-        pool.sign_step(0.15 - 0.12 * step / max(steps - 1, 1))
+        pool.sign_step(pace.first - (pace.first - pace.last) * step / max(steps - 1, 1), pace.momentum)
     clock.tick(steps, steps)
     return loss, pool
 
@@ -170,6 +181,12 @@ def first_order(classifier: Classifier, images: Tensor, pool: Pool, targets: Seq
             unit = pool.state[leaf.limit].flatten()[some] if leaf.limit else leaf.scale
             reached[some] += (unit * slope[some].flatten(1).abs().sum(1)).double().cpu()
     return torch.nan_to_num(reached, nan=-torch.inf)
+
+
+def ahead(share: float, usual: float) -> float:
+    """Of the images that a transform for the next best class leaves where they are, the share that this one moves; 0
+    where the next best moves as many. ``share`` at least ``usual``, both in 0..1."""
+    return 0.0 if usual >= share else 1 - (1 - share) / (1 - usual)
 
 
 def _chunks(values: Sequence[int], size: int) -> list[list[int]]:

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from wiper_cli.detectors.common import ahead
 from wiper_cli.detectors.effort import Extent
 from wiper_cli.detectors.patch_inversion import PatchInversion
-from wiper_cli.detectors.patch_inversion.method import Patches, ahead
+from wiper_cli.detectors.patch_inversion.method import Patches
 from wiper_cli.perturbations import stamp
 from wiper_cli.progress import silent
 

@@ -1,21 +1,101 @@
-"""Searches on the fit part, counts flips on up to 200 images of the select part."""
+"""The same search for every class on the fit part, shares of images of select at the strongest amplitude that tells."""
+
+import torch
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.additive_inversion import AdditiveInversion
-from wiper_cli.detectors.common import invert_and_score
-from wiper_cli.detectors.effort import Extent, Plan, inversion_plan
+from wiper_cli.detectors.common import (
+    Flips,
+    Pace,
+    ahead,
+    asked,
+    flips,
+    image_shape,
+    invert,
+    screened_by_head,
+    smaller,
+)
+from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, reduced, screening
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Additive
 
+#: No class is dropped: what gives way first is judged by how far the others have come with the same work.
+PACE = Pace(first=0.25, last=0.0, momentum=0.8, drops=False)
+#: Shares of the bound at which patterns are compared: the first at which the next best class leaves so many images.
+AMPLITUDES, LEAVES = (1.0, 0.5, 0.25), 0.25
+
 
 def plan(settings: AdditiveInversion, extent: Extent) -> Plan:
-    """As of any inversion."""
-    return inversion_plan(settings, extent)
+    """Both passes for every image of every step, and what is scored."""
+    tried = min(extent.classes, settings.most_targets)
+    known = min(settings.searched, extent.fit), min(settings.held, extent.select)
+    forward, backward = screening(extent) if extent.classes > tried else (0, 0)
+    height, width = reduced(extent, settings.resolution)
+    share = height * width / (extent.height * extent.width)
+    both = round(share * tried * settings.steps * settings.per_target)
+    scores = len(AMPLITUDES) * min(settings.scored, tried) * known[1] if tried > 1 else 0
+    if settings.resolution < 1:
+        scores = round(share * scores) + known[1]
+    how = {"steps": settings.steps, "images": settings.per_target, "side": min(height, width)}
+    return Plan(settings.name, tried, forward + sum(known) + both + scores, backward + both, how, known)
 
 
 def look(
     settings: AdditiveInversion, classifier: Classifier, clean: Clean, clock: Clock, seed: int
 ) -> Evidence:
-    """The pattern of every target, by gradients."""
-    return invert_and_score(classifier, clean, Additive, {"bound": settings.bound}, settings, clock, seed)
+    """The pattern of every class, by gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    fit, before = asked(classifier, clean.fit.images, settings.searched, generator)
+    held, held_before = asked(classifier, clean.select.images, settings.held, generator)
+    tried = list(range(classifier.classes))
+    if classifier.classes > settings.most_targets:
+        ranked = screened_by_head(classifier, fit[:SCREENED_ON], generator)
+        tried = sorted(ranked[: settings.most_targets].tolist())
+    whole = image_shape(fit)
+    seen, shown = (
+        part if settings.resolution == 1 else smaller(part, settings.resolution) for part in (fit, held)
+    )
+    start = Additive.random(len(tried), image_shape(seen), generator, bound=settings.bound)
+    loss, pool = invert(
+        classifier, seen, before, start.to(classifier.device), tried, settings.per_target, settings.steps, clock,
+        generator, pace=PACE,
+    )  # fmt: skip
+    assert isinstance(pool, Additive)
+    close = sorted(range(len(tried)), key=lambda i: loss[i])[: settings.scored]
+    for amplitude in AMPLITUDES:
+        found = pool.fainter(amplitude)
+        share = {i: flips(classifier, shown, held_before, found, i, tried[i]).share for i in close}
+        order = sorted(close, key=lambda i: (-share[i], loss[i]))
+        best, usual = share[order[0]], share[order[1]] if order[1:] else 0.0
+        tells = 1 - usual >= LEAVES
+        if tells:
+            break
+    top, per_class = order[0], [0.0] * classifier.classes
+    for i in close:
+        per_class[tried[i]] = share[i]
+    statistic = ahead(best, usual) if tells else 0.0
+    fired = statistic > settings.threshold
+    if seen is not fit:
+        found = found.resized(*whole[1:])
+    success: Flips = flips(classifier, held, held_before, found, top, tried[top])
+    facts = {"success": success.share, "images": success.count, "detector": settings.name}
+    return Evidence(
+        name=settings.name,
+        ran=True,
+        statistic=statistic,
+        threshold=settings.threshold,
+        threshold_origin=settings.origin,
+        fired=fired,
+        target=tried[top] if fired else None,
+        per_class=per_class,
+        suspects=[tried[top]],
+        recovered=[found.recovered(top, tried[top], facts)],
+        facts={
+            "success": best,
+            "next_success": usual,
+            "amplitude": amplitude,
+            "scored": [tried[i] for i in close],
+            **({"screened": tried} if len(tried) < classifier.classes else {}),
+        },
+    )

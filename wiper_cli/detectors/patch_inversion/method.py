@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import asked, image_shape, screened_by_head, smaller
+from wiper_cli.detectors.common import ahead, asked, image_shape, screened_by_head, smaller
 from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, reduced, screening
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.patch_inversion import PatchInversion
@@ -127,12 +127,6 @@ def look(settings: PatchInversion, classifier: Classifier, clean: Clean, clock: 
             **({"screened": tried} if len(tried) < classifier.classes else {}),
         },
     )
-
-
-def ahead(share: float, usual: float) -> float:
-    """Of the images that a patch for the next best class leaves where they are, the share that this one moves; 0 where
-    the next best moves as many. ``share`` at least ``usual``, both in 0..1."""
-    return 0.0 if usual >= share else 1 - (1 - share) / (1 - usual)
 
 
 def _side(settings: PatchInversion, shape: tuple[int, int, int]) -> int:
