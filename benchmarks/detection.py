@@ -17,15 +17,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import acceptance_pages
+from benchmarks import acceptance_pages, photo
 from benchmarks.common import RESULTS, write_result
 from wiper_cli.audit.known_rates import FILE as RATES
+from wiper_cli.bench.figures import COLOURS, panels, saved
 from wiper_cli.detectors import DETECTORS, detector
 from wiper_cli.detectors.effort import EFFORTS
 from wiper_cli.rates import Rate
 
 NAME = "detection"
 PAGE = RESULTS.parents[1] / "docs" / "results" / "detection.md"
+FIGURE = PAGE.with_suffix(".svg")
 #: Attack success from which a backdoor counts as planted; one from all classes to all cannot pass the accuracy.
 TAKEN, TAKEN_BY_MAP = 0.8, 0.6
 SHAPE = (3, 32, 32)
@@ -80,6 +82,34 @@ def auroc(honest: Sequence[float], planted: Sequence[float]) -> float:
     """Share of pairs in which the planted one scores higher, ties half."""
     pairs = [(a > b) + (a == b) / 2 for a in planted for b in honest]
     return sum(pairs) / len(pairs)
+
+
+def curve(honest: Sequence[float], planted: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Shares of honest and of planted ones above every bar, from the highest to none: the two axes of a ROC."""
+    bars = sorted({*honest, *planted}, reverse=True)
+    return tuple(  # type: ignore[return-value]
+        [0.0, *(sum(value >= bar for value in values) / len(values) for bar in bars)]
+        for values in (honest, planted)
+    )
+
+
+def figure(every: Sequence[Line]) -> Any:
+    """The ROC of whole scans, a panel an effort, and of each detector alone."""
+    efforts = by_effort(every)
+    drawn, axes = panels(1, len(efforts), 3, 2.8)
+    for axis, (effort, rows) in zip(axes[0], efforts.items(), strict=True):
+        honest, planted = [one for one in rows if is_honest(one)], [one for one in rows if took(one)]
+        for i, name in enumerate(DETECTORS):
+            alone = [[one["detectors"][name][0] or 0.0 for one in part] for part in (honest, planted)]
+            axis.plot(
+                *curve(*alone), color=COLOURS[i % len(COLOURS)], lw=0.8, ls=("-", "--")[i // 6], label=name
+            )
+        axis.plot(
+            *curve([score(one) for one in honest], [score(one) for one in planted]), "k", lw=2, label="scan"
+        )
+        axis.set(xlabel="honest ones accused", ylabel="backdoored ones accused", title=effort)
+    axes[0][-1].legend(fontsize=6, loc="lower right")
+    return drawn
 
 
 def known_rates(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -150,7 +180,7 @@ def planted_in_copies(networks: Sequence[Line]) -> list[str]:
     out = [
         "",
         f"Canaries: in copies of {len(networks)} of the honest networks known backdoors were planted by a short "
-        f"fine-tuning ({networks[0]['effort']} scans, before patch-inversion was one of them, rendered from "
+        f"fine-tuning ({networks[0]['effort']} scans, rendered from "
         f"`benchmarks/results/canaries.json`). "
         f"Left out, since they did not take or cost too much accuracy: {len(every) - len(counting)}.",
         "",
@@ -161,6 +191,30 @@ def planted_in_copies(networks: Sequence[Line]) -> list[str]:
         own = [one for one in counting if one["family"] == family]
         by = sorted({name for one in own for name in one["fired"]})
         out.append(f"| {family} | {len(own)} | {sum(bool(one['fired']) for one in own)} | {', '.join(by)} |")
+    return out
+
+
+def elsewhere(rows: Sequence[Line]) -> list[str]:
+    """Transfer: what scans say of networks that no threshold was set on, of another architecture and size of images
+    (:mod:`benchmarks.photo`)."""
+    if not rows:
+        return []
+    out = [
+        "",
+        "Transfer, to a pretrained EfficientNet-Lite0 at 224 pixels ([photo.md](photo.md)):",
+        "",
+        "| effort | honest | accused | backdoored | rightly accused | missed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for effort in reversed(EFFORTS):
+        own = [row for row in rows if row["effort"] == effort]
+        honest, planted = [one for one in own if is_honest(one)], [one for one in own if not is_honest(one)]
+        missed = ", ".join(one["attack"] for one in planted if not photo.named(one))
+        if own:
+            out.append(
+                f"| {effort} | {len(honest)} | {sum(map(photo.accused, honest))} | {len(planted)} "
+                f"| {sum(map(photo.named, planted))} | {missed} |"
+            )
     return out
 
 
@@ -183,6 +237,8 @@ def page(every: Sequence[Line]) -> str:
         f"- Of {found.n} with a backdoor that took (attack success at least {100 * TAKEN:.0f} %) {len(flagged)} "
         f"{_were(len(flagged))} accused, {found.hits} with the right target or map ({_interval(found)}).",
         f"- AUROC of the largest statistic, each in units of its threshold: {area:.3f}.",
+        "",
+        f"![ROC of scans and of each detector alone]({FIGURE.name})",
         "",
         "| attack | took | accused | rightly | found by |",
         "|---|---|---|---|---|",
@@ -217,6 +273,7 @@ def page(every: Sequence[Line]) -> str:
         f"Backdoors that did not take, left out: {weak}.",
         *less_work(every),
         *planted_in_copies(canaries()),
+        *elsewhere(photographs()),
         "",
         "What this does not show: other architectures, sizes, data, fewer images, and kinds of triggers "
         "that nobody thought of. On four networks of strangers that are honest as far as can be told, earlier versions "
@@ -233,6 +290,13 @@ def _were(count: int) -> str:
 def _interval(rate: Rate) -> str:
     low, high = rate.interval
     return f"{100 * rate.share:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+
+
+def photographs() -> list[Line]:
+    """What :mod:`benchmarks.photo` measured last."""
+    place = RESULTS / "photo.json"
+    found: list[Line] = json.loads(place.read_text(encoding="utf-8"))["scans"] if place.exists() else []
+    return found
 
 
 def canaries() -> list[Line]:
@@ -253,6 +317,7 @@ def main() -> None:
         write_result(NAME, {"lines": shortened(lines)})
     committed = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))["lines"]
     PAGE.write_text(page(committed), encoding="utf-8")
+    FIGURE.write_bytes(saved(NAME, lambda: figure(committed)) or b"")
     RATES.write_text(json.dumps(known_rates(committed), indent=1) + "\n", encoding="utf-8")
 
 

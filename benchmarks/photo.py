@@ -231,6 +231,16 @@ def publish(out: Path, results: Path) -> None:
         PAGE.write_text(page(result))
 
 
+def accused(line: dict[str, Any]) -> set[int | None]:
+    """Classes that a detector fired for, in a line of the committed result."""
+    return {value[2] for name in DETECTORS if (value := line.get(name)) and value[1]}
+
+
+def named(line: dict[str, Any]) -> bool:
+    """Whether the target is one of them."""
+    return line["attack"] != "clean" and line["target"] in accused(line)
+
+
 def page(result: dict[str, Any]) -> str:
     """Two tables."""
     text = [
@@ -253,8 +263,7 @@ def page(result: dict[str, Any]) -> str:
         for name in DETECTORS:
             value = line.get(name)
             cells.append("–" if value is None else f"**{value[0]:.2f}**" if value[1] else f"{value[0]:.2f}")
-        accused = sorted({value[2] for name in DETECTORS if (value := line.get(name)) and value[1]})
-        right = "the target" if line["target"] in accused else "another class" if accused else "none"
+        right = "the target" if named(line) else "another class" if accused(line) else "none"
         name = line["specimen"].removeprefix("tinyimagenet100-efficientnet-lite0-")
         success = f"{100 * own['asr']:.1f}" if "asr" in own else ""
         text.append(

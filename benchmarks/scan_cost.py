@@ -22,6 +22,7 @@ from benchmarks.common import RESULTS, opened, write_result
 from formats.safetensors.torchvision_stub import import_torchvision
 from wiper_cli.audit.detection import look
 from wiper_cli.audit.planning import planned
+from wiper_cli.bench.figures import COLOURS, panels, saved
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.effort import EFFORTS, LEAST_SIDE, REDUCED, Effort, Extent, in_turn
@@ -31,6 +32,7 @@ CLASSES, SIDES = (10, 43, 100, 1000), (32, 64, 224)
 #: Images of each part: what a scan takes of a folder with 1,500 images.
 IMAGES = 500
 PAGE = Path(__file__).resolve().parent.parent / "docs/results/scan-cost.md"
+FIGURE = PAGE.with_suffix(".svg")
 
 
 def passes(effort: Effort, classes: int, side: int) -> int:
@@ -77,6 +79,26 @@ def measured(name: str, side: int, classes: int, effort: Effort) -> dict[str, An
     }
 
 
+def figure(result: dict[str, Any]) -> Any:
+    """Passes over the number of classes, a line an effort, a panel a size of images."""
+    drawn, axes = panels(1, len(SIDES))
+    for axis, side in zip(axes[0], SIDES, strict=True):
+        rows = [row for row in result["passes"] if row["side"] == side]
+        for colour, effort in zip(COLOURS, EFFORTS, strict=False):
+            axis.plot(
+                [row["classes"] for row in rows],
+                [row[effort] for row in rows],
+                "o-",
+                ms=3,
+                color=colour,
+                label=effort,
+            )
+        axis.set(xscale="log", yscale="log", xlabel="classes", title=f"{side} pixels")
+    axes[0][0].set_ylabel("passes of one image")
+    axes[0][0].legend()
+    return drawn
+
+
 def page(result: dict[str, Any]) -> str:
     """Two tables."""
     lines = [
@@ -95,6 +117,7 @@ def page(result: dict[str, Any]) -> str:
     for row in result["passes"]:
         cells = " | ".join(f"{row[effort]:,}" for effort in EFFORTS)
         lines.append(f"| {row['classes']:,} | {row['side']} | {cells} |")
+    lines += ["", f"![Passes by classes, pixels and effort]({FIGURE.name})"]
     if not result["measured"]:
         return "\n".join(lines) + "\n"
     lines += [
@@ -145,6 +168,7 @@ def main() -> None:
     write_result("scan_cost", result, options.results)
     if options.results == RESULTS:
         PAGE.write_text(page(result))
+        FIGURE.write_bytes(saved("scan-cost", lambda: figure(result)) or b"")
 
 
 if __name__ == "__main__":

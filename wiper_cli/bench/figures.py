@@ -18,7 +18,12 @@ WIDTHS = (4.0, 2.2, 0.9)
 
 
 def draw(table: Table, standing: Standing) -> bytes | None:
-    """The figure as SVG, always the same bytes for the same outcomes; ``None`` when nothing of it was run.
+    """The figure as :func:`saved` has it; ``None`` when nothing of it was run."""
+    return saved(table.name, lambda: _DRAWN[table.drawn](table, standing))
+
+
+def saved(name: str, make: Callable[[], Any]) -> bytes | None:
+    """What ``make`` draws (a matplotlib figure or ``None``) as SVG, always the same bytes for the same figure.
 
     Raises :class:`Problem` without matplotlib.
     """
@@ -28,8 +33,8 @@ def draw(table: Table, standing: Standing) -> bytes | None:
         raise Problem("Figures need matplotlib: pip install matplotlib.", ExitCode.NO_VERDICT) from None
     # Agg draws without a screen; the salt makes the ids in the file the same each time.
     matplotlib.use("Agg")
-    with matplotlib.rc_context({"svg.hashsalt": table.name, "font.size": 8, "svg.fonttype": "none"}):
-        figure = _DRAWN[table.drawn](table, standing)
+    with matplotlib.rc_context({"svg.hashsalt": name, "font.size": 8, "svg.fonttype": "none"}):
+        figure = make()
         if figure is None:
             return None
         out = io.BytesIO()
@@ -37,7 +42,7 @@ def draw(table: Table, standing: Standing) -> bytes | None:
     return out.getvalue()
 
 
-def _panels(rows: int, columns: int, width: float = 2.4, height: float = 2.0) -> tuple[Any, Any]:
+def panels(rows: int, columns: int, width: float = 2.4, height: float = 2.0) -> tuple[Any, Any]:
     # No pyplot: it keeps every figure alive.
     from matplotlib.figure import Figure
 
@@ -47,7 +52,7 @@ def _panels(rows: int, columns: int, width: float = 2.4, height: float = 2.0) ->
 
 def penalties(table: Table, standing: Standing) -> Any:
     """Figure 1: AR, L1 and L2 over w."""
-    figure, axes = _panels(1, 1, 4, 3)
+    figure, axes = panels(1, 1, 4, 3)
     axis, w = axes[0][0], [i / 50 - 2.5 for i in range(251)]
     curves: Mapping[str, Callable[[float], float]] = {
         "L1": abs,
@@ -93,7 +98,7 @@ def _by_attack(table: Table, standing: Standing, across: str, plot: Callable[...
     found = {(e.attack.title, e.treatment.title): standing.of(e) for e in standing.entries(grid)}
     if not any(found.values()):
         return None
-    figure, axes = _panels(2, len(grid.attacks))
+    figure, axes = panels(2, len(grid.attacks))
     for column, attack in enumerate(grid.attacks):
         for row, measure in enumerate(("acc", "asr")):
             axis = axes[row][column]
@@ -138,7 +143,7 @@ def units(table: Table, standing: Standing) -> Any:
     found = [(e, outcomes[0]) for e in entries if (outcomes := standing.of(e)) and "triggered" in outcomes[0]]
     if not found:
         return None
-    figure, axes = _panels(len(found), 4, 2.6, 2.2)
+    figure, axes = panels(len(found), 4, 2.6, 2.2)
     for row, (entry, outcome) in enumerate(found):
         order = sorted(range(len(outcome["clean"])), key=lambda j: -outcome["clean"][j])
         for column, (key, words) in enumerate((("clean", "clean images"), ("triggered", "triggered images"))):
