@@ -85,7 +85,8 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert {*wanted, *(cell.scan() for cell in wanted if cell.uses_scan)} == set(cells)
     others = {
         "cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md",
-        "acceptance.md", "removal.md", "photo.md", "fuzzing.md", "fleet.md", "README.md",
+        "detection.svg", "scan-cost.svg", "acceptance.md", "removal.md", "photo.md", "fuzzing.md", "fleet.md", "gpu.md",
+        "README.md",
     }  # fmt: skip
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
     assert {name.partition("-tiny.")[0] for name in names} == set(TABLES)
