@@ -7,7 +7,8 @@
 ``wiper_cli/audit/known_rates.json`` carries the false-alarm rate to where a scan of a network like these says it, and
 that of false acceptances (:mod:`benchmarks.acceptance_pages`) to where a purification does. The
 thresholds were not set on these networks (but the class map's, which was set on twelve of them, none of them accused
-near it; patch-inversion's was set with their statistics in sight), and none was changed for what is seen here.
+near it; those of warp-inversion in shorter scans, patch-inversion and additive-inversion were set with their statistics
+in sight, and the page says so).
 """
 
 import argparse
@@ -63,9 +64,16 @@ def named(line: Line) -> bool:
     return any(fires and target == line["target"] for _, fires, target in line["detectors"].values())
 
 
+def threshold(name: str, effort: str) -> float:
+    """That of a detector at an effort."""
+    own: float = DETECTORS[name].efforts.get(effort, {}).get("threshold", detector(name).threshold)
+    return own
+
+
 def score(line: Line) -> float:
     """The largest statistic in units of its threshold."""
-    return max((value or 0.0) / detector(name).threshold for name, (value, _, _) in line["detectors"].items())
+    found = line["detectors"].items()
+    return max((value or 0.0) / threshold(name, line["effort"]) for name, (value, _, _) in found)
 
 
 def is_honest(line: Line) -> bool:
@@ -212,7 +220,7 @@ def elsewhere(rows: Sequence[Line]) -> list[str]:
         missed = ", ".join(one["attack"] for one in planted if not photo.named(one))
         if own:
             out.append(
-                f"| {effort} | {len(honest)} | {sum(map(photo.accused, honest))} | {len(planted)} "
+                f"| {effort} | {len(honest)} | {sum(bool(photo.accused(one)) for one in honest)} | {len(planted)} "
                 f"| {sum(map(photo.named, planted))} | {missed} |"
             )
     return out
@@ -232,6 +240,10 @@ def page(every: Sequence[Line]) -> str:
         "a square from all classes to all, and two that were scanned beside them, examined thoroughly with all "
         "detectors on 5,000 test images; TorchScript, batch norm folded. Not the whole suite: as many as were built, "
         "in the order of their seeds. Rendered: `python -m benchmarks.detection`.",
+        "",
+        "The thresholds of warp-inversion in shorter scans, patch-inversion and additive-inversion were set with the "
+        "statistics of these networks in sight: of these three the tables say how well honest and backdoored ones are "
+        "told apart, and are no test. Canaries and transfer, further down, are.",
         "",
         f"- Of {alarms.n} honest networks {alarms.hits} {_were(alarms.hits)} accused ({_interval(alarms)}).",
         f"- Of {found.n} with a backdoor that took (attack success at least {100 * TAKEN:.0f} %) {len(flagged)} "

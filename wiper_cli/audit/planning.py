@@ -142,9 +142,9 @@ def usual(extent: Extent) -> Effort:
 
 
 def _lightened(probe: Detector, effort: Effort, extent: Extent) -> Detector:
-    """``probe`` with the settings in which an effort differs."""
-    usual = probe.at(effort, extent)
-    return replace(probe, **{name: getattr(usual, name) for name in probe.efforts.get(effort, {})})
+    """``probe`` with the settings in which an effort differs; its bar is its own, since it looks otherwise."""
+    usual, less = probe.at(effort, extent), probe.efforts.get(effort, {})
+    return replace(probe, **{name: getattr(usual, name) for name in less if name != "threshold"})
 
 
 def _extent(classifier: Classifier, clean: Clean) -> tuple[Extent, int]:

@@ -9,6 +9,10 @@ from wiper_cli.detectors.effort import REDUCED
 from wiper_cli.detectors.evidence import ORIGIN, Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
 
+#: Threshold of shorter searches, which reach less: between the 14 % of 21 honest networks and the 33 % or more of four
+#: planted warps at quick effort, all 32x32.
+BRIEF = 0.25
+
 
 @dataclass(frozen=True)
 class WarpInversion(Detector):
@@ -21,14 +25,14 @@ class WarpInversion(Detector):
     efforts = {
         "normal": {
             "steps": 40, "per_target": 12, "by_head": True, "searched": 128, "held": 100, "scored": 4,
-            "resolution": REDUCED,
+            "resolution": REDUCED, "threshold": BRIEF,
         },
         "quick": {
             "steps": 20, "per_target": 8, "by_head": True, "searched": 64, "held": 60, "scored": 3,
-            "resolution": REDUCED,
+            "resolution": REDUCED, "threshold": BRIEF,
         },
     }  # fmt: skip
-    origin = ORIGIN
+    origin = f"{ORIGIN}; {BRIEF} for shorter searches, above the 14% of 21 honest ones and below the 33% of four warps"
     rule = Rule(
         id="WIPER-B02",
         title="One small warp sends every image to one class",
