@@ -1,7 +1,5 @@
 """The product's work on a CUDA device, pretended where there is none: whoever forgets where a tensor lies fails."""
 
-import copy
-import dataclasses
 import math
 
 import pytest
@@ -24,9 +22,6 @@ from wiper_cli.salience import METRICS
 from wiper_cli.salience.stream import measure as salience
 from wiper_cli.tables import load
 from wiper_cli.verdict import Verdict
-from wiper_cli.zoo import datasets, specimen
-from wiper_cli.zoo.export import export_safetensors
-from wiper_cli.zoo.recipe import Recipe
 
 pytestmark = pytest.mark.gpu
 DIGITS = example_folder()
@@ -144,29 +139,3 @@ def test_a_measurement(classifier, clean, there):
     found = measure(there(classifier), clean.report, stampers)
     assert found.triggers[0].asr.value == pytest.approx(here.triggers[0].asr.value, abs=0.02)
     assert found.acc.value == pytest.approx(here.acc.value, abs=0.02)
-
-
-PLAIN = Recipe("colours", "resnet10-patch-w4", schedule={"epochs": 1, "batch": 30, "lr": 0.05})
-
-
-@pytest.fixture(scope="module")
-def twin(colours, tmp_path_factory):
-    """Its folder, made on the CPU."""
-    made = tmp_path_factory.mktemp("zoo") / "twin"
-    specimen.make(PLAIN, datasets.load(str(colours)), made, None, torch.device("cpu"))
-    return made
-
-
-@pytest.mark.parametrize("attack", ["clean", "badnet"])
-def test_a_specimen(colours, twin, tmp_path, attack, monkeypatch):
-    """But for the files: ``torch.jit.trace`` cannot trace where every call is looked at."""
-    monkeypatch.setattr(specimen, "export", exported)
-    planted = {"attack": attack, "poisoning": {"rate": 0.3, "target": 1}}
-    recipe = PLAIN if attack == "clean" else dataclasses.replace(PLAIN, **planted)
-    made = specimen.make(recipe, datasets.load(str(colours)), tmp_path / "made", twin, torch.device("cuda"))
-    assert made["device"] == "cuda"
-
-
-def exported(network, shape, folder, config):
-    plain = copy.deepcopy(network).eval().to("cpu", memory_format=torch.contiguous_format)
-    export_safetensors(plain, folder / "model.safetensors")
