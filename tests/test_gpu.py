@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretend_device import pretended
 
 from wiper_cli.bench.matrix import Treatment
 from wiper_cli.bench.plans import TABLES
@@ -153,6 +154,24 @@ def test_the_command_runs_trains_and_goes_on(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"] == result["parts"]
     other = gpu.Setting(tmp_path, device="cuda", smoke=True)
     assert small["field"].found(other)["not_reached"] == ["BadNets: fine-tuning"]
+
+
+@pytest.mark.parametrize("decided", [True, False])
+def test_the_result_of_a_gpu_is_written_where_it_is_committed(tmp_path, monkeypatch, decided):
+    one = {"largest_difference": 0.5, "decided": ["here", "there"], "agree": decided}
+    rest = {name: gpu.Pieces(1, {}) for name in ("tests", "throughput", "field", "table2")}
+    small = {**rest, "agreement": gpu.Pieces(1, {"scan": lambda setting: one})}
+    monkeypatch.setattr(gpu, "parts", lambda: small)
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(gpu, "PAGE", tmp_path / "gpu.md")
+    with pretended():
+        assert gpu.main(["--work", str(tmp_path / "work")]) == 1 - decided
+        assert (tmp_path / "gpu.md").read_text().count("| scan | 0.5 | here | there |") == 1
+        assert json.loads((tmp_path / "results" / "gpu.json").read_text())["gpu"] == "a pretend device"
+        (tmp_path / "gpu.md").unlink()
+        assert gpu.main(["--work", str(tmp_path / "work"), "--smoke"]) == 1 - decided
+    assert not (tmp_path / "gpu.md").exists()
+    assert json.loads((tmp_path / "work" / "gpu.json").read_text())["smoke"] is True
 
 
 RESULT = {
