@@ -1,5 +1,5 @@
-"""What takes a scan's searches several times, or other programs, on the pretended device: canaries, the files of a
-specimen, and the bench; every search as short as it can be."""
+"""What takes a scan's searches several times, or other programs, on the pretended device: canaries, rounds and
+probes, the files of a specimen, and the bench; every search as short as it can be."""
 
 import dataclasses
 
@@ -9,8 +9,9 @@ from colours import write_images
 from torch.utils._python_dispatch import _disable_current_modes
 
 from wiper_cli.audit import canaries as canaries_
-from wiper_cli.audit.pipeline import scan
-from wiper_cli.audit.requests import ScanRequest
+from wiper_cli.audit import detection
+from wiper_cli.audit.pipeline import purify, scan
+from wiper_cli.audit.requests import PurifyRequest, ScanRequest
 from wiper_cli.bench import cells, running
 from wiper_cli.bench.cells import Cell
 from wiper_cli.bench.store import Place
@@ -52,6 +53,28 @@ def test_canaries(job, short, monkeypatch):
     answer = scan(request)
     assert answer.verdict is Verdict.NO_FINDING
     assert [one["family"] for one in answer.detection["canaries"]] == ["badnet", "wanet", "blend"]
+
+
+@pytest.mark.slow
+def test_rounds_and_probes(job, short, monkeypatch):
+    few = {name: PROBES[name] for name in ("squares elsewhere", "additive pattern")}
+    monkeypatch.setattr("wiper_cli.detectors.PROBES", few)
+    monkeypatch.setattr(detection, "SAMPLED", 2 * detection.HELD_BACK)
+    request = job(
+        PurifyRequest,
+        device="cuda",
+        method=METHODS["unlearn"](**METHODS["unlearn"].quick),
+        detectors=("square-probe", "shape-probe"),
+        effort="quick",
+        max_rounds=2,
+        max_accuracy_drop=0.5,
+    )
+    answer = purify(request)
+    first, second = answer.purification["rounds"]
+    assert first["measured"] > 0
+    assert second["unlearned"] > first["unlearned"] > 0
+    assert {one["name"] for one in answer.verification["probes"]} == set(few)
+    assert all(one["ran"] for one in answer.verification["probes"])
 
 
 @pytest.fixture
