@@ -26,10 +26,20 @@ from formats.torchscript.words import (
     lines_of,
 )
 
-#: Lists of names with which a class begins.
-_HEADS = frozenset(
-    {"__parameters__", "__buffers__", "__annotations__", "__forward_hooks__", "__forward_pre_hooks__"}
-)
+#: Lists of names with which a class begins; all else that begins so is refused.
+_HEADS = frozenset({"__parameters__", "__buffers__", "__annotations__"})
+#: Lists of methods that torch runs before and after ``forward``, which alone is opened: they have to be empty.
+_HOOKS = frozenset({"__forward_hooks__", "__forward_pre_hooks__"})
+#: What torch's Python class keeps in a module of its own and looks into when the module is called: an attribute or
+#: method of that name stands in its place. ``forward`` is one where it is no method.
+KEPT = frozenset(
+    {
+        "_c", "_concrete_type", "_initializing", "_parameters", "_buffers", "_modules",
+        "_non_persistent_buffers_set", "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+        "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
+        "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+    }
+)  # fmt: skip
 #: Methods that torch calls where no call stands: a subscript, a cast, a condition, a list being sorted.
 _IMPLICIT = frozenset({"__getitem__", "__int__", "__float__", "__bool__", "__str__", "__lt__", "__call__"})
 
@@ -108,29 +118,41 @@ class _Definitions:
                 self.define(one.methods, method, method.name.removeprefix(f"{name}."))
             elif below:
                 line.strange()
-            elif line.next in _HEADS:
-                self.head(line, one)
+            elif line.next in _HEADS or line.next in _HOOKS:
+                self.head(line, one, name)
             elif not line.accept("pass"):
                 attribute = line.name()
                 kind = self.type(line) if line.accept(":") else None
+                if kind is None and base != "Enum":
+                    line.strange()
                 if line.accept("="):
                     self.literal(line, f"Class {name}")
                     self.define(one.constants, kind, attribute)
                 elif kind is not None:
                     self.define(one.attributes, kind, attribute)
             line.end()
+        values, methods = one.attributes.keys() | one.constants.keys(), one.methods.keys()
+        if hidden := values & (methods | {"forward"}) | (values | methods) & KEPT:
+            raise Unsupported(
+                f"{self.member}: {min(hidden)[:200]} of {name[:200]} stands in the place of what torch runs."
+            )
 
-    def head(self, line: Cursor, one: Class) -> None:
+    def head(self, line: Cursor, one: Class, owner: str) -> None:
         """``__parameters__ = ["weight", ]`` or ``__annotations__["0"] = Tensor``."""
-        line.name()
-        if line.accept("["):
+        head = line.name()
+        if head == "__annotations__" and line.accept("["):
             attribute = line.text()
             line.expect("]", "=")
             self.define(one.attributes, self.type(line), attribute)
             return
         line.expect("=", "[")
         while not line.accept("]"):
-            line.text()
+            text = line.text()
+            if head in _HOOKS:
+                raise Unsupported(
+                    f"{self.member}: torch runs {text[:200]!r} around forward of {owner[:200]} ({head}), which is not "
+                    "opened; take the hook off, or write it into forward, and save again."
+                )
             line.accept(",")
 
     def function(self, cursor: Cursor, body: Sequence[Line], owner: str, cls: str) -> Function:

@@ -184,6 +184,9 @@ def torchscript_code():
         yield f"unknown {number}", Case(UNSUPPORTED, with_code(test_code.files(body)))
     for name, head in test_code.SHADOWED.items():
         yield f"shadowed {name}", Case(UNSUPPORTED, with_code(test_code.files("return x", head=head)))
+    for name, (_, head) in test_code.HEADS.items():
+        net = test_code.NET.replace("  def forward", f"{head}{test_code.HELPS}  def forward")
+        yield name, Case(UNSUPPORTED, with_code(test_code.files("return x", net=net)))
     for number, changed in enumerate(test_code.UNBOUNDED):
         yield f"loop {number}", Case(UNSUPPORTED, with_code(test_code.files(test_code.end(**changed))))
     name, code = test_archive.code_member(plain())

@@ -262,6 +262,40 @@ def test_a_name_means_what_torch_takes_it_for(head):
         read(head=head)
 
 
+HELPS = "  def helps(self: __torch__.m.Net) -> int:\n    return 1\n"
+#: What torch runs though no code names it, or in the place of what the code names.
+HEADS = {
+    "hook": ("runs 'bad' around forward", '  __forward_hooks__ = ["bad", ]\n'),
+    "hook before": ("runs 'bad' around forward", '  __forward_pre_hooks__ = ["bad", ]\n'),
+    "hooks, the last of which counts": ("runs 'bad'", '  __forward_hooks__ = []\n  __forward_hooks__ = ["bad", ]\n'),
+    "unknown head": ("does not write", '  __forward_later__ = ["bad", ]\n'),
+    "value without a type": ("does not write", "  k = 1\n"),
+    "annotated hook": ("does not write", '  __forward_hooks__["0"] = Tensor\n'),
+    "attribute for a method": ("in the place", "  helps : __torch__.m.Inner\n"),
+    "attribute for forward": ("in the place", '  __annotations__["forward"] = __torch__.m.Inner\n'),
+    "attribute for hooks": ("in the place", "  _forward_hooks : __torch__.m.Inner\n"),
+    "method for hooks": ("in the place", "  def _forward_hooks(self: __torch__.m.Net) -> int:\n    return 1\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "head"), HEADS.values(), ids=HEADS)
+def test_what_runs_without_a_call(words, head):
+    read(net=NET.replace("  def forward", f"  __forward_hooks__ = []\n{HELPS}  def forward"))
+    with pytest.raises(Unsupported, match=words):
+        read(net=NET.replace("  def forward", f"{head}{HELPS}  def forward"))
+
+
+def test_what_torch_keeps_in_a_module(tmp_path):
+    import torch
+
+    path = tmp_path / "m.pt"
+    torch.jit.trace(torch.nn.Flatten().eval(), torch.ones(1, 2)).save(path)
+    kept = torch.jit.load(path).__dict__.keys()
+    assert {
+        name for name in kept if name != "_is_full_backward_hook"
+    } <= limits.KEPT  # honest files hold that one
+
+
 UNSUPPORTED = [
     "while True:\n  y = x\nreturn x", "y = True\nwhile y:\n  z = torch.relu(x)\nreturn x",
     "# type: (int) -> int\nreturn x", "return x # end", "return \\\nx", "return\tx", "return x\r",
