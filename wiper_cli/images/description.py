@@ -18,8 +18,8 @@ from wiper_cli.images.splits import Part
 
 Numbers = tuple[float, ...]
 
-#: Images that are asked first, and where that does not decide.
-FIRST, MOST = 100, 500
+#: Images that are asked first, next, and at last, each where those before do not decide.
+FIRST, MOST, ALL = 100, 500, 2000
 #: Standard errors of the difference between two accuracies on the same images: from here on one is clearly better, and
 #: below that it may as well be the other.
 CLEARLY, BARELY = 3.0, 2.0
@@ -88,7 +88,8 @@ def rival(
     usual = {**usual, "the same with red first": (mean, std)} if bgr else usual
     left = {name: numbers for name, numbers in usual.items() if bgr or differs_much(mean, std, numbers)}
     found: list[Rival] = []
-    for count, limit in ((FIRST, CLEARLY), (MOST, BARELY))[len(part) <= FIRST :]:
+    for count in (FIRST, MOST, ALL):
+        limit = CLEARLY if count == FIRST < len(part) else BARELY
         own = right((mean, std), count, bgr) if left else torch.tensor([])
         theirs = {name: right(numbers, count) for name, numbers in left.items()}
         found = [
@@ -96,4 +97,6 @@ def rival(
             for name, hits in theirs.items()
         ]
         left = {one.name: left[one.name] for one in found if one.lead > -limit}
+        if not left or len(part) <= count:
+            break
     return max((one for one in found if one.name in left), key=lambda one: one.right, default=None)
