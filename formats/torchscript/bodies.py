@@ -30,6 +30,8 @@ from formats.torchscript.words import (
 
 #: Operators with every call written out, as torch does when it loads a network, and with every loop too.
 MAX_SIZE, MAX_STEPS = 12_000, 10_000_000
+#: Lines and expressions of all kinds, written out so: lists, conditions and attributes cost torch as operators do.
+MAX_PARTS = 150_000
 #: Times that lists or strings are joined to one another: each may double their length.
 MAX_JOINS = 8
 #: Rounds of a loop over something whose length the code does not tell.
@@ -82,9 +84,11 @@ class _Value(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Operators of a function with all that it calls, operators that it runs, calls in each other, lists joined."""
+    """Operators of a function with all that it calls, lines and expressions, those that it runs, calls in each other,
+    lists joined."""
 
     size: int = 0
+    parts: int = 0
     steps: int = 0
     height: int = 0
     joins: int = 0
@@ -96,14 +100,14 @@ _ANYTHING = _Value(depth=DEEP)
 class Body:
     """What one function does.
 
-    ``size``: operators that stand in it; ``steps``: that it runs; ``joins``: of lists. ``calls``: functions by full
-    name and how often. A method is called on a variable only whose class follows from the declarations: on anything
+    ``size``: operators that stand in it; ``parts``: lines and expressions; ``steps``: those that it runs; ``joins``: of
+    lists. ``calls``: functions by full name and how often. A method is called on a variable only whose class follows from the declarations: on anything
     else its name could be one of torch's operators.
     """
 
     def __init__(self, code: Code, function: Function) -> None:
         self.code, self.function = code, function
-        self.size = self.steps = 0
+        self.size = self.parts = self.steps = 0
         self.calls: list[tuple[int, str]] = []
         self.variables: dict[str, list[_Value]] = defaultdict(list)
         for name, kind in function.parameters.items():
@@ -129,6 +133,7 @@ class Body:
         after_if = False
         for cursor, below in blocks(self.code, self.function.place, lines, lines[0].indent):
             self.rounds, self._number, self._names = rounds, 1, set()
+            self.take()
             inner, was_if, after_if = rounds, after_if, False
             if cursor.accept("if"):
                 self.expression(cursor)
@@ -237,7 +242,13 @@ class Body:
             found.append(self.expression(cursor))
         return found
 
+    def take(self) -> None:
+        """Count a line or an expression."""
+        self.parts += 1
+        self.steps += self.rounds
+
     def expression(self, cursor: Cursor) -> _Value:
+        self.take()
         word = cursor.next
         if word in ("[", "(", "{"):
             value = self.bracket(cursor)
@@ -249,6 +260,7 @@ class Body:
         else:
             value = self.named(cursor, cursor.name())
         while cursor.next in (".", "["):
+            self.take()
             if cursor.accept("."):
                 value = self.attribute(cursor, value)
             else:
@@ -344,7 +356,6 @@ class Body:
             )
         cursor.use(name)
         self.size += 1
-        self.steps += self.rounds
         outer, self._sized = self._sized, _SIZED.match(name) is not None
         given = tuple(self.arguments(cursor))
         self._sized = outer
@@ -358,7 +369,6 @@ class Body:
     def builtin(self, cursor: Cursor, name: str) -> _Value:
         cursor.use(name)
         self.size += 1
-        self.steps += self.rounds
         if name not in _TYPED and name != "getattr":
             self.arguments(cursor)
             return _Value() if name in ("int", "float", "bool") else _ANYTHING
@@ -554,20 +564,20 @@ def count(bodies: Mapping[str, Body], known: dict[str, Cost], name: str, depth: 
     if depth > MAX_CALLS:
         raise bomb(f"Functions call each other more than {MAX_CALLS} deep ({name[:200]}).", place)
     known[name] = Cost(height=MAX_CALLS)  # one that calls itself is as deep as can be
-    size, steps, height, joins = body.size, body.steps, 0, body.joins
+    size, parts, steps, height, joins = body.size, body.parts, body.steps, 0, body.joins
     for rounds, callee in body.calls:
         inner = count(bodies, known, callee, depth + 1)
-        size, steps, height = size + inner.size, steps + rounds * inner.steps, max(height, inner.height + 1)
-        joins += rounds * inner.joins
-    if size > MAX_SIZE or steps > MAX_STEPS or height > MAX_CALLS:
+        size, parts, steps = size + inner.size, parts + inner.parts, steps + rounds * inner.steps
+        height, joins = max(height, inner.height + 1), joins + rounds * inner.joins
+    if size > MAX_SIZE or parts > MAX_PARTS or steps > MAX_STEPS or height > MAX_CALLS:
         raise bomb(
-            f"{name[:200]} has {size} operators and runs {steps}, or calls functions {height} deep; {MAX_SIZE}, "
-            f"{MAX_STEPS} and {MAX_CALLS} are allowed.", place,
+            f"{name[:200]} has {size} operators and {parts} lines and expressions, runs {steps} of these, or calls "
+            f"functions {height} deep; {MAX_SIZE}, {MAX_PARTS}, {MAX_STEPS} and {MAX_CALLS} are allowed.", place,
         )  # fmt: skip
     if joins > MAX_JOINS:
         raise bomb(
             f"{name[:200]} joins lists or strings {joins} times, each of which may double them; {MAX_JOINS} times are "
             "allowed.", place,
         )  # fmt: skip
-    known[name] = Cost(size, steps, height, joins)
+    known[name] = Cost(size, parts, steps, height, joins)
     return known[name]

@@ -169,6 +169,9 @@ HOSTILE = {
     "022 tensor": ("return torch.zeros([100000, 100000])", {}),
     "022 number": ("return torch.arange(10000000000)", {}),
     "022 loops": ("for i in range(10000):\n  for j in range(10000):\n    y = torch.relu(x)\nreturn x", {}),
+    "022 loops without operators": (
+        "for i in range(10000):\n  for j in range(10000):\n    y = [x, x]\nreturn x", {}
+    ),
     "022 loops of a computed length": (
         "n = torch.mul(torch.len(torch.size(x)), 100000000)\nfor i in range(n):\n  y = torch.relu(x)\nreturn x", {}
     ),
@@ -216,6 +219,30 @@ def test_functions_that_multiply_or_nest(depth):
         head += f"def f{i}(x: Tensor) -> Tensor:\n  return {inner[:-2]}\n"
     with pytest.raises(Hostile) as caught:
         read(head=HEAD + head)
+    assert caught.value.rule == "WIPER-TS-022"
+
+
+#: The innermost of functions that call the one below them twice, none of which holds an operator.
+SMALL = {
+    "a list": "  z = [x, x]\n  return x",
+    "a condition": "  if True:\n    z = x\n  else:\n    z = x\n  return z",
+    "a part": "  z = [x, x]\n  return z[0]",
+    "nothing": "  return x",
+}
+
+
+@pytest.mark.parametrize("body", SMALL.values(), ids=SMALL)
+def test_functions_without_operators_that_multiply(body):
+    def head(depth):
+        functions = f"def f0(x: Tensor) -> Tensor:\n{body}\n"
+        for i in range(1, depth):
+            call = f"__torch__.m.f{i - 1}"
+            functions += f"def f{i}(x: Tensor) -> Tensor:\n  y = {call}(x, )\n  z = {call}(y, )\n  return z\n"
+        return HEAD + functions
+
+    read(head=head(10))
+    with pytest.raises(Hostile, match="lines and expressions") as caught:
+        read(head=head(18))
     assert caught.value.rule == "WIPER-TS-022"
 
 
