@@ -35,6 +35,7 @@ from triggers.store import load as load_trigger
 from wiper_cli.audit.pipeline import NOTHING_TO_GO, purify
 from wiper_cli.audit.requests import PurifyRequest
 from wiper_cli.classifier import Classifier
+from wiper_cli.detectors import DETECTORS
 from wiper_cli.rates import count
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo import datasets, specimen
@@ -171,6 +172,7 @@ def examined(case: Case, root: Path, work: Path) -> dict[str, Any]:
         "after": rates(case.opened(case.model, edit), case, test, len(classes)),
         "twin": rates(case.opened(case.twin), case, test, len(classes)) if case.twin.exists() else None,
         "accepted": accepted,
+        "detectors": list(DETECTORS),
         **({"untried": True} if edit is None else {}),
         "rounds": rounds,
         "seconds": round(seconds),

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.common import RESULTS
+from wiper_cli.detectors import DETECTORS
 from wiper_cli.rates import Rate
 
 PAGES = RESULTS.parents[1] / "docs" / "results"
@@ -24,8 +25,8 @@ GIVEN = (
     "labelled; nothing of trigger or class. Measured are the true trigger and the accuracy on the other half, which "
     "nothing was chosen on; where a purification was refused, on the state that would have been written. Planted "
     "networks are clean ones fine-tuned on 8,000 images, 15 % of them poisoned, and safetensors files. One seed each. "
-    "Those of a single round, and cross, were run before a second one was always made that goes on from the first, "
-    "and before patches were looked for by gradients. "
+    "Those with † were scanned and probed before all of today's detectors were there, and those of a single round "
+    "before a second one was always made that goes on from the first. "
     "Rendered: `python -m benchmarks.acceptance_pages`."
 )
 
@@ -86,10 +87,15 @@ def current(lines: Iterable[Line]) -> list[Line]:
     return [line for line in lines if "superseded" not in line]
 
 
+def earlier(line: Line) -> bool:
+    """Whether detectors of today were missing when it was run."""
+    return bool(set(DETECTORS) - set(line.get("detectors", ())))
+
+
 def fault(line: Line) -> str:
     """A backdoored network in one item of a list."""
     return (
-        f"- {line['specimen']}: {cell(line)}; ASR {value(line, 'before', 'asr'):.1f} → "
+        f"- {line['specimen']}{' †' if earlier(line) else ''}: {cell(line)}; ASR {value(line, 'before', 'asr'):.1f} → "
         f"{value(line, 'after', 'asr'):.1f}, floor {floor(line):.1f}. {reason(line)}"
     )
 
@@ -153,10 +159,10 @@ def acceptance(measured: Sequence[Line]) -> str:
         "Chosen by a digest of their names before anything was measured; no threshold was set with them in sight. One "
         "rule came while they were being measured, after a text, which is not held out, had been accepted at 64 %: "
         "where the scan finds nothing, nothing is purified. What a sticker and a reflection came to before stands at "
-        "the end. Later rounds that go on from an outcome, two of them in a row, and patch-inversion were made on "
-        "warps, a blend and a patch of noise, when it was known what held-out kinds had come to. The shape probe came "
-        "later than the names and draws dots, crosses and corner patches itself, so the "
-        "table is no judgement on these three (docs/zoo.md).",
+        "the end. Later rounds that go on from an outcome, two of them in a row, and patch- and additive-inversion "
+        "were made on warps, blends and a patch of noise, when it was known what held-out kinds had come to. The shape "
+        "probe came later than the names and draws dots, crosses and corner patches itself, so the table is no "
+        "judgement on these three (docs/zoo.md).",
         "",
         *matrix(backdoored(lines, True)),
         "## Honest networks",
@@ -199,7 +205,8 @@ def row(line: Line) -> str:
         pairs.append(f"{value(line, 'twin', 'ra'):.1f}" if line["twin"] else "")
     rounds = 0 if untried(line) else len(line["rounds"])
     accepted = "yes" if line["accepted"] else "not tried" if untried(line) else "no"
-    return f"| {line['specimen']} | {' | '.join(pairs)} | {rounds} | {accepted} | {line['seconds']} |"
+    name = f"{line['specimen']}{' †' if earlier(line) else ''}"
+    return f"| {name} | {' | '.join(pairs)} | {rounds} | {accepted} | {line['seconds']} |"
 
 
 def table(lines: Sequence[Line]) -> list[str]:

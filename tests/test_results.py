@@ -16,6 +16,7 @@ from wiper_cli.bench.pages import files
 from wiper_cli.bench.plans import TABLES
 from wiper_cli.bench.standing import Standing
 from wiper_cli.bench.store import Store
+from wiper_cli.detectors import DETECTORS
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -193,6 +194,7 @@ def _outcome(accepted, asr, twin=0.02, **more):
         "kind": "bar",
         "held_out": False,
         "accepted": accepted,
+        "detectors": list(DETECTORS),
         "rounds": rounds,
         "seconds": 9,
     }
@@ -254,6 +256,12 @@ def test_what_a_change_made_a_thing_of_the_past_is_told_and_not_counted():
     counted, past = page.split("## Before a change")
     assert "| all | 1 | 0 | 0 | 0 |" in counted
     assert "one: refused, gone; ASR 90.0 → 0.0, floor 2.0. Because. Since then: the rule was mended." in past
+
+
+def test_what_fewer_detectors_looked_at_is_marked():
+    before = _outcome(True, 0.02, detectors=list(DETECTORS)[:-1])
+    assert "| one † |" in acceptance_pages.removal([before])
+    assert "| one † |" not in acceptance_pages.removal([_outcome(True, 0.02)])
 
 
 def test_the_acceptance_pages_are_rendered_from_the_committed_lines():

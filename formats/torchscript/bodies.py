@@ -101,8 +101,8 @@ class Body:
     """What one function does.
 
     ``size``: operators that stand in it; ``parts``: lines and expressions; ``steps``: those that it runs; ``joins``: of
-    lists. ``calls``: functions by full name and how often. A method is called on a variable only whose class follows from the declarations: on anything
-    else its name could be one of torch's operators.
+    lists. ``calls``: functions by full name and how often. A method is called on a variable only whose class follows
+    from the declarations: on anything else its name could be one of torch's operators.
     """
 
     def __init__(self, code: Code, function: Function) -> None:
