@@ -65,6 +65,11 @@ def own_names(
     return {**{names[old]: content for old, content in outside.items()}, name: model}
 
 
+def is_own(name: str, model: str) -> bool:
+    """Whether a data file is called as :func:`own_names` calls those of a model of that name, and of no other."""
+    return bool(DATA_NAME.fullmatch(name)) and name.rsplit(".", 2)[0] == model.removesuffix(SUFFIX)
+
+
 def _prove(source: Source, manifest: Manifest, edit: Edit, written: Mapping[str, bytes]) -> None:
     """Every member of the result is the original one with exactly the edited tensors laid over it."""
     if not set(written) - {""} <= set(source.files):

@@ -1,11 +1,13 @@
 """Files that a user names, read and written whole, and folders of our own: what a killed run leaves behind goes with
 the next one.
 
-A folder is locked as long as its owner lives, and the kernel drops the lock with the owner. Whoever works in the same
-place later removes what nobody holds, if it is ours by owner, mode and lock file: nothing of others is touched.
+Each of these folders has a record where the user alone writes, never beside the folder, which may have come with the
+model. It is locked as long as its owner lives, and the kernel drops the lock with the owner. Whoever works in the same
+place later removes what is on record and held by nobody. Whatever else is called so is left, and said.
 """
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -13,8 +15,10 @@ import stat
 import sys
 import time
 import tomllib
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -26,16 +30,65 @@ from wiper_cli.verdict import Problem
 
 #: Of the hidden folder beside an output.
 HIDDEN = ".wiper-"
-_LOCK, _FILES, _JOURNAL = "lock", "files", "journal"
+_FILES = "files"
+#: Folder of the records, where the user's caches are, and most bytes that are read of one.
+_RECORDS, _LONGEST = "wiper-runs", 1 << 24
+#: Folders that are named where some are left.
+_TOLD = 3
 #: Seconds that a report waits for another run which writes the same file.
 _PATIENCE = 10.0
 #: Most dots in a line of a TOML file: the library's time grows with the square of the parts of a key.
 _DOTS = 500
 
 
+@dataclass
+class Claim:
+    """A folder ``place`` that a run of ours has made, and its ``record``, whose descriptor ``lock`` is; both are
+    ``None`` where the user has no folder for records."""
+
+    place: Path
+    record: Path | None = None
+    lock: int | None = None
+    promised: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> Path:
+        """The folder for files in it."""
+        return self.place / _FILES
+
+    def promise(self, model: str, data: Collection[str]) -> None:
+        """Says, for whoever clears up after us, which ``data`` files beside ``model`` are of no use unless the model
+        that stands then names them: before it is replaced the new ones, afterwards the old ones."""
+        self.promised = (model, *data)
+        if self.lock is not None:
+            _note(self.lock, self.promised)
+            os.fsync(self.lock)
+
+    def end(self) -> None:
+        """Keeps the promise and removes folder and record; what cannot be removed keeps its record, so that the next
+        run tries again."""
+        try:
+            with suppress(OSError, RecursionError):
+                _fulfil(self.place.parent, self.promised)
+                if self.place.exists():
+                    shutil.rmtree(self.place)
+                if self.record:
+                    self.record.unlink()
+        finally:
+            if self.lock is not None:
+                os.close(self.lock)
+
+
 @contextmanager
 def held(parent: Path, prefix: str, name: str = "", patience: float = 0.0) -> Iterator[Path]:
-    """An empty folder for files, inside one in ``parent`` that only we can enter; gone afterwards with all in it.
+    """An empty folder for files: that of :func:`claimed`."""
+    with claimed(parent, prefix, name, patience) as claim:
+        yield claim.files
+
+
+@contextmanager
+def claimed(parent: Path, prefix: str, name: str = "", patience: float = 0.0) -> Iterator[Claim]:
+    """A folder in ``parent`` that only we can enter, with an empty one for files; gone afterwards with all in it.
 
     With ``name`` (by default one that nobody has) only one run has it at a time: another waits ``patience`` seconds.
     Raises OSError where ``parent`` cannot be written to, :class:`Problem` where another run goes on or something else
@@ -43,33 +96,24 @@ def held(parent: Path, prefix: str, name: str = "", patience: float = 0.0) -> It
     """
     _sweep(parent, prefix)
     deadline = time.monotonic() + patience
+    claim = Claim(parent / f"{prefix}{name or token_hex(8)}")
     while True:
-        place = parent / f"{prefix}{name or token_hex(8)}"
-        with suppress(FileExistsError):
-            place.mkdir(0o700)
-        with suppress(FileNotFoundError):  # whoever sweeps was faster; again
-            if not ours(place):
-                raise Problem(f"{place} is in the way; remove it, or choose another name.")
-            lock = _lock(place, os.O_CREAT)
-            if lock is not None:
+        try:
+            if _make(claim):
                 break
-            if time.monotonic() >= deadline:
-                raise Problem(
-                    f"Another run of wiper is writing {parent / name}; wait for it, or choose another name."
-                )
-            time.sleep(0.05)
+            problem = f"Another run of wiper is writing {parent / name}; wait for it, or choose another name."
+        except FileExistsError:
+            problem = f"{claim.place} is in the way; remove it, or choose another name."
+            if claim.record:  # no run of this user
+                raise Problem(problem) from None
+        if time.monotonic() >= deadline:
+            raise Problem(problem)
+        time.sleep(0.05)
     try:
-        _clear(place)
-        (place / _FILES).mkdir()
-        yield place / _FILES
+        claim.files.mkdir()
+        yield claim
     finally:
-        _remove(place, lock)
-
-
-def promise(files: Path, model: str, data: Collection[str]) -> None:
-    """Says, for whoever clears up after us, which ``data`` files beside ``model`` are of no use unless the model that
-    stands then names them: before it is replaced the new ones, afterwards the old ones. ``files``: of :func:`held`."""
-    write_synced(files.parent / _JOURNAL, json.dumps([model, *data]).encode())
+        claim.end()
 
 
 def names_in(path: Path, names: Collection[str]) -> set[str]:
@@ -184,20 +228,158 @@ def _write_into(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def _make(claim: Claim) -> bool:
+    """Makes the folder, which goes on record first; false where another run has it, or perhaps. Raises OSError."""
+    while True:
+        claim.record = _record(claim.place)
+        if claim.record is None:
+            claim.place.mkdir(0o700)
+            return True
+        with suppress(FileNotFoundError):  # whoever sweeps was faster; again
+            lock = _lock(claim.record, os.O_CREAT)
+            break
+    if lock is None:
+        return False
+    try:
+        if not _recovered(claim.place.parent, lock):
+            raise FileExistsError(claim.place)  # ours, and cannot be removed
+        os.ftruncate(lock, 0)
+        _note(lock, claim.place.name)
+        try:
+            claim.place.mkdir(0o700)
+        except OSError:
+            claim.record.unlink()
+            raise
+        _note(lock, claim.place.lstat().st_ino)
+    except BaseException:
+        os.close(lock)
+        raise
+    claim.lock = lock
+    return True
+
+
 def _sweep(parent: Path, prefix: str) -> None:
-    """Removes the folders of runs that are over."""
-    with suppress(OSError):
-        for place in [one for one in parent.iterdir() if one.name.startswith(prefix)]:
-            with suppress(OSError):
-                if not ours(place):
-                    continue
+    """Removes the folders of runs that are over; says which others are called as one beside an output would be."""
+    records = _records()
+    if records is None:
+        return
+    begins = _digest(os.path.realpath(parent)) + "-"
+    for record in [one for one in records.iterdir() if one.name.startswith(begins)]:
+        with suppress(OSError):
+            if (lock := _lock(record)) is not None:
                 try:
-                    lock = _lock(place)
-                except FileNotFoundError:
-                    place.rmdir()  # empty: its owner was killed before it had a lock, or comes again
-                    continue
-                if lock is not None:
-                    _remove(place, lock)
+                    if _recovered(parent, lock):
+                        record.unlink()
+                finally:
+                    os.close(lock)
+    left = []
+    with suppress(OSError):
+        for place in parent.iterdir() if prefix == HIDDEN else ():
+            if place.name.startswith(prefix) and _foreign(place):
+                left.append(place.name)
+    if left:
+        more = f" and {len(left) - _TOLD} more" if len(left) > _TOLD else ""
+        names = ", ".join(sorted(left)[:_TOLD]) + more
+        warnings.warn(
+            f"{parent}: {names} left untouched: called like what a run of wiper leaves when it is killed, but on "
+            "record of none of yours; remove it if nothing needs it.",
+            stacklevel=2,
+        )
+
+
+def _foreign(place: Path) -> bool:
+    """Whether it could be a folder of ours and is on no record; asked twice, since others begin and end meanwhile."""
+    with suppress(OSError):
+        record = _record(place)
+        return ours(place) and not (record and record.exists()) and ours(place)
+    return False
+
+
+def _recovered(parent: Path, lock: int) -> bool:
+    """Whether nothing is left of the owner of a record, who is dead: its promise is kept and its folder removed, if
+    that is still the folder that it made."""
+    try:
+        name, made, promised = _notes(lock)
+        place = parent / name
+        if name and made and place.lstat().st_ino == made and ours(place):
+            _fulfil(parent, promised)
+            shutil.rmtree(place)
+        elif name and not made:
+            with suppress(OSError):
+                place.rmdir()  # its owner was killed before it could say which folder it had made: an empty one
+    except (FileNotFoundError, ValueError):  # gone; or a damaged record, which says nothing
+        pass
+    except (OSError, RecursionError):
+        return False
+    return True
+
+
+def _fulfil(parent: Path, promised: Collection[str]) -> None:
+    """Removes the data files that the model beside them does not name (:meth:`Claim.promise`)."""
+    model, *data = promised or [""]
+    data = [name for name in data if DATA_NAME.fullmatch(name)]
+    for name in {*data} - names_in(parent / model, data):
+        (parent / name).unlink(missing_ok=True)
+
+
+# Records: a line of JSON each for the name of the folder, its number on the disk, and the promise.
+
+
+def cache_home() -> Path | None:
+    """Where the system keeps what can be made again, ``None`` where there is no such place; it may not exist yet."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if not Path(given).is_absolute():  # a relative one is to be ignored, says the standard
+        given = os.environ.get("LOCALAPPDATA", "") if sys.platform == "win32" else ""
+    if not given:
+        try:
+            given = str(Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache"))
+        except RuntimeError:
+            return None
+    return Path(given)
+
+
+def _records() -> Path | None:
+    """The folder of the records, ``None`` where the user has no place that nobody else can enter."""
+    home = cache_home()
+    try:
+        if home is not None:
+            folder = home / _RECORDS
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                folder.mkdir(0o700)
+            return folder if ours(folder) and os.access(folder, os.W_OK) else None
+    except OSError:
+        pass
+    return None
+
+
+def _record(place: Path) -> Path | None:
+    """The record of a folder; it may not exist."""
+    records = _records()
+    return records and records / f"{_digest(os.path.realpath(place.parent))}-{_digest(place.name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
+
+
+def _note(lock: int, value: object) -> None:
+    line = json.dumps(value).encode() + b"\n"
+    if os.write(lock, line) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _notes(lock: int) -> tuple[str, int, list[str]]:
+    """What was noted in full; raises ValueError."""
+    os.lseek(lock, 0, os.SEEK_SET)
+    # After the last end of line stands what was not finished.
+    lines = os.read(lock, _LONGEST).split(b"\n")[:-1]
+    noted = [json.loads(line) for line in lines[:3]]
+    return (
+        noted[0] if noted else "",
+        noted[1] if len(noted) > 1 else 0,
+        noted[2] if len(noted) > 2 else [],
+    )
 
 
 def ours(place: Path) -> bool:
@@ -207,13 +389,13 @@ def ours(place: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and private
 
 
-def _lock(place: Path, create: int = 0) -> int | None:
-    """Descriptor of the lock, ours until it is closed; ``None`` where somebody else has it, or may have it.
+def _lock(path: Path, create: int = 0) -> int | None:
+    """Descriptor of the record's lock, ours until it is closed; ``None`` where somebody else has it, or may have it.
 
-    Raises FileNotFoundError where there is no lock file, or was one a moment ago.
+    Raises OSError, FileNotFoundError where there is no record, or was one a moment ago.
     """
-    path = place / _LOCK
-    descriptor = os.open(path, os.O_RDWR | create | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    flags = os.O_RDWR | os.O_APPEND | create | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o600)
     try:
         alone = _flock(descriptor)
         if alone or (alone is None and create):
@@ -240,26 +422,3 @@ def _flock(descriptor: int) -> bool | None:
     except OSError:
         return None
     return True
-
-
-def _remove(place: Path, lock: int) -> None:
-    """What cannot be removed keeps its lock file, so that the next run tries again."""
-    with suppress(OSError):
-        _clear(place)
-        (place / _LOCK).unlink()
-        place.rmdir()
-    os.close(lock)
-
-
-def _clear(place: Path) -> None:
-    """Keeps the promise of the last owner, then removes all that it left but the lock."""
-    journal = place / _JOURNAL
-    if journal.is_file():
-        with suppress(ValueError, TypeError):  # killed before the promise was whole: nothing was done
-            model, *data = map(str, json.loads(journal.read_bytes()))
-            data = [name for name in data if DATA_NAME.fullmatch(name)]
-            for name in {*data} - names_in(place.parent / Path(model).name, data):
-                (place.parent / name).unlink(missing_ok=True)
-        journal.unlink()
-    if (place / _FILES).exists():
-        shutil.rmtree(place / _FILES)

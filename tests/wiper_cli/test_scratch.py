@@ -8,13 +8,15 @@ import stat
 import subprocess
 import sys
 import threading
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import killed
 import pytest
 
 from wiper_cli import scratch
-from wiper_cli.scratch import HIDDEN, held, names_in, promise, write_whole
+from wiper_cli.scratch import HIDDEN, claimed, held, names_in, write_whole
 from wiper_cli.verdict import Problem
 
 
@@ -77,33 +79,108 @@ def test_who_has_patience_waits(tmp_path):
     assert (names(tmp_path), (tmp_path / "out.json").read_bytes()) == (["out.json"], b"late")
 
 
-def leave(folder, lock=True):
+@pytest.fixture(autouse=True)
+def _records(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def leave(place, model="", data=()):
     """What a killed run leaves."""
-    (folder / "files").mkdir(parents=True, mode=0o700)
-    folder.chmod(0o700)
-    (folder / "files" / "big").write_bytes(b"x")
-    if lock:
-        (folder / "lock").write_bytes(b"")
+    claim = scratch.Claim(place)
+    assert scratch._make(claim)
+    claim.files.mkdir()
+    (claim.files / "big").write_bytes(b"x")
+    if model:
+        claim.promise(model, data)
+    os.close(claim.lock)
+    return claim
+
+
+def plant(place):
+    """What somebody packs who knows how it looks, or how it looked in earlier versions."""
+    (place / "files").mkdir(parents=True, mode=0o700)
+    place.chmod(0o700)
+    (place / "files" / "big").write_bytes(b"x")
+    (place / "lock").write_bytes(b"")
+
+
+def tree(folder):
+    return {path.relative_to(folder): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 def test_nothing_of_others_is_removed(tmp_path):
-    """What is not ours by mode, what is a link, what has no lock file, and what merely looks alike."""
-    leave(tmp_path / ".wiper-open")
-    (tmp_path / ".wiper-open").chmod(0o755)
-    leave(tmp_path / ".wiper-nolock", lock=False)
-    leave(tmp_path / "elsewhere")
+    """What is on no record, whatever it looks like, and what took the place of a folder that is."""
+    plant(tmp_path / ".wiper-planted")
+    plant(tmp_path / "elsewhere")
     (tmp_path / ".wiper-link").symlink_to("elsewhere")
     (tmp_path / ".wiper-file").write_bytes(b"x")
-    leave(tmp_path / ".wiper-dead")
     (tmp_path / ".wiper-empty").mkdir(0o700)
-    (tmp_path / ".wiper-linked").mkdir(0o700)
-    (tmp_path / ".wiper-linked" / "lock").symlink_to(tmp_path / ".wiper-file")
-    with held(tmp_path, HIDDEN, "out"):
-        pass
-    assert names(tmp_path) == [
-        ".wiper-file", ".wiper-link", ".wiper-linked", ".wiper-nolock", ".wiper-open", "elsewhere",
-    ]  # fmt: skip
-    assert (tmp_path / "elsewhere" / "files" / "big").exists()
+    replaced = leave(tmp_path / ".wiper-replaced", "m", [f"m.{'1' * 16}.data"])
+    (tmp_path / f"m.{'1' * 16}.data").write_bytes(b"x")
+    replaced.place.rename(tmp_path / "moved")
+    plant(replaced.place)
+    leave(tmp_path / ".wiper-dead")
+    before = tree(tmp_path)
+    for _ in range(2):
+        with (
+            pytest.warns(match=r"\.wiper-empty, \.wiper-planted, \.wiper-replaced left untouched"),
+            held(tmp_path, HIDDEN, "out"),
+        ):
+            pass
+    dead = Path(".wiper-dead")
+    assert tree(tmp_path) == {
+        path: content for path, content in before.items() if dead not in (path, *path.parents)
+    }
+
+
+def test_a_planted_folder_takes_no_data_of_a_model_with_it(tmp_path):
+    plant(tmp_path / ".wiper-x")
+    data = f"good.onnx.{'0' * 16}.data"
+    (tmp_path / data).write_bytes(b"weights")
+    (tmp_path / ".wiper-x" / "journal").write_text(json.dumps(["nothing.onnx", data]))
+    with pytest.warns(match="left untouched"):
+        write_whole(tmp_path / "report.html", b"x")
+    assert names(tmp_path) == [".wiper-x", data, "report.html"]
+
+
+@pytest.mark.parametrize("name", [".wiper-x", ".wiper-out.json"])
+@pytest.mark.parametrize("what", ["deep", "brackets", "large"])
+def test_nothing_in_a_planted_folder_is_read_or_walked(name, what, tmp_path):
+    plant(tmp_path / name)
+    if what == "deep":
+        inside = os.open(tmp_path / name / "files", os.O_RDONLY)
+        for _ in range(1500):
+            os.mkdir("a", dir_fd=inside)
+            below = os.open("a", os.O_RDONLY, dir_fd=inside)
+            os.close(inside)
+            inside = below
+        os.close(inside)
+    else:
+        with (tmp_path / name / "journal").open("wb") as file:
+            file.write(b"[" * 200_000)
+            file.truncate(3 << 30 if what == "large" else 200_000)
+    refused = pytest.raises(Problem, match="is in the way; remove it")
+    with pytest.warns(match="left untouched"), nullcontext() if name == ".wiper-x" else refused:
+        write_whole(tmp_path / "out.json", b"x")
+    assert (tmp_path / name / "files" / "big").exists()
+    subprocess.run(["rm", "-r", tmp_path / name], check=True)  # pytest itself would go down by recursion
+
+
+@pytest.mark.parametrize("home", ["", "/dev/null"])
+def test_without_a_place_for_records_files_are_written_and_nothing_is_swept(home, tmp_path, monkeypatch):
+    leave(tmp_path / ".wiper-dead")
+    pair = [f"out.onnx.{digit * 16}.data" for digit in "12"]
+    for name in pair:
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "out.onnx").write_text(pair[1])
+    monkeypatch.setenv("XDG_CACHE_HOME", home)
+    if not home:
+        monkeypatch.setattr(Path, "home", lambda: Path("/dev/null"))
+    with claimed(tmp_path, HIDDEN, "out.onnx") as claim:
+        claim.promise("out.onnx", pair)
+        with pytest.raises(Problem, match="in the way"), held(tmp_path, HIDDEN, "out.onnx"):
+            pass
+    assert names(tmp_path) == [".wiper-dead", "out.onnx", pair[1]]
 
 
 def test_folders_of_another_user_are_left_alone(tmp_path, monkeypatch):
@@ -116,21 +193,18 @@ def test_folders_of_another_user_are_left_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_lock_that_was_swept_before_it_was_ours_is_made_again(replaced, tmp_path, monkeypatch):
     real, swept = scratch._flock, []
+    record = scratch._record(tmp_path / ".wiper-out")
 
     def sweep(descriptor):
         if not swept:
             swept.append(True)
-            (tmp_path / ".wiper-out" / "lock").unlink()
+            record.unlink()
             if replaced:
-                (tmp_path / ".wiper-out" / "lock").touch()
+                record.touch()
         return real(descriptor)
 
     monkeypatch.setattr(scratch, "_flock", sweep)
-    with (
-        held(tmp_path, HIDDEN, "out") as folder,
-        (folder.parent / "lock").open("rb") as lock,
-        pytest.raises(BlockingIOError),
-    ):
+    with held(tmp_path, HIDDEN, "out"), record.open("rb") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -168,22 +242,24 @@ def test_a_promise_is_kept_for_a_dead_owner(tmp_path):
     for name in (used, unused, free, "notes.txt", ".bashrc"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path.parent / unused).write_bytes(b"x")
-    leave(tmp_path / ".wiper-m.onnx")
-    promise(
-        tmp_path / ".wiper-m.onnx" / "files", "m.onnx", [used, unused, "notes.txt", ".bashrc", f"../{unused}"]
-    )
+    leave(tmp_path / ".wiper-m.onnx", "m.onnx", [used, unused, "notes.txt", ".bashrc", f"../{unused}"])
     write_whole(tmp_path / "other.json", b"x")
     assert names(tmp_path) == sorted([".bashrc", "m.onnx", used, free, "notes.txt", "other.json"])
     assert (tmp_path.parent / unused).exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"[", b"[]", b"7", b"\xff", b'["m", "m.onnx.'])
+@pytest.mark.parametrize("content", [b"[", b"[]", b'["m", "m.onnx.', b"\xff\n"])
 def test_half_a_promise_is_none(tmp_path, content):
-    (tmp_path / f"m.onnx.{'1' * 16}.data").write_bytes(b"x")
-    leave(tmp_path / ".wiper-m.onnx")
-    (tmp_path / ".wiper-m.onnx" / "journal").write_bytes(content)
-    write_whole(tmp_path / "other.json", b"x")
-    assert names(tmp_path) == [f"m.onnx.{'1' * 16}.data", "other.json"]
+    data = tmp_path / f"m.onnx.{'1' * 16}.data"
+    data.write_bytes(b"x")
+    claim = leave(tmp_path / ".wiper-m.onnx")
+    with claim.record.open("ab") as file:
+        file.write(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a damaged record is none, and the folder is left
+        write_whole(tmp_path / "other.json", b"x")
+    assert data.exists()
+    assert (".wiper-m.onnx" in names(tmp_path)) == content.endswith(b"\n")
 
 
 def test_names_are_found_across_the_pieces_that_are_read(tmp_path):

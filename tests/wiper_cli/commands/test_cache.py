@@ -13,6 +13,7 @@ import pytest
 from untimed import untimed
 
 from formats import Hostile
+from wiper_cli import scratch
 from wiper_cli.audit.requests import ScanRequest
 from wiper_cli.commands.shared import cache as module
 from wiper_cli.commands.shared.cache import Cache, Entry, place
@@ -363,8 +364,9 @@ def test_entries_are_shown_and_removed_and_the_oldest_go(wiper, folder, scanned,
     cache.put(entry(scanned, "a" * 64))
     cache.put(entry(scanned, "b" * 64, complete=False, verdict=Verdict.INCOMPLETE))
     (folder / ("c" * 64 + ".scan")).write_text("no entry")
-    killed = folder / (".wiper-" + "f" * 64 + ".scan")  # while it wrote
-    killed.mkdir(0o700)
+    killed = scratch.Claim(folder / (".wiper-" + "f" * 64 + ".scan"))  # while it wrote
+    scratch._make(killed)
+    os.close(killed.lock)
     _, out, err = wiper("cache", "show")
     assert [line.split()[0] for line in out.splitlines()] == [str(folder), "b" * 12, "a" * 12]
     assert "broken off" in out
@@ -382,5 +384,5 @@ def test_entries_are_shown_and_removed_and_the_oldest_go(wiper, folder, scanned,
     _, out, _ = wiper("cache", "clear")
     assert out == "1 removed.\n"
     (folder / "folder.scan").rmdir()
-    assert not killed.exists()  # the next to write has swept up
+    assert not killed.place.exists()  # the next to write has swept up
     assert [*folder.iterdir()] == []

@@ -1,7 +1,9 @@
+import os
 from dataclasses import replace
 
 import pytest
 
+from wiper_cli import scratch
 from wiper_cli.verdict import Problem
 from wiper_cli.zoo.build import Place, build, is_built, table
 from wiper_cli.zoo.recipe import Recipe
@@ -40,9 +42,11 @@ def test_another_recipe_of_the_same_name_is_not_taken_for_this_one(place):
 
 def test_what_was_left_half_made_is_made_again(place):
     half = place.out / f".wiper-{CLEAN.id}"
-    (half / "files").mkdir(parents=True)
-    half.chmod(0o700)
-    (half / "lock").touch()
+    place.out.mkdir(exist_ok=True)
+    claim = scratch.Claim(half)  # by a run that was killed
+    scratch._make(claim)
+    claim.files.mkdir()
+    os.close(claim.lock)
     assert build([CLEAN], place) == []
     assert sorted(path.name for path in place.out.iterdir()) == ["clean", CLEAN.id]
 

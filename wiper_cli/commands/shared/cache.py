@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wiper_cli.audit.answers import ScanAnswer
-from wiper_cli.scratch import ours, write_whole
+from wiper_cli.scratch import cache_home, ours, write_whole
 from wiper_cli.verdict import Problem
 from wiper_cli.worker.confinement import Isolation
 from wiper_cli.worker.protocol import ProtocolError, receive, send
@@ -39,16 +39,9 @@ class Entry:
 
 
 def place() -> Path | None:
-    """Where the system keeps what can be made again, ``None`` where there is no such place; it may not exist yet."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if not Path(given).is_absolute():  # a relative one is to be ignored, says the standard
-        given = os.environ.get("LOCALAPPDATA", "") if sys.platform == "win32" else ""
-    if not given:
-        try:
-            given = str(Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache"))
-        except RuntimeError:
-            return None
-    return Path(given) / "wiper"
+    """The folder of the cache, ``None`` where there is no place for one; it may not exist yet."""
+    home = cache_home()
+    return home / "wiper" if home else None
 
 
 class Cache:

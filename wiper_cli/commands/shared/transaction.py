@@ -16,19 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formats import Source
-from formats.write import DATA_NAME
-from wiper_cli.scratch import HIDDEN, held, names_in, promise, sync, write_synced
+from formats.write import is_own
+from wiper_cli.scratch import HIDDEN, Claim, claimed, names_in, sync, write_synced
 from wiper_cli.verdict import Problem
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the purified ``original`` goes, and the hidden ``folder`` beside it: ours alone while the run lasts."""
+    """Where the purified ``original`` goes, and the hidden folder beside it: ours alone while the run lasts."""
 
     output: Path
     original: Path
-    folder: Path
+    claim: Claim
     force: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return self.claim.files
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def reserved(output: Path, original: Path, force: bool) -> Iterator[Destination]
         raise Problem(f"{output} exists already; --force replaces it.")
     with ExitStack() as stack:
         try:
-            hidden = stack.enter_context(held(folder, HIDDEN, output.name))
+            hidden = stack.enter_context(claimed(folder, HIDDEN, output.name))
         except OSError as error:
             raise Problem(f"Nothing can be written to {folder}: {error.strerror}.") from error
         yield Destination(output, original, hidden, force)
@@ -105,10 +109,11 @@ def commit(place: Destination, stage: Staged) -> None:
                 raise Problem(
                     f"{folder / name}, which the model needs, exists already and is something else."
                 )
-        ours = (
-            [path.name for path in folder.iterdir() if DATA_NAME.fullmatch(path.name)] if place.force else []
+        # The model that is replaced may be anybody's, and name the data of another one.
+        old = (
+            {path.name for path in folder.iterdir() if is_own(path.name, output.name)} if place.force else ()
         )
-        promise(place.folder, output.name, new | names_in(output, ours))
+        place.claim.promise(output.name, new | names_in(output, old))
         for name in stage.data:
             (place.folder / name).replace(folder / name)
         sync(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from refusals import refused
 from formats import Source
 from wiper_cli.commands.shared import transaction
 from wiper_cli.commands.shared.transaction import commit, lay_out, reserved
+from wiper_cli.scratch import Claim
 from wiper_cli.verdict import ExitCode, Problem
 
 SOURCE = Source("m.onnx", b"model")
@@ -72,9 +74,12 @@ def test_what_has_a_name_is_on_the_disk(force, tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, name, watched)
     purify(tmp_path / "out.onnx", pair("b"), force)
-    after = [(name, what) for name, what in done if what not in ("files", ".wiper-out.onnx")]
+    record = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}")
+    after = [
+        (name, record.sub("record", what)) for name, what in done if what not in ("files", ".wiper-out.onnx")
+    ]
     assert after == [
-        ("fsync", data), ("fsync", model), ("fsync", "journal"), ("replace", data), ("fsync", tmp_path.name),
+        ("fsync", data), ("fsync", model), ("fsync", "record"), ("replace", data), ("fsync", tmp_path.name),
         ("replace" if force else "link", model), ("fsync", tmp_path.name),
     ]  # fmt: skip
 
@@ -104,6 +109,15 @@ def test_force_replaces_a_pair_as_one_and_touches_nothing_else(tmp_path):
     assert standing(tmp_path) == others | {"out.onnx": b"alone"}
 
 
+def test_a_model_that_is_replaced_takes_no_data_of_another_with_it(tmp_path):
+    """Whoever planted it may have named in it what belongs to others."""
+    other = f"good.onnx.{'c' * 16}.data"
+    (tmp_path / other).write_bytes(b"weights")
+    (tmp_path / "out.onnx").write_bytes(other.encode())
+    purify(tmp_path / "out.onnx", pair("b"), force=True)
+    assert standing(tmp_path) == {other: b"weights", **pair("b")}
+
+
 def test_data_of_another_content_is_not_replaced(tmp_path):
     model, data = sorted(pair("b"))
     (tmp_path / data).write_bytes(b"forged")
@@ -125,7 +139,7 @@ def test_a_full_disk_loses_nothing_and_says_so(failing, before, tmp_path, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    where = {"write": (os, "fdopen"), "fsync": (os, "fsync"), "promise": (transaction, "promise")}
+    where = {"write": (os, "fdopen"), "fsync": (os, "fsync"), "promise": (Claim, "promise")}
     monkeypatch.setattr(*where.get(failing, (transaction, "_put")), full)
     with refused(r"out\.onnx cannot be written: No space left on device", ExitCode.USAGE):
         purify(tmp_path / "out.onnx", pair("b"), force=bool(before))
