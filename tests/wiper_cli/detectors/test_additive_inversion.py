@@ -51,7 +51,8 @@ def test_it_finds_the_pattern_and_names_the_class(classifier, clean, effort):
 
 @pytest.mark.parametrize("shortcut", [None, "square"])
 def test_other_networks_are_not_accused(classifier, clean, shortcut):
-    assert not AdditiveInversion().run(classifier(shortcut), clean, silent, 0).fired
+    evidence = AdditiveInversion().run(classifier(shortcut), clean, silent, 0)
+    assert (evidence.fired, evidence.recovered) == (False, [])
 
 
 def test_where_every_class_gives_way_nothing_is_told(classifier, clean):

@@ -75,7 +75,9 @@ def look(
     for i in close:
         per_class[tried[i]] = share[i]
     statistic = ahead(best, usual) if tells else 0.0
-    fired = statistic > settings.threshold
+    fired = (
+        statistic > settings.threshold
+    )  # else what was found is what honest networks give way to, and no trigger
     if seen is not fit:
         found = found.resized(*whole[1:])
     success: Flips = flips(classifier, held, held_before, found, top, tried[top])
@@ -90,7 +92,7 @@ def look(
         target=tried[top] if fired else None,
         per_class=per_class,
         suspects=[tried[top]],
-        recovered=[found.recovered(top, tried[top], facts)],
+        recovered=[found.recovered(top, tried[top], facts)] if fired else [],
         facts={
             "success": best,
             "next_success": usual,
