@@ -305,31 +305,33 @@ _PICTURES = (
 )  # fmt: skip
 
 
-#: Most entries of folders that links lead to; after that nothing is granted.
-_MOST_LINKED = 100_000
+#: Most entries of folders that links lead to, most of all, and how deep folders lie in each other, as in folders of
+#: images (:mod:`wiper_cli.images.listing`): after that nothing is granted.
+_MOST_LINKED, _MOST, _DEEPEST = 100_000, 4_000_000, 32
 
 
 def _linked(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
     """Rights for what links below ``paths`` lead to, since Landlock looks at where a file lies and not at how it was
     reached: pictures and the names in folders, so that a link in a folder of images opens nothing else."""
-    waiting, seen, count = [(path, False) for path in paths if os.path.isdir(path)], set[str](), 0  # noqa: PTH112
-    while waiting:
-        path, outside = waiting.pop()
-        folder = os.path.realpath(path)
-        if folder in seen or (outside and folder.startswith(("/proc", "/sys", "/dev"))):
+    waiting = [(os.path.realpath(path), False, 0) for path in paths if os.path.isdir(path)]  # noqa: PTH112
+    seen, linked, count = set[str](), 0, 0
+    for folder, outside, depth in waiting:  # which grows: the shallowest first
+        if folder in seen or depth > _DEEPEST or (outside and folder.startswith(("/proc", "/sys", "/dev"))):
             continue
         seen.add(folder)
         if outside:
             yield folder, _READ_FOLDER
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                linked = outside or entry.is_symlink()
-                count += linked
-                if count > _MOST_LINKED:
+                link = entry.is_symlink()
+                linked, count = linked + (link or outside), count + 1
+                if linked > _MOST_LINKED or count > _MOST:
                     return
                 if entry.is_dir():
-                    waiting.append((entry.path, linked))
-                elif linked and entry.is_file() and _is_picture(entry.path):
+                    # What is no link lies where its folder lies; to ask of each takes time with the square of depth.
+                    place = os.path.realpath(entry.path) if link else entry.path
+                    waiting.append((place, link or outside, depth + 1))
+                elif (link or outside) and entry.is_file() and _is_picture(entry.path):
                     yield entry.path, _READ_FILE
 
 

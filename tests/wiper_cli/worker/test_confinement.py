@@ -475,6 +475,28 @@ def test_links_open_pictures_and_names_within_bounds(tmp_path, monkeypatch):
     assert picture not in granted()
 
 
+def test_folders_in_each_other_and_many_entries_end_within_bounds(tmp_path, monkeypatch):
+    """What lies deeper than images may, or behind too many entries, is not looked at, and paths are resolved once."""
+    picture = tmp_path / "outside" / "picture"
+    picture.parent.mkdir()
+    picture.write_bytes(b"GIF8")
+    folders = [tmp_path / "given"]
+    for _ in range(300):
+        folders.append(folders[-1] / "a")
+    folders[-1].mkdir(parents=True)
+    (folders[32] / "within").symlink_to(picture)
+    (folders[33] / "beyond").symlink_to(picture)
+    resolved, looked = [], []
+    realpath, scandir = os.path.realpath, os.scandir
+    monkeypatch.setattr(os.path, "realpath", lambda path: resolved.append(path) or realpath(path))
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or scandir(path))
+    granted = [Path(path).name for path, _ in confinement._linked([str(folders[0])])]
+    assert (granted, len(looked), len(resolved)) == (["within"], 33, 1)
+    monkeypatch.setattr(confinement, "_MOST", 20)
+    looked.clear()
+    assert (list(confinement._linked([str(folders[0])])), len(looked)) == ([], 21)
+
+
 def test_packages_that_a_folder_only_links_to_are_found(tmp_path):
     store, site = tmp_path / "store", tmp_path / "site"
     for package in ("whole", "by_file", "own"):
