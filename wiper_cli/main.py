@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import launcher
@@ -62,10 +62,7 @@ def main() -> NoReturn:
     """
     sys.path[:] = launcher.safe_path()
     signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A character that the terminal's encoding lacks is no reason to lose a report.
-            stream.reconfigure(errors="replace")
+    _streams()
     warnings.showwarning = _warn
     try:
         launcher.check_packages()
@@ -93,16 +90,71 @@ def main() -> NoReturn:
         code = _say(str(error), ExitCode.USAGE)
     except BrokenPipeError:
         # The reader of stdout went away; it has what it wanted.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.OK
     except Exception as error:
         if os.environ.get("WIPER_DEBUG"):
             raise
         sentence = f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where."
-        if isinstance(error, OSError) and error.filename:
-            sentence = f"{error.filename} cannot be used: {error.strerror}."
+        if isinstance(error, OSError) and error.strerror:
+            what = error.filename or "A stream, perhaps standard output,"
+            sentence = f"{what} cannot be used: {error.strerror}."
         code = _say(sentence, ExitCode.USAGE)
+    if not _flushed():  # told by now; as Python ends it would be tried again, and change the exit code
+        _discard(sys.stdout)
     sys.exit(int(code or 0))
+
+
+def _flushed() -> bool:
+    """Whether standard output takes what was written to it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+class _Unheeded(io.TextIOWrapper):
+    """Standard error, on which nothing depends: where it cannot be written, the exit code still counts."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            _discard(self)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            _discard(self)
+
+
+def _discard(stream: IO[str]) -> None:
+    """From now on what is written there goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _streams() -> None:
+    """Standard streams that can be used, whatever they were given as: full, closed, or of a poor encoding."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file to be opened would take its place
+            os.open(os.devnull, os.O_RDWR)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+    error = sys.stderr
+    if error is sys.__stderr__ and isinstance(error, io.TextIOWrapper):
+        binary = open(error.fileno(), "wb", closefd=False)  # noqa: SIM115
+        sys.stderr = _Unheeded(binary, error.encoding, "replace", line_buffering=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A character that the terminal's encoding lacks is no reason to lose a report.
+            stream.reconfigure(errors="replace")
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -75,3 +75,35 @@ def test_a_package_that_was_overwritten_is_one_sentence(tmp_path, content, reaso
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"wiper: {tmp_path / 'formats' / '__init__.py'} is imported as 'formats'")
     assert reason in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")  # noqa: PTH110
+@pytest.mark.parametrize(
+    ("arguments", "streams", "code"),
+    [
+        (["rules"], "2>/dev/full", 0),
+        (["rules"], ">&-", 0),
+        (["rules"], "2>&-", 0),
+        (["rules"], "<&- >&- 2>&-", 0),
+        (["inspect", "--static", "none.onnx"], "2>/dev/full", 2),
+        (["inspect", "--static", "none.onnx"], ">&-", 2),
+        (["inspect", "--static", "none.onnx"], "2>&-", 2),
+        (["report", "none.json"], "2>/dev/full", 2),
+        (["--none"], "2>/dev/full", 2),
+        (["rules"], ">/dev/full", 2),
+        (["inspect", "--static", ROOT / "examples/digits/twin.safetensors"], "2>/dev/full", 0),
+        (["inspect", "--static", ROOT / "examples/digits/twin.safetensors"], ">&-", 0),
+        (["inspect", "--static", ROOT / "examples/digits/twin.safetensors"], "2>&-", 0),
+    ],
+)
+def test_streams_that_cannot_be_written_change_no_exit_code(arguments, streams, code, tmp_path):
+    call = [sys.executable, "-m", "wiper_cli.main", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shell = ["sh", "-c", f'exec "$@" {streams}', "sh", *call]
+    done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done
+    assert "nternal failure" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert bool(done.stderr) == (
+        ">/dev/full" in streams.split() or (streams == ">&-" and arguments != ["rules"])
+    )
