@@ -7,12 +7,13 @@ A folder of one model, as hubs lay it out, counts as one. The parent process lis
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from formats import FormatError
 from formats.hub import SUFFIXES, holds_one, model_in
+from formats.safetensors.shards import SUFFIX
 from wiper_cli.commands.shared.remote import Address, Place
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker.confinement import Bounds
@@ -26,8 +27,12 @@ _BATCH = 500
 _FAILURES = 32
 #: What is said of a file by its name alone is worth a report of why it was not examined.
 _NAMED = (*SUFFIXES, ".ckpt", ".pkl", ".pt2", ".ort", ".tflite", ".h5", ".keras", ".mar")
-#: Part of a model, as huggingface_hub calls it.
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$", re.ASCII)
+#: What describes a model in the folder of a hub, and is no model: nobody need hear of it.
+_DESCRIBING = re.compile(
+    r"(readme|licen[cs]e|notice|copying|citation)(\..*)?|\.git(attributes|ignore)|(tokenizer|spiece)\.model"
+    r"|.*\.(json|jsonl|md|txt|ya?ml|toml|csv|tsv|png|jpe?g|gif|webp|svg|pdf)",
+    re.ASCII | re.IGNORECASE,
+)
 #: Names that are told of those skipped for one reason.
 _TOLD = 3
 
@@ -57,7 +62,7 @@ def models_in(folder: Path, sort: Sort) -> Found:
     Raises :class:`Problem` where there are too many entries to look at.
     """
     found = Found(folder)
-    listed = _Listing(folder, found)
+    listed = _Listing(folder, found, sort)
     listed.visit(folder, 0)
     found.models += [folder / name for name in _told_apart(folder, listed.files, found.skipped, sort)]
     found.models.sort(key=lambda path: path.parts)
@@ -78,8 +83,9 @@ def expanded(path: Place, sort: Sort, say: Callable[[str], None]) -> Sequence[Pl
 class _Listing:
     """What lies below ``root``: files in ``files`` by their names there, folders of one model in ``found``."""
 
-    def __init__(self, root: Path, found: Found) -> None:
-        self.root, self.found, self.real = root, found, Path(os.path.realpath(root))
+    def __init__(self, root: Path, found: Found, sort: Sort) -> None:
+        self.root, self.found, self.sort = root, found, sort
+        self.real = Path(os.path.realpath(root))
         self.files: list[str] = []
         self.left = MOST
 
@@ -125,12 +131,28 @@ class _Listing:
         self.found.models.append(model)
         reason = f"lies in the folder of {model.relative_to(self.root)}"
         # Of a cache, or where exporters put ONNX files, the model lies further below.
-        for folder in [above for above in model.parents if above.is_relative_to(place)]:
-            for path in sorted(folder.iterdir()):
-                other = path.name.lower().endswith(_NAMED) and not _SHARD.search(path.name)
-                if not model.is_relative_to(path) and (other or path.is_dir()):
-                    self._skip(path, "is what snapshots link to" if _blobs(path) else reason)
+        folders = [above for above in model.parents if above.is_relative_to(place)]
+        others = [path for folder in folders for path in sorted(folder.iterdir())]
+        beside = [
+            path
+            for path in others
+            if not model.is_relative_to(path) and (path.is_dir() or not _DESCRIBING.fullmatch(path.name))
+        ]
+        parts = self._parts(model) if beside else ()
+        for path in beside:
+            if path not in parts:
+                self._skip(path, "is what snapshots link to" if _blobs(path) else reason)
         return True
+
+    def _parts(self, model: Path) -> Collection[Path]:
+        """Files beside a model that are examined with it."""
+        index = model.name.endswith(SUFFIX)
+        if not index and not model.name.lower().endswith(".onnx"):
+            return ()
+        (told,) = _sorted(self.root, [str(model.relative_to(self.root))], self.sort).values()
+        # A file that is called like a model may be one to others, whatever an ONNX file takes from it.
+        own = [name for name in told.parts if index or not name.lower().endswith(_NAMED)]
+        return [model.parent / name for name in own]
 
     def _passed_over(self, path: Path) -> str:
         """Why nobody looks into it; empty where somebody does."""

@@ -104,6 +104,39 @@ def test_nothing_lies_beside_the_model_of_a_hub_without_a_word(models):
     assert sorted(skipped) == sorted(["a/blobs", "a/refs", "a/sub", *(set(beside) - {beside[0], beside[4]})])
 
 
+def test_whatever_is_called_somehow_beside_the_model_of_a_hub_is_said(models, wiper, child):
+    """Parts that no index names, names without an end; what describes the model is not worth a word."""
+    put(models / "model.safetensors", "model.safetensors")
+    usual = [
+        "config.json",
+        "README.md",
+        ".gitattributes",
+        "LICENSE",
+        "vocab.txt",
+        "tokenizer.model",
+        "TOKENIZER.JSON",
+    ]
+    evil = ["evil-00001-of-00001.bin", "evil-00001-of-00001.safetensors", "modeling.py", "training_args"]
+    for name in usual + evil:
+        (models / name).write_text("{}")
+    reason = "lies in the folder of model.safetensors"
+    assert models_in(models, sort).skipped == {reason: evil}
+    code, _, err = wiper("inspect", models, "--static")
+    assert code == 0
+    assert f"skipped {', '.join(evil[:3])} and 1 more: {reason}." in err
+
+
+def test_parts_of_the_model_of_a_hub_are_examined_with_it(models):
+    put(models / "model-00001-of-00002.safetensors", "model.safetensors")
+    shutil.copy(models / "model-00001-of-00002.safetensors", models / "odd.safetensors")
+    shutil.copy(models / "model-00001-of-00002.safetensors", models / "model-00002-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "odd.safetensors"}}
+    (models / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = models_in(models, sort)
+    assert names(found) == ["model.safetensors.index.json"]
+    assert [*found.skipped.values()] == [["model-00002-of-00002.safetensors"]]
+
+
 def test_no_link_leads_out_and_none_leads_round(models, tmp_path):
     put(models / "a.onnx")
     put(tmp_path / "outside.onnx")
