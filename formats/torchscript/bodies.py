@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from formats.errors import Hostile, Unsupported
@@ -28,10 +28,6 @@ from formats.torchscript.words import (
     undefined,
 )
 
-#: Operators with every call written out, as torch does when it loads a network, and with every loop too.
-MAX_SIZE, MAX_STEPS = 12_000, 10_000_000
-#: Lines and expressions of all kinds, written out so: lists, conditions and attributes cost torch as operators do.
-MAX_PARTS = 150_000
 #: Times that lists or strings are joined to one another: each may double their length.
 MAX_JOINS = 8
 #: Rounds of a loop over something whose length the code does not tell.
@@ -57,7 +53,22 @@ _LISTS = {
     for name in names.split()
 }  # fmt: skip
 #: Operators that make a list or a string out of several.
-_JOINING = frozenset({"torch.add", "torch.add_", "torch.extend", "torch.mul", "torch.mul_", "torch.format"})
+_JOINING = frozenset(
+    {
+        "torch.add",
+        "torch.add_",
+        "torch.extend",
+        "torch.mul",
+        "torch.mul_",
+        "torch.format",
+        "torch.append",
+        "torch.insert",
+    }
+)
+#: What makes a list of values that stay as they are, or puts one more into it.
+_HOLDING = frozenset({"[", "torch.append", "torch.insert"})
+#: Lists in lists of which several in one list count as joined: all that is nested is written out in a text.
+_NESTED = 3
 #: Copies of a list in the code that count for nothing.
 _COPIES = 1024
 #: Kinds of values whose depth is found out in the end.
@@ -81,17 +92,6 @@ class _Value(NamedTuple):
     depth: int = 0
     rule: str = ""
     parts: tuple[_Value, ...] = ()
-
-
-class Cost(NamedTuple):
-    """Operators of a function with all that it calls, lines and expressions, those that it runs, calls in each other,
-    lists joined."""
-
-    size: int = 0
-    parts: int = 0
-    steps: int = 0
-    height: int = 0
-    joins: int = 0
 
 
 _ANYTHING = _Value(depth=DEEP)
@@ -120,6 +120,7 @@ class Body:
         self._read: list[tuple[Cursor, str, str]] = []
         self._called: list[tuple[Cursor, int, str, str]] = []
         self._joined: list[tuple[int, str, tuple[_Value, ...]]] = []
+        self._given: list[_Value] = []
         self._depths: dict[str, int] = {}
         self._stores = False
         self.block(function.body, 1, 0)
@@ -285,14 +286,14 @@ class Body:
         closing = {"[": "]", "(": ")", "{": "}"}[cursor.next]
         cursor.at += 1
         elements, value, count = 1, _Value(), 0
-        parts: dict[_Value, None] = {}
+        parts: list[_Value] = []
         while not cursor.accept(closing):
             value, count = self.expression(cursor), count + 1
             if closing == "}":
                 cursor.expect(":")
-                self.expression(cursor)
+                parts.append(self.expression(cursor))
             elif value.depth or value.rule or value.kind in _FOLLOWED:
-                parts[value] = None
+                parts.append(value)
             elif value.kind == "number":
                 elements *= max(1, int(value.name))
             single = cursor.next == closing and count == 1
@@ -302,9 +303,11 @@ class Body:
             raise bomb(f"The code asks for a tensor of {elements} elements ({cursor.place}).", cursor.place)
         if closing == ")" and count == 1 and single:
             return value
+        self._joined.append((self.rounds, "[", tuple(parts)))
         if closing == "}":
             return _ANYTHING
-        return _Value("literal", str(count), depth=1, rule="more" if parts else "", parts=tuple(parts))
+        own = tuple(dict.fromkeys(parts))
+        return _Value("literal", str(count), depth=1, rule="more" if parts else "", parts=own)
 
     def subscript(self, cursor: Cursor) -> None:
         cursor.expect("[")
@@ -341,7 +344,7 @@ class Body:
             self._read.append((cursor, name, ""))
             return _Value("name", name)
         if name in self.variables:
-            self.arguments(cursor)
+            self._given += self.arguments(cursor)
             self._called.append((cursor, self.rounds, name, ""))
             return _Value("called", of=name)
         return self.builtin(cursor, name)
@@ -409,13 +412,15 @@ class Body:
         if member is not None and member.base == "Enum" and name.rpartition(".")[2] in member.constants:
             return _Value("object", name.rpartition(".")[0])
         if cls is not None and cls.base == "NamedTuple" and cursor.next == "(":
-            self.arguments(cursor)
+            given = self.arguments(cursor)
+            self._given += given
+            self._joined.append((self.rounds, "[", tuple(given)))
             return _Value("object", name, depth=DEEP)
         if function is None:
             raise undefined(cursor.place, name)
         if cursor.next != "(":
             return _Value("function", name)
-        self.arguments(cursor)
+        self._given += self.arguments(cursor)
         self.calls.append((self.rounds, name))
         return _typed(function.returns)
 
@@ -429,7 +434,7 @@ class Body:
         if cursor.next != "(":
             self._read.append((cursor, value.name, name))
             return _Value("attribute", name, value.name)
-        self.arguments(cursor)
+        self._given += self.arguments(cursor)
         self._called.append((cursor, self.rounds, value.name, name))
         return _Value("result", name, value.name)
 
@@ -461,19 +466,22 @@ class Body:
                 )
             self.calls += [(rounds, function) for function in functions]
         check_types(self.code, self._types)
+        #: A text that comes in as a parameter does not leave, but for the message of an error.
+        self._keeps = not (self.function.returns.depth or self._stores or any(map(self.made, self._given)))
         self.joins = sum(rounds * self.joined(name, given) for rounds, name, given in self._joined)
 
     def joined(self, name: str, given: Sequence[_Value]) -> int:
         """How often the longest of some lists or strings is doubled at most; what is added of the code's own is as long
         as the code."""
         depths = [self.depth(one) for one in given]
+        if name in _HOLDING:
+            return int(
+                sum(n >= _NESTED and not self.quoted(one) for n, one in zip(depths, given, strict=True)) > 1
+            )
         grows = name in ("torch.extend", "torch.add_")  # the variable holds another list from then on
         own = [one.kind == "literal" if grows else self.written(one) for one in given]
         if name == "torch.format":
-            # A text that comes in as a parameter does not leave, but for the message of an error.
-            inside = not self.function.returns.depth and not self._stores
-            own = [mine or (inside and one.name in self.function.parameters and len(self.variables[one.name]) == 1)
-                   for mine, one in zip(own, given, strict=True)]  # fmt: skip
+            own = [mine or (self._keeps and self.taken(one)) for mine, one in zip(own, given, strict=True)]
             strings = any(depth == DEEP and not mine for depth, mine in zip(depths, own, strict=True))
             return len(given).bit_length() if strings else 0
         if name not in ("torch.mul", "torch.mul_"):
@@ -482,6 +490,22 @@ class Body:
             return 0
         times = next((int(one.name) for one in given if one.kind == "number"), 1 << (MAX_JOINS // 2))
         return 0 if any(own) and times <= _COPIES else times.bit_length()
+
+    def quoted(self, value: _Value) -> bool:
+        """Whether a value is a text that stands in the code."""
+        values = self.variables[value.name] if value.kind == "name" else [value]
+        return all(one.kind == "literal" and not one.name for one in values)
+
+    def taken(self, value: _Value) -> bool:
+        """Whether a value is what came in as a parameter."""
+        return value.name in self.function.parameters and len(self.variables[value.name]) == 1
+
+    def made(self, value: _Value) -> bool:
+        """Whether a value may be a text that was made here."""
+        if self.written(value) or self.taken(value):
+            return False
+        cls = self.code.classes.get(self.object(value, 0))
+        return self.depth(value) == DEEP and (cls is None or cls.base == "NamedTuple")
 
     def written(self, value: _Value) -> bool:
         """Whether a list or string stands in the code as it is."""
@@ -553,31 +577,3 @@ def _assigned(words: Sequence[str]) -> set[str]:
     if words[0] == "for":
         return {words[1]}
     return set(words[: words.index("=")]) if "=" in words else set()
-
-
-def count(bodies: Mapping[str, Body], known: dict[str, Cost], name: str, depth: int = 0) -> Cost:
-    """What a function costs with all that it calls; raises Hostile (WIPER-TS-022) where that is too much."""
-    if name in known:
-        return known[name]
-    body = bodies[name]
-    place = body.function.place
-    if depth > MAX_CALLS:
-        raise bomb(f"Functions call each other more than {MAX_CALLS} deep ({name[:200]}).", place)
-    known[name] = Cost(height=MAX_CALLS)  # one that calls itself is as deep as can be
-    size, parts, steps, height, joins = body.size, body.parts, body.steps, 0, body.joins
-    for rounds, callee in body.calls:
-        inner = count(bodies, known, callee, depth + 1)
-        size, parts, steps = size + inner.size, parts + inner.parts, steps + rounds * inner.steps
-        height, joins = max(height, inner.height + 1), joins + rounds * inner.joins
-    if size > MAX_SIZE or parts > MAX_PARTS or steps > MAX_STEPS or height > MAX_CALLS:
-        raise bomb(
-            f"{name[:200]} has {size} operators and {parts} lines and expressions, runs {steps} of these, or calls "
-            f"functions {height} deep; {MAX_SIZE}, {MAX_PARTS}, {MAX_STEPS} and {MAX_CALLS} are allowed.", place,
-        )  # fmt: skip
-    if joins > MAX_JOINS:
-        raise bomb(
-            f"{name[:200]} joins lists or strings {joins} times, each of which may double them; {MAX_JOINS} times are "
-            "allowed.", place,
-        )  # fmt: skip
-    known[name] = Cost(size, parts, steps, height, joins)
-    return known[name]

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from formats.errors import Hostile, Unsupported
-from formats.torchscript.bodies import Body, Cost, count
+from formats.torchscript.bodies import Body
+from formats.torchscript.cost import Cost, count
 from formats.torchscript.words import (
     MAX_CODE,
     RESERVED,

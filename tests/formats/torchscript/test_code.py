@@ -151,6 +151,23 @@ def doubling(first, then):
     return f"{first}\n" + f"{then}\n" * 9 + "return x"
 
 
+def handed(call, kind="str", made="y", text="x"):
+    """Functions that double a text and hand it on to the next."""
+    functions = f"def s0(x: {kind}) -> int:\n  return 1\n"
+    for i in range(1, 10):
+        functions += (
+            f'def s{i}(x: {kind}) -> int:\n  y = torch.format("{{}}{{}}", {text}, {text})\n'
+            f"  z = {call}{i - 1}({made}, )\n  return z\n"
+        )
+    return functions
+
+
+def nested(line):
+    """A list of two lists, each of which is one."""
+    lines = (line.format(i=i, j=i + 1) for i in range(20))
+    return "\n".join(["l0 = [x, x]", *lines, 'm = torch.format("{}", l20)'])
+
+
 HOSTILE = {
     "014 state": ("return x", {"head": HEAD.replace("def forward(self", "def __setstate__(self", 1)}),
     "019 default argument": ("return x", {"head": HEAD.replace("p: float=0.5", "p: float=torch.rand([1])")}),
@@ -199,6 +216,18 @@ HOSTILE = {
     "022 lists of an attribute": (doubling("i = self.inner", "i.sizes = torch.add(i.sizes, i.sizes)"), {}),
     "022 texts": (doubling('s = "a"', "s = torch.add(s, s)"), {}),
     "022 texts that are filled in": (doubling('s = torch.format("a")', 's = torch.format("{}{}", s, s)'), {}),
+    "022 texts that are handed on": ("y = __torch__.m.s9(\"a\", )\nreturn x", {"head": HEAD + handed("__torch__.m.s")}),
+    "022 texts that are handed on in a pair": (
+        "y = __torch__.m.s9(\"a\", )\nreturn x",
+        {"head": HEAD + "class Texts(NamedTuple):\n  text : str\n"
+         + handed("__torch__.m.s", "__torch__.m.Texts", "__torch__.m.Texts(y)", "(x).text")}
+    ),
+    "022 lists in lists": (nested("l{j} = [l{i}, l{i}]") + "\nreturn x", {}),
+    "022 lists in pairs": (nested("l{j} = (l{i}, l{i})") + "\nreturn x", {}),
+    "022 lists in dictionaries": (nested('l{j} = {{"a": l{i}, "b": l{i}}}') + "\nreturn x", {}),
+    "022 lists put into lists": (
+        nested("l{j} = [l{i}]\ntorch.append(l{j}, l{i})") + "\nreturn x", {}
+    ),
     "022 length": ("\n".join(["y = torch.relu(x)"] * 60_000), {}),
 }  # fmt: skip
 
