@@ -95,6 +95,15 @@ _GRAPH = (
         "were measured were moved twenty-six times at most. Low where the answers do not follow.",
         _CUT,
     ),
+    _graph(
+        11, Severity.MEDIUM, "A branch on how the network is run was not examined",
+        "A condition or the length of a loop asks for the size of the images or of the batch, a dtype, the device or a "
+        "setting of torch, and something else is computed where the answer differs. Only one side was run here, with "
+        "the images, the dtype and the device of this scan, and nothing found says nothing of the other. Conditions "
+        "that only raise an error are none. A few honest exports of scripts have some, as those that resize images of "
+        "other sizes.",
+        "Read the condition, and ask for the source code. Export the network by tracing, which keeps one side.",
+    ),
 )  # fmt: skip
 
 _TABLE = (

@@ -64,6 +64,9 @@ class Branches:
         if self.reason and judged.verdict == Verdict.NO_FINDING:
             sentence = f"No verdict: the graph could not be audited: {self.reason} {judged.sentence}"
             return Verdict.INCOMPLETE, sentence
+        unseen = next((one for one in self.findings if one.rule == "WIPER-G11"), None)
+        if unseen and judged.verdict == Verdict.NO_FINDING:
+            return Verdict.INCOMPLETE, f"No verdict: {unseen.message} {judged.sentence}"
         return judged.verdict, judged.sentence
 
     def confirm(self, served: Served, images: Tensor, names: Sequence[str], report: Reporter) -> Branches:

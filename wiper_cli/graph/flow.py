@@ -36,6 +36,11 @@ def _few(span: Span) -> bool:
     return len(range(start, stop or 0, step or 1)) <= FEW
 
 
+def branches(node: Node) -> bool:
+    """Whether a node runs one of several parts of the graph, or one some number of times."""
+    return node.operator.rpartition("::")[2] in ("If", "Loop")
+
+
 class Flow:
     """A dataflow restricted to the tainted nodes from which the logits are computed.
 
@@ -142,6 +147,20 @@ class Flow:
         while node not in (above, -1):
             yield node
             node = self.dominator[node]
+
+    def behind(self, nodes: Iterable[int], conditions: bool = True) -> set[int]:
+        """``nodes`` and all that they are computed from, what no pixel changes included. ``conditions``: also what
+        decides which part of the graph computes them."""
+        met = set(nodes)
+        queue = [*met]
+        while queue:
+            node = self[queue.pop()]
+            for one in node.inputs if conditions or not branches(node) else node.data:
+                self._spend(1)
+                if one not in met:
+                    met.add(one)
+                    queue.append(one)
+        return met
 
     def above(self, node: int) -> set[int]:
         """``node`` and all that it is computed from."""

@@ -1,4 +1,4 @@
-"""Rules G1 to G9: what no honest graph has (errors), and what few have (worth a look). No torch.
+"""Rules G1 to G9 and G11: what no honest graph has (errors), and what few have (worth a look). No torch.
 
 What an *activation* is made of is no step: comparisons and choices that decide about each value behind the first
 weighted layer by that value alone, as a leaky rectifier written out.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formats.dataflow import Node, Span
-from wiper_cli.graph.flow import Flow
+from wiper_cli.graph.flow import Flow, branches
 from wiper_cli.verdict import Severity
 
 #: A logit's factor beyond this, and a one-hot vector whose other entries spread by less than this share of it (G6).
@@ -32,6 +32,24 @@ SIMILAR = 0.2
 _POINTWISE = frozenset({"pointwise", "step", "choose", "view", "add", "scale"})
 _AVERAGING = frozenset({"view", "concat", "add", "scale", "reduce", "pick", "pointwise"})
 _CHANNELWISE = frozenset({"view", "add", "scale", "pick"})
+#: What code asks that the examination tries both ways.
+_TRIED = frozenset({"is_grad_enabled", "requires_grad"})
+#: Words of a condition that are shown in each other.
+_WORDS = 4
+#: What leaves every value as it is.
+_IDLE = frozenset(
+    {
+        "Identity",
+        "Squeeze",
+        "Unsqueeze",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "detach",
+        "clone",
+        "unchecked_cast",
+    }
+)
 _BEFORE_STEM = frozenset({"view", "concat", "add", "scale", "pick", "input"})
 
 
@@ -272,6 +290,48 @@ def _late_joins(flow: Flow) -> Iterator[Hit]:
             )
 
 
+def _deployment(flow: Flow) -> Iterator[Hit]:
+    """Conditions and loops that no pixel decides but how the network is run: one of their sides is never seen here."""
+    for n in sorted(flow.behind([flow.output], conditions=False)):
+        node = flow[n]
+        if not branches(node) or any(one in flow.parents for one in node.control):
+            continue
+        asked = [flow[one] for one in flow.behind(node.control)]
+        open_ones = {
+            one.operator.rpartition("::")[2]
+            for one in asked
+            if one.role == "shape" or not (one.inputs or one.role in ("stored", "input"))
+        }
+        open_ones |= {"device" for one in asked if one.role == "stored" and one.place == "device"}
+        if open_ones - _TRIED and len({_meant(flow, one) for one in node.data} - {None}) > 1:
+            message = (
+                f"A branch was not examined: {_called(node)} asks how the network is run "
+                f"({_words(flow, node.control[-1])[:120]}), and computes something else where the answer is another."
+            )
+            yield Hit("WIPER-G11", Severity.MEDIUM, message, (n,) if n in flow.parents else (), n)
+
+
+def _meant(flow: Flow, n: int) -> int | None:
+    """The value that a condition has on each side that does not end in an error; ``None`` where all do."""
+    while (kind := flow[n].operator.rpartition("::")[2]) == "If" or kind in _IDLE:
+        sides = [one for one in flow[n].data if flow[one].operator != "prim::Uninitialized"]
+        if kind == "If" and len({*sides}) != 1:
+            break
+        n = sides[0]
+    return None if kind == "Uninitialized" else n
+
+
+def _words(flow: Flow, n: int, level: int = 0) -> str:
+    """A condition as code: ``eq(size(input, 0), 1000)``."""
+    node = flow[n]
+    if node.role == "stored":
+        values = node.values
+        return f"{values.item():g}" if values is not None and values.size == 1 else node.place[:40]
+    name = node.operator.rpartition("::")[2]
+    inner = ", ".join(_words(flow, one, level + 1) for one in node.inputs[:3]) if level < _WORDS else "…"
+    return f"{name}({inner})" if node.inputs else name
+
+
 def _remarks(flow: Flow) -> Iterator[Hit]:
     for node in flow.dataflow.nodes:
         if node.role == "random":
@@ -283,7 +343,8 @@ def _remarks(flow: Flow) -> Iterator[Hit]:
 
 
 _CHECKS: Sequence[Callable[[Flow], Iterator[Hit]]] = (
-    _value_decides, _steps, _past_the_weights, _stem, _heads, _constants, _windows, _late_joins, _remarks,
+    _value_decides, _steps, _past_the_weights, _stem, _heads, _constants, _windows, _late_joins, _deployment,
+    _remarks,
 )  # fmt: skip
 
 

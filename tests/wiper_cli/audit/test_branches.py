@@ -168,6 +168,15 @@ def test_a_graph_that_cannot_be_followed_leaves_no_verdict(heard, tmp_path):
     assert sentence.startswith("No verdict: the graph could not be audited: ")
 
 
+def test_a_branch_that_was_not_examined_leaves_no_clean_verdict():
+    unseen = Finding("WIPER-G11", Severity.MEDIUM, "A branch was not examined: If 'y' asks.")
+    verdict, sentence = Branches(None, (unseen,)).weigh(NOTHING)
+    assert verdict is Verdict.INCOMPLETE
+    assert sentence == "No verdict: A branch was not examined: If 'y' asks. No finding: none."
+    fired = replace(NOTHING, verdict=Verdict.SUSPICIOUS, sentence="Suspicious: 3.")
+    assert Branches(None, (unseen,)).weigh(fired) == (Verdict.SUSPICIOUS, "Suspicious: 3.")
+
+
 def test_branch_and_detectors_are_told_together():
     fired = replace(NOTHING, verdict=Verdict.SUSPICIOUS, sentence="Suspicious: class 3.", findings=(BRANCH,))
     both = Branches(findings=(BRANCH,)).weigh(fired)

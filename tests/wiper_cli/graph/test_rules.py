@@ -228,6 +228,90 @@ def test_scripted_code_of_honest_networks_is_none(net):
     assert errors(met(as_bytes(torch.jit.script(net().eval())))) == set()
 
 
+class OnLargeImages(Scripted):
+    def forward(self, x):
+        y = self.fc(self.features(x))
+        if x.size(2) > 40:
+            y = torch.roll(y, [1], [1])
+        return y
+
+
+class OnHalf(Scripted):
+    def forward(self, x):
+        y = self.fc(self.features(x))
+        return -y if x.dtype == torch.float16 else y
+
+
+class OnCuda(Scripted):
+    """By a number that the logits are multiplied by."""
+
+    def forward(self, x):
+        factor = 1.0
+        if x.device.type == "cuda":
+            factor = -1.0
+        return self.fc(self.features(x)) * factor
+
+
+class OnManyImages(Scripted):
+    """In place, below two conditions."""
+
+    def forward(self, x):
+        y = self.fc(self.features(x))
+        if x.dim() == 4 and len(x) == 1000:
+            y.mul_(-1.0)
+        return y
+
+
+class OnAutocast(Scripted):
+    def forward(self, x):
+        y = self.fc(self.features(x))
+        if torch.is_autocast_enabled():
+            y = -y
+        return y
+
+
+class InTurns(Scripted):
+    """As often as there are thousands of images."""
+
+    def forward(self, x):
+        y = self.fc(self.features(x))
+        for _ in range(len(x) // 1000):
+            y = -y
+        return y
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (OnLargeImages, "2), 40)"), (OnHalf, "dtype("), (OnCuda, "device("), (OnManyImages, "1000"),
+        (OnAutocast, "is_autocast_enabled"), (InTurns, "1000"),
+    ],
+)  # fmt: skip
+def test_a_branch_on_how_the_network_is_run_is_told(net, words):
+    hits = met(as_bytes(torch.jit.script(net().eval())))
+    assert (hits["G11"].severity, errors(hits)) == (Severity.MEDIUM, set())
+    assert words in hits["G11"].message
+
+
+class Checked(Scripted):
+    """Raises for what does not fit, and does the same with and without gradients."""
+
+    def forward(self, x):
+        if x.dim() != 4 or x.size(1) != 3:
+            raise ValueError("four axes")
+        y = x.contiguous() if x.size(2) == 32 else x
+        if not torch.jit.is_scripting():
+            y = -y
+        if self.training:
+            y = torch.flip(y, [2])
+        return self.fc(self.features(y))
+
+
+@pytest.mark.parametrize("net", [LeakyByHand, Averaged, Checked])
+def test_conditions_that_change_nothing_are_not_told(net):
+    assert "G11" not in met(as_bytes(torch.jit.script(net().eval())))
+
+
 def test_logits_that_no_pixel_changes_are_remarked():
     chain = "Shape x > s; Gather s i > n | axis=0; Cast n > c | to=1; MatMul c w > y"
     hits = of(chain, i=np.array([1]), w=array(0, 1, 4))
