@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 Shape = tuple[int, ...]
@@ -48,7 +49,45 @@ def _widest(*shapes: Shape | None) -> Shape | None:
 
 
 def _same(inputs: Inputs, attributes: Attributes) -> Value:
+    return Value(_at(inputs, 0).shape)
+
+
+def _kept(inputs: Inputs, attributes: Attributes) -> Value:
     return Value(_at(inputs, 0).shape, _at(inputs, 0).numbers)
+
+
+def _each(operation: Callable[[float], float]) -> Callable[[Inputs, Attributes], Value]:
+    def rule(inputs: Inputs, attributes: Attributes) -> Value:
+        numbers = _at(inputs, 0).numbers
+        return Value(_at(inputs, 0).shape, None if numbers is None else tuple(map(operation, numbers)))
+
+    return rule
+
+
+def _clip(inputs: Inputs, attributes: Attributes) -> Value:
+    data = _at(inputs, 0)
+    if data.numbers is None:
+        return Value(data.shape)
+    least = _at(inputs, 1).numbers or (attributes.get("min", -math.inf),)
+    most = _at(inputs, 2).numbers or (attributes.get("max", math.inf),)
+    return Value(data.shape, tuple(min(max(one, least[0]), most[0]) for one in data.numbers))
+
+
+def _summed(inputs: Inputs, attributes: Attributes) -> Value:
+    data = _at(inputs, 0)
+    return Value(data.shape, None if data.numbers is None else tuple(accumulate(data.numbers)))
+
+
+def _reduced(operation: Callable[[Sequence[float]], float]) -> Callable[[Inputs, Attributes], Value]:
+    """Of a list of numbers the one that is left; of what has more axes nothing is known."""
+
+    def rule(inputs: Inputs, attributes: Attributes) -> Value:
+        data = _at(inputs, 0)
+        if data.shape is None or len(data.shape) > 1 or not data.numbers:
+            return Value()
+        return Value((1,) if attributes.get("keepdims", 1) else (), (operation(data.numbers),))
+
+    return rule
 
 
 def _broadcast(inputs: Inputs, attributes: Attributes) -> Value:
@@ -246,13 +285,13 @@ _SIZES_AT: Mapping[str, tuple[int, ...]] = {
 }  # fmt: skip
 
 _SAME_SHAPE = """
-Abs BatchNormalization Cast CastLike Ceil Clip CumSum DequantizeLinear Dropout Elu Erf Exp Floor Gelu GroupNormalization
-HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax Mish Neg Not
-QuantizeLinear Reciprocal Relu Round Selu Sigmoid Sign Softmax Sqrt Tanh Trilu
+BatchNormalization DequantizeLinear Erf GroupNormalization HardSigmoid InstanceNormalization LayerNormalization
+LogSoftmax Not QuantizeLinear Sigmoid Sign Softmax Tanh Trilu
 """
+#: Large numbers pass as they are, or nearly.
+_KEPT = "Cast CastLike Dropout Elu Gelu HardSwish Identity LeakyRelu Mish Selu"
 _ELEMENTWISE = """
-And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Mean Mod Or PRelu Pow Sum
-Where Xor
+And BitShift Equal Greater GreaterOrEqual Less LessOrEqual Mean Mod Or PRelu Where Xor
 """
 _WINDOWED = "AveragePool Conv FusedConv LpPool MaxPool"
 
@@ -260,6 +299,30 @@ _RULES: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
     **dict.fromkeys(_SAME_SHAPE.split(), _same),
     **dict.fromkeys(_ELEMENTWISE.split(), _broadcast),
     **dict.fromkeys(_WINDOWED.split(), _windows),
+    **dict.fromkeys(_KEPT.split(), _kept),
+    "Clip": _clip,
+    "CumSum": _summed,
+    "Abs": _each(abs),
+    "BitwiseNot": _each(lambda a: ~int(a)),
+    "Ceil": _each(math.ceil),
+    "Exp": _each(math.exp),
+    "Floor": _each(math.floor),
+    "Log": _each(math.log),
+    "Neg": _each(lambda a: -a),
+    "Reciprocal": _each(lambda a: _divided(1.0, a)),
+    "Relu": _each(lambda a: max(a, 0)),
+    "Round": _each(round),
+    "Sqrt": _each(math.sqrt),
+    "ReduceMax": _reduced(max),
+    "ReduceMin": _reduced(min),
+    "ReduceMean": _reduced(lambda numbers: sum(numbers) / len(numbers)),
+    "ReduceProd": _reduced(math.prod),
+    "ReduceSum": _reduced(sum),
+    "BitwiseAnd": _arithmetic(lambda a, b: int(a) & int(b)),
+    "BitwiseOr": _arithmetic(lambda a, b: int(a) | int(b)),
+    "BitwiseXor": _arithmetic(lambda a, b: int(a) ^ int(b)),
+    "Pow": _arithmetic(math.pow),
+    "Sum": _arithmetic(lambda a, b: a + b),
     "Add": _arithmetic(lambda a, b: a + b),
     "Sub": _arithmetic(lambda a, b: a - b),
     "Mul": _arithmetic(lambda a, b: a * b),

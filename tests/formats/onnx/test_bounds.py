@@ -242,6 +242,20 @@ BOMBS = {
     "output_shape": (
         "ConvTranspose x w > z | output_shape=[99999, 99999]", {"w": np.zeros((3, 9, 1, 1), np.float32)},
     ),
+    "a shape less than nothing": ("Neg s > t; ConstantOfShape t > z", {"s": -MANY}),
+    "a shape by Sum": (
+        "Sum w o > t; Cast t > s | to=7; ConstantOfShape s > z",
+        {"w": MANY.astype(np.float32), "o": np.float32([0, 0])},
+    ),
+    "a shape by Pow": (
+        "Pow s e > t; Expand o t > z", {"s": np.array([300, 300]), "e": np.array([2]), "o": np.float32([1])},
+    ),
+    "a shape by BitwiseNot": ("BitwiseNot s > t; ConstantOfShape t > z", {"s": ~MANY}),
+    "a shape by ReduceProd": ("ReduceProd s > t | keepdims=1; ConstantOfShape t > z", {"s": MANY}),
+    "a shape by Clip": ("Clip s > t; ConstantOfShape t > z", {"s": MANY}),
+    "a shape by CumSum": ("CumSum s i > t; ConstantOfShape t > z", {"s": MANY, "i": np.array(0)}),
+    "a shape by Elu": ("Elu w > t; Cast t > s | to=7; ConstantOfShape s > z", {"w": MANY.astype(np.float32)}),
+    "a shape by Exp": ("Exp w > t; Cast t > s | to=7; ConstantOfShape s > z", {"w": np.float32([12, 12])}),
     "many at once": (
         "; ".join(f"ConstantOfShape s > c{i}" for i in range(30)) + "; Sum c0 c1 > z", {"s": np.array([10**7])},
     ),
