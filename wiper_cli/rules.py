@@ -264,8 +264,10 @@ _HOSTILE = (
     Rule(
         id="WIPER-PKL",
         title="A pickled checkpoint would do harm when it is loaded",
-        means="The pickle names a function that runs code, opens files or connects, which no state dict needs: "
-        "`torch.load(..., weights_only=False)` would import and call it. It was read as data, and nothing of it ran.",
+        means="The pickle names a function that runs code, opens files or connects, which no state dict needs, or "
+        "calls one that is not known to do neither: `torch.load(..., weights_only=False)` would import and call it. It "
+        "was read as data, and nothing of it ran. Where functions are merely unknown, as those of other libraries "
+        "than torch and numpy, `wiper convert` writes the tensors all the same.",
         do="Do not load the file anywhere. Ask its author for safetensors.",
         severity=Severity.CRITICAL,
         cwe=(502, 506),

@@ -39,13 +39,15 @@ _LITTLE = "little"
 @dataclass(frozen=True)
 class Converted:
     """``data``: the safetensors file. ``place``: where its tensors stood. ``left_out``: what else there was, in words.
-    ``called``: what loading the pickle would have called, by name, beside what makes tensors."""
+    ``called``: what loading the pickle would have called, by name, beside what makes tensors,
+    ``unknown``: what of it is not known to make values alone."""
 
     data: bytes
     tensors: int
     place: str
     left_out: tuple[str, ...]
     called: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
 def is_checkpoint(data: bytes) -> bool:
@@ -76,7 +78,8 @@ def convert(data: bytes, key: str = "") -> Converted:
     total = sum(one.elements * DTYPES[one.dtype].size for one in tensors.values())
     if total > MOST_TIMES * len(data):
         raise Unsupported("The checkpoint's tensors repeat what is stored and would fill a much larger file.")
-    return Converted(_packed(tensors, records), len(tensors), place, tuple(left), tuple(pickle.called))
+    data = _packed(tensors, records)
+    return Converted(data, len(tensors), place, tuple(left), tuple(pickle.called), tuple(pickle.unknown))
 
 
 def _archived(data: bytes) -> tuple[Pickle, Mapping[str, memoryview]]:
@@ -135,7 +138,8 @@ def _in_a_row(data: bytes) -> tuple[Pickle, Mapping[str, memoryview]]:
         records[key] = view[end + 8 : end + 8 + size]
         end += 8 + size
     called = {name: None for one in found for name in one.called}
-    return Pickle(value, end, called), records
+    unknown = {name: None for one in found for name in one.unknown}
+    return Pickle(value, end, called, unknown), records
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -17,7 +18,7 @@ from formats.dtypes import DTYPES
 from formats.errors import Hostile, Unreadable, Unsupported
 
 #: What no checkpoint needs, one id each; ids are stable and never reused.
-RULES = {"WIPER-PKL-001": "A pickle names a function that runs code, opens files or connects."}
+RULES = {"WIPER-PKL-001": "A pickle names a function that runs code, opens files or connects, or may do so."}
 
 MAX_INSTRUCTIONS = 20_000_000
 MAX_ELEMENTS = 1 << 40
@@ -62,6 +63,38 @@ _PARAMETERS = ("torch._utils _rebuild_parameter", "torch._utils _rebuild_paramet
 #: Attributes of a parameter that are its elements.
 _SETTING = frozenset({"data", "real", "imag"})
 _DICTS = ("collections OrderedDict", "collections defaultdict", "builtins dict", "__builtin__ dict")
+#: What checkpoints call that only makes values, beside :data:`_HARMLESS` and ``torch._utils._rebuild_…``.
+_VALUES = frozenset(
+    f"{module} {name}"
+    for modules, names in (
+        ("collections", "OrderedDict defaultdict Counter deque"),
+        ("argparse", "Namespace"),
+        ("datetime", "date datetime time timedelta timezone"),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("functools", "partial"),
+        ("_codecs", "encode"),
+        ("re", "_compile"),
+        ("pathlib pathlib._local", "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+        ("numpy", "dtype ndarray"),
+        ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"),
+        ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
+        ("numpy.random", "__RandomState_ctor"),
+        ("numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor"),
+        ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
+        ("torch", "Size device Tensor"),
+        ("torch.nn.parameter", "Parameter Buffer UninitializedParameter UninitializedBuffer"),
+        ("torch.serialization", "_get_layout"),
+        ("torch.torch_version", "TorchVersion"),
+    )
+    for module in modules.split()
+    for name in names.split()
+)
+#: Calls whose first argument is called, or is the class of what is made.
+_INDIRECT = ("torch._tensor _rebuild_from_type", "torch._tensor _rebuild_from_type_v2")
+#: Where torch keeps the classes that whole networks and optimizers are made of.
+_CLASSES = ("torch.nn.", "torch.optim.", "torch.ao.", "torch.utils.data.", "torch.amp.", "torch.cuda.amp.")
+_RECONSTRUCTORS = ("copyreg _reconstructor", "copy_reg _reconstructor")
 _WRAPPERS = ("torch.nn.parameter Parameter", "torch.nn.parameter Buffer")
 
 
@@ -108,11 +141,13 @@ class Object:
 
 @dataclass
 class Pickle:
-    """The ``value`` of a pickle that ends at byte ``end``; ``called``: the names of what it would call, in order."""
+    """The ``value`` of a pickle that ends at byte ``end``; ``called``: the names of what it would call, in order, and
+    ``unknown``: those of them that are not known to do nothing but make values."""
 
     value: Any
     end: int
     called: dict[str, None] = field(default_factory=dict)
+    unknown: dict[str, None] = field(default_factory=dict)
 
 
 _MARK = object()
@@ -135,7 +170,7 @@ def read_pickle(data: bytes, start: int = 0, *, place: str) -> Pickle:
                 raise Unsupported(f"{place} has more than {MAX_INSTRUCTIONS} instructions.")
             if code.name == "STOP":
                 (value,) = machine.stack
-                return Pickle(value, stream.tell(), machine.called)
+                return Pickle(value, stream.tell(), machine.called, machine.unknown)
             machine.step(code.name, argument)
     except (
         ValueError,
@@ -158,6 +193,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.called: dict[str, None] = {}
+        self.unknown: dict[str, None] = {}
         self.storages: dict[str, Storage] = {}
 
     def step(self, code: str, argument: Any) -> None:
@@ -218,10 +254,10 @@ class _Machine:
                 function, arguments = self._pop(2)
                 if code == "NEWOBJ" and arguments and isinstance(function, Name) and function.name in _DICTS:
                     raise ValueError("a dict that is made, not filled, of something")
-                stack.append(self._call(function, arguments))
+                stack.append(self._call(function, arguments, made=code == "NEWOBJ"))
             case "NEWOBJ_EX":
                 function, arguments, more = self._pop(3)
-                stack.append(self._call(function, (*arguments, more)))
+                stack.append(self._call(function, (*arguments, more), made=True))
             case "INST":
                 arguments = self._since_mark()
                 stack.append(self._call(self._name(*argument.split(" ", 1)), tuple(arguments)))
@@ -310,11 +346,14 @@ class _Machine:
             )
         return Name(f"{module} {name}")
 
-    def _call(self, function: Any, arguments: Any) -> Any:
+    def _call(self, function: Any, arguments: Any, made: bool = False) -> Any:
+        """``made``: an object of the class ``function`` is made without calling it."""
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            self.called["what another call gave"] = None
+            self.called["what another call gave"] = self.unknown["what another call gave"] = None
             return Object("")
         name = function.name
+        if not _known(name, arguments, made):
+            self.unknown[name.replace(" ", ".")] = None
         if name in _DICTS:
             found: dict[Any, Any] = {}
             for content in arguments:
@@ -380,3 +419,25 @@ def _tensor(storage: Any, dtype: str, offset: Any, size: Any, stride: Any) -> Te
     if 0 not in size and (last + 1) * unit > storage.count:
         raise ValueError("a tensor reaches beyond its storage")
     return Tensor(storage, dtype, offset, size, stride)
+
+
+def _known(name: str, arguments: tuple[Any, ...], made: bool) -> bool:
+    """Whether what torch.load would do here is known to make values and nothing else. An object that is ``made`` runs
+    its class's ``__new__`` alone, which may do more in large libraries: a ``numpy.memmap`` opens files."""
+    module, _, what = name.partition(" ")
+    if module in ("builtins", "__builtin__"):
+        return what in _HARMLESS
+    if name in _INDIRECT:
+        function = arguments[0] if arguments else None
+        return (
+            isinstance(function, Name) and function.name not in _INDIRECT and _known(function.name, (), False)
+        )
+    if name in _RECONSTRUCTORS and len(arguments) == 3:
+        kind, base = arguments[:2]
+        plain = isinstance(base, Name) and base.name.startswith(("builtins ", "__builtin__ "))
+        return plain and isinstance(kind, Name) and _known(kind.name, (), True)
+    if name in _VALUES or name in _STORAGES or (module == "torch._utils" and what.startswith("_rebuild_")):
+        return True
+    top = module.partition(".")[0]
+    inner = top in sys.stdlib_module_names or top in ("numpy", "torch")
+    return made and (not inner or f"{module}.".startswith(_CLASSES))

@@ -43,7 +43,7 @@ _SHOWN = 8
     "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto", show_default=True,
     help="Confinement of the process that reads the checkpoint.",
 )  # fmt: skip
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but refusals.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but refusals and findings.")
 @click.pass_context
 def convert(
     context: click.Context,
@@ -59,7 +59,7 @@ def convert(
     """Write the tensors of a torch.save checkpoint (.pth, .pt, .ckpt, .bin) as safetensors.
 
     The pickle is read as data: nothing in it is imported, built or called. Exit code 1: it names what would do
-    harm when torch.load reads it.
+    harm when torch.load reads it, or calls what is not known to do none; then its tensors are written all the same.
     """  # fmt: skip
     with reserved(output, checkpoint, force) as place, Display(quiet, False) as display:
         source = read_model(checkpoint)
@@ -92,7 +92,13 @@ def convert(
         commit(place, stage)
     if not quiet:
         _say(found, output)
-    context.exit(ExitCode.OK)
+    if found.unknown:
+        said = (
+            f"WIPER-PKL-001: torch.load(weights_only=False) would call {_listed(found.unknown)}, not known to be "
+            f"harmless: load {output}, not the checkpoint. Nothing of it was run."
+        )
+        click.echo(plain(f"wiper: {said}"), err=True)
+    context.exit(ExitCode.FINDING if found.unknown else ExitCode.OK)
 
 
 def _say(found: ConvertAnswer, output: Path) -> None:
@@ -100,9 +106,9 @@ def _say(found: ConvertAnswer, output: Path) -> None:
     click.echo(plain(f"{output}: {found.tensors} tensors, which stood {place} of the checkpoint."))
     if found.left_out:
         click.echo(plain(f"Left out: {_listed(found.left_out)}."))
-    if found.called:
+    if called := tuple(name for name in found.called if name not in found.unknown):
         click.echo(
-            plain(f"Not called, though torch.load would (weights_only=False): {_listed(found.called)}."),
+            plain(f"Not called, though torch.load would (weights_only=False): {_listed(called)}."),
             err=True,
         )
 

@@ -104,14 +104,15 @@ class WriteJob(Job[WriteAnswer]):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertAnswer:
-    """``files``: bytes of one safetensors file, under "". ``place``, ``left_out``, ``called``: see
-    :class:`formats.checkpoint.convert.Converted`."""
+    """``files``: bytes of one safetensors file, under "". ``place``, ``left_out``, ``called``, ``unknown``:
+    see :class:`formats.checkpoint.convert.Converted`."""
 
     files: Mapping[str, NewTensor]
     tensors: int
     place: str
     left_out: tuple[str, ...]
     called: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +193,7 @@ def to_safetensors(job: ConvertJob) -> ConvertAnswer:
         place=found.place,
         left_out=tuple(part[:LONGEST_NOTE] for part in found.left_out[:MOST_NOTES]),
         called=tuple(part[:LONGEST_NOTE] for part in found.called[:MOST_NOTES]),
+        unknown=tuple(part[:LONGEST_NOTE] for part in found.unknown[:MOST_NOTES]),
     )
 
 

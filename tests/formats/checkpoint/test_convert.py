@@ -1,10 +1,16 @@
 import argparse
 import collections
+import enum
 import io
 import pickle
 import random
 import struct
+from collections import Counter
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
@@ -156,6 +162,74 @@ def test_what_would_do_harm_is_refused_wherever_it_stands(harm, zipped):
         with pytest.raises(Hostile) as refusal:
             convert(saved(value, _use_new_zipfile_serialization=zipped))
         assert refusal.value.rule == "WIPER-PKL-001"
+
+
+class Made:
+    """A class of somebody's, made without a call."""
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def behind(call):
+    """A checkpoint that does something before anything else and forgets what that gave."""
+    file = saved(network().state_dict(), _use_new_zipfile_serialization=False)
+    begin = file.index(b"ccollections")
+    return file[:begin] + call + file[begin:]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_checkpoints_call_is_known(zipped):
+    value = {
+        "state_dict": {**network().state_dict(), "p": torch.nn.Parameter(torch.ones(2))},
+        "sparse": torch.ones(2, 2).to_sparse(),
+        "net": network(), "optimizer": torch.optim.Adam(network().parameters()), "options": argparse.Namespace(lr=1),
+        "best": np.float64(0.5), "history": np.arange(3.0), "random": np.random.RandomState(0),
+        "generator": np.random.default_rng(0), "path": PurePosixPath("/a"), "when": datetime.now(UTC),
+        "classes": {"a"}, "counts": Counter("ab"), "size": torch.Size([1]), "device": torch.device("cpu"),
+        "layer": partial(torch.nn.LayerNorm, eps=1e-6), "made": Made(), "bytes": b"x",
+    }  # fmt: skip
+    for protocol in (2, 4):
+        file = saved(value, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+        assert convert(file, key="state_dict").unknown == ()
+
+
+UNKNOWN = {
+    "numpy.f2py.crackfortran.myeval": "1",
+    "torch.fx.graph_module._exec_with_source": "pass",
+    "shelve.open": "/tmp/x",
+    "logging.FileHandler": "/tmp/x",
+    "torch.save": "x",
+    "torch.hub.download_url_to_file": "http://x",
+    "sqlite3.connect": "/tmp/x",
+    "somebody.function": "x",
+}
+
+
+@pytest.mark.parametrize("instruction", ["reduce", "obj", "inst", "typed"])
+@pytest.mark.parametrize(("name", "argument"), UNKNOWN.items(), ids=UNKNOWN)
+def test_a_call_of_what_is_not_known_to_be_harmless_is_told(name, argument, instruction):
+    named = " ".join(name.rsplit(".", 1)).replace(" ", "\n").encode() + b"\n"
+    text = b"X" + len(argument).to_bytes(4, "little") + argument.encode()
+    call = {
+        "reduce": b"c" + named + b"(" + text + b"tR0",
+        "obj": b"(c" + named + text + b"o0",
+        "inst": b"(" + text + b"i" + named + b"0",
+        "typed": b"ctorch._tensor\n_rebuild_from_type_v2\n(c" + named + b"c" + named + b"(" + text + b"tNtR0",
+    }[instruction]
+    found = convert(behind(call))
+    assert found.unknown == ("torch._tensor._rebuild_from_type_v2" if instruction == "typed" else name,)
+    same(load(found.data), dict(network().state_dict()))
+
+
+def test_what_is_made_by_a_class_that_opens_files_is_told():
+    assert convert(behind(b"cnumpy\nmemmap\n(X\x06\0\0\0/tmp/xt\x810")).unknown == ("numpy.memmap",)
+
+
+def test_what_other_libraries_call_is_told():
+    found = convert(saved({"state_dict": network().state_dict(), "x": Colour.RED}))
+    assert found.unknown == (f"{__name__}.Colour",)
 
 
 def test_a_walk_through_an_honest_module_is_refused():

@@ -82,6 +82,22 @@ def test_what_loading_would_have_called_is_said(wiper, tmp_path):
     assert "torch.nn.modules.linear.Linear" in err
 
 
+class Saved:
+    def __reduce__(self):
+        return torch.save, ("x", "/tmp/x")
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_call_of_what_is_not_known_to_be_harmless_is_a_finding(quiet, wiper, tmp_path):
+    torch.save({"state_dict": {"x": torch.zeros(3)}, "y": Saved()}, tmp_path / "odd.pth")
+    code, _, err = wiper("convert", tmp_path / "odd.pth", "-o", tmp_path / "out.safetensors", *quiet)
+    assert code == 1
+    assert (
+        "WIPER-PKL-001: torch.load(weights_only=False) would call torch.serialization.save, not known" in err
+    )
+    assert load_file(tmp_path / "out.safetensors").keys() == {"x"}
+
+
 @pytest.mark.parametrize(
     ("content", "code", "words"),
     [(b"", 3, "no checkpoint"), (b"PK\x03\x04rubbish", 2, "."), (b"\x80\x02rubbish", 2, "damaged")],
