@@ -97,6 +97,8 @@ def main() -> NoReturn:
         sentence = f"Internal failure ({type(error).__name__}): {error}; set WIPER_DEBUG=1 to see where."
         if isinstance(error, OSError) and error.strerror:
             what = error.filename or "A stream, perhaps standard output,"
+            if isinstance(error, FileNotFoundError) and not error.filename:  # Python asked where it is
+                what = "The working folder"
             sentence = f"{what} cannot be used: {error.strerror}."
         code = _say(sentence, ExitCode.USAGE)
     if not _flushed():  # told by now; as Python ends it would be tried again, and change the exit code

@@ -174,11 +174,16 @@ def read_table(path: Path, most: int = 1 << 20) -> dict[str, Any]:
 
 
 def resolved(path: Path) -> Path:
-    """What a path to be written leads to; raises :class:`Problem` where links lead round."""
+    """What a path to be written leads to; raises :class:`Problem` where links lead round, or it begins in a working
+    folder that was removed."""
     try:
         return path.resolve()
+    except FileNotFoundError as error:
+        raise Problem(f"{path} cannot be written: the working folder was removed.") from error
     except (OSError, RuntimeError) as error:
-        raise Problem(f"{path} cannot be written: its links lead round.") from error
+        round_ = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
+        why = "its links lead round" if round_ else error.strerror
+        raise Problem(f"{path} cannot be written: {why}.") from error
 
 
 def write_whole(path: Path, data: bytes | Callable[[], bytes]) -> None:

@@ -107,3 +107,23 @@ def test_streams_that_cannot_be_written_change_no_exit_code(arguments, streams, 
     assert bool(done.stderr) == (
         ">/dev/full" in streams.split() or (streams == ">&-" and arguments != ["rules"])
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a folder that is used cannot be removed there")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["inspect", "--static", ROOT / "examples/digits/twin.safetensors", "-f", "json=x.json"],
+         "wiper: x.json cannot be written: the working folder was removed.\n"),
+        (["convert", ROOT / "examples/digits/twin.safetensors", "-o", "out.safetensors"],
+         "wiper: The working folder cannot be used: No such file or directory.\n"),
+    ],
+)  # fmt: skip
+def test_a_working_folder_that_was_removed_is_said(arguments, said, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    call = [sys.executable, "-m", "wiper_cli.main", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shell = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *call]
+    done = subprocess.run(shell, cwd=gone, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
