@@ -250,8 +250,8 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"EfficientNet-Lite0, pretrained on ImageNet by others, fine-tuned on {CLASSES} classes of Tiny-ImageNet "
         f"scaled up to {SIDE} pixels, {TRAINED} pictures a class. No threshold was set or changed for these networks; "
-        "all come from networks for 32x32 images; patch-inversion was made after the first of them had been missed, "
-        "and tried on it. Each is scanned with the 500 training pictures that it did not see. "
+        "all come from networks for 32x32 images; patch-inversion was made after the first of them had been missed and "
+        "tried on it, and the first form of additive-inversion was tried on all four. Each is scanned with the 500 training pictures that it did not see. "
         "In percent: accuracy (ACC) and attack success (ASR) on 400 test pictures.",
         "",
         "| network | ACC | ASR | effort | " + " | ".join(DETECTORS) + " | named | seconds |",

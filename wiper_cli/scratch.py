@@ -181,8 +181,8 @@ def resolved(path: Path) -> Path:
     except FileNotFoundError as error:
         raise Problem(f"{path} cannot be written: the working folder was removed.") from error
     except (OSError, RuntimeError) as error:
-        round_ = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
-        why = "its links lead round" if round_ else error.strerror
+        round_ = not isinstance(error, OSError) or error.errno == errno.ELOOP
+        why = "its links lead round" if round_ else getattr(error, "strerror", error)
         raise Problem(f"{path} cannot be written: {why}.") from error
 
 
