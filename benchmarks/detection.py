@@ -64,16 +64,10 @@ def named(line: Line) -> bool:
     return any(fires and target == line["target"] for _, fires, target in line["detectors"].values())
 
 
-def threshold(name: str, effort: str) -> float:
-    """That of a detector at an effort."""
-    own: float = DETECTORS[name].efforts.get(effort, {}).get("threshold", detector(name).threshold)
-    return own
-
-
 def score(line: Line) -> float:
     """The largest statistic in units of its threshold."""
     found = line["detectors"].items()
-    return max((value or 0.0) / threshold(name, line["effort"]) for name, (value, _, _) in found)
+    return max((value or 0.0) / photo.threshold(name, line["effort"]) for name, (value, _, _) in found)
 
 
 def is_honest(line: Line) -> bool:

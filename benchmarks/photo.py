@@ -231,6 +231,12 @@ def publish(out: Path, results: Path) -> None:
         PAGE.write_text(page(result))
 
 
+def threshold(name: str, effort: str) -> float:
+    """That of a detector at an effort."""
+    own: float = DETECTORS[name].efforts.get(effort, {}).get("threshold", detector(name).threshold)
+    return own
+
+
 def accused(line: dict[str, Any]) -> set[int | None]:
     """Classes that a detector fired for, in a line of the committed result."""
     return {value[2] for name in DETECTORS if (value := line.get(name)) and value[1]}
@@ -251,7 +257,8 @@ def page(result: dict[str, Any]) -> str:
         f"EfficientNet-Lite0, pretrained on ImageNet by others, fine-tuned on {CLASSES} classes of Tiny-ImageNet "
         f"scaled up to {SIDE} pixels, {TRAINED} pictures a class. No threshold was set or changed for these networks; "
         "all come from networks for 32x32 images; patch-inversion was made after the first of them had been missed and "
-        "tried on it, and the first form of additive-inversion was tried on all four. Each is scanned with the 500 training pictures that it did not see. "
+        "tried on it, and the first form of additive-inversion was tried on all four. Each is scanned with the 500 "
+        "training pictures that it did not see. "
         "In percent: accuracy (ACC) and attack success (ASR) on 400 test pictures.",
         "",
         "| network | ACC | ASR | effort | " + " | ".join(DETECTORS) + " | named | seconds |",
@@ -270,7 +277,11 @@ def page(result: dict[str, Any]) -> str:
             f"| {name} | {100 * own['acc']:.1f} | {success} | {line['effort']} | {' | '.join(cells)} "
             f"| {right} | {line['processor_seconds']:.0f} |"
         )
-    thresholds = ", ".join(f"{name} {detector(name).threshold:g}" for name in DETECTORS)
+    efforts = sorted({line["effort"] for line in result["scans"]})
+    bars = {name: sorted({threshold(name, effort) for effort in efforts}) for name in DETECTORS}
+    thresholds = ", ".join(
+        f"{name} {' or '.join(f'{one:g}' for one in found)}" for name, found in bars.items()
+    )
     text += [
         "",
         f"Bold: above the threshold ({thresholds}). Seconds of processor time of the detectors alone.",
