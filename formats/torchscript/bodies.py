@@ -107,7 +107,7 @@ class Body:
 
     def __init__(self, code: Code, function: Function) -> None:
         self.code, self.function = code, function
-        self.size = self.parts = self.steps = 0
+        self.size = self.parts = self.steps = self.joins = self.fills = 0
         self.calls: list[tuple[int, str]] = []
         self.variables: dict[str, list[_Value]] = defaultdict(list)
         for name, kind in function.parameters.items():
@@ -467,8 +467,13 @@ class Body:
             self.calls += [(rounds, function) for function in functions]
         check_types(self.code, self._types)
         #: A text that comes in as a parameter does not leave, but for the message of an error.
-        self._keeps = not (self.function.returns.depth or self._stores or any(map(self.made, self._given)))
-        self.joins = sum(rounds * self.joined(name, given) for rounds, name, given in self._joined)
+        self.keeps = not (self.function.returns.depth or self._stores or any(map(self.made, self._given)))
+        joins = [
+            (name == "torch.format", rounds * self.joined(name, given))
+            for rounds, name, given in self._joined
+        ]
+        self.joins = sum(count for filled, count in joins if not filled)
+        self.fills = sum(count for filled, count in joins if filled)
 
     def joined(self, name: str, given: Sequence[_Value]) -> int:
         """How often the longest of some lists or strings is doubled at most; what is added of the code's own is as long
@@ -481,7 +486,7 @@ class Body:
         grows = name in ("torch.extend", "torch.add_")  # the variable holds another list from then on
         own = [one.kind == "literal" if grows else self.written(one) for one in given]
         if name == "torch.format":
-            own = [mine or (self._keeps and self.taken(one)) for mine, one in zip(own, given, strict=True)]
+            own = [mine or (self.keeps and self.taken(one)) for mine, one in zip(own, given, strict=True)]
             strings = any(depth == DEEP and not mine for depth, mine in zip(depths, own, strict=True))
             return len(given).bit_length() if strings else 0
         if name not in ("torch.mul", "torch.mul_"):

@@ -244,7 +244,8 @@ BOMBS = {
     ),
     "a shape less than nothing": ("Neg s > t; ConstantOfShape t > z", {"s": -MANY}),
     "a shape by Sum": (
-        "Sum w o > t; Cast t > s | to=7; ConstantOfShape s > z", {"w": MANY.astype(np.float32), "o": np.float32([0, 0])},
+        "Sum w o > t; Cast t > s | to=7; ConstantOfShape s > z",
+        {"w": MANY.astype(np.float32), "o": np.float32([0, 0])},
     ),
     "a shape by Pow": (
         "Pow s e > t; Expand o t > z", {"s": np.array([300, 300]), "e": np.array([2]), "o": np.float32([1])},

@@ -195,7 +195,7 @@ HOSTILE = {
     "022 brackets": ("return " + "(" * 60 + "x" + ")" * 60, {}),
     "022 blocks": ("\n".join(" " * i + "if x:" for i in range(60)) + "\n" + " " * 60 + "pass", {}),
     "022 empty lines": ("\n" * 50 + "return x", {}),
-    "022 operators": (chain(12_001), {}),
+    "022 operators": (chain(16_001), {}),
     "022 lists that double": (doubling("l = [x, x]", "l = torch.add(l, l)"), {}),
     "022 lists of numbers": (doubling("l = torch.size(x)", "l = torch.add(l, torch.slice(l))"), {}),
     "022 lists that grow": (doubling("l = [x, x]", "torch.extend(l, l)"), {}),
@@ -237,6 +237,30 @@ def test_what_only_an_attacker_writes(name, case):
     with pytest.raises(Hostile) as caught:
         read(case[0], **case[1])
     assert caught.value.rule == f"WIPER-TS-{name[:3]}"
+
+
+def layers(count, body):
+    """Functions that call the same one, one after the other."""
+    lines = "".join(f"  {line}\n" for line in body.split("\n"))
+    calls = "  x = __torch__.m.layer(x, )\n" * count
+    return f"{HEAD}def layer(x: Tensor) -> Tensor:\n{lines}def all(x: Tensor) -> Tensor:\n{calls}  return x\n"
+
+
+def test_many_layers_that_share_their_code_are_a_large_network_and_no_bomb():
+    """torchvision's larger vision transformers, scripted."""
+    with pytest.raises(Unsupported, match=r"24024 operators .* Trace the network"):
+        read(head=layers(24, chain(1001)))
+    with pytest.raises(Hostile) as caught:
+        read(head=layers(100, chain(1001)))
+    assert caught.value.rule == "WIPER-TS-022"
+
+
+def test_a_message_that_each_layer_makes_for_itself_is_no_doubling():
+    made = 's = torch.format("{}{}", "a", "b")\ns = torch.format("{}{}", s, s)\nreturn x'
+    read(head=layers(24, made))
+    doubled = "l = torch.size(x)\nl = torch.add(l, torch.slice(l))\nreturn torch.reshape(x, l)"
+    with pytest.raises(Hostile, match="joins lists or strings"):
+        read(head=layers(24, doubled))
 
 
 @pytest.mark.parametrize("depth", [21, 200])
