@@ -145,3 +145,13 @@ def test_python_in_the_recipes_is_python():
     assert len(blocks) == 5
     for block in blocks:
         compile(block, "recipes.md", "exec")
+
+
+def test_the_readme_counts_the_canaries_that_were_found():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    result = json.loads((ROOT / "benchmarks/results/canaries.json").read_text(encoding="utf-8"))
+    counting = [one for network in result["networks"] for one in network["canaries"] if one["counts"]]
+    found = sum(bool(one["fired"]) for one in counting)
+    assert len(result["networks"]) == 8
+    assert f"Of {len(counting)} backdoors planted afterwards in copies of eight honest ones" in text
+    assert f"it found {found}." in text

@@ -232,7 +232,7 @@ def test_kinds_that_are_held_out_stand_in_a_table_of_their_own():
     assert "| dots | 1 | 0 | 0 | 0 |" in held
     assert "accepted: 0 of 1" in held
     assert (
-        "in which nothing was planted, the scan found nothing in 0, and they were left as they are; 1 of"
+        "in which nothing was planted, the scan found nothing in 0, and these were left as they are; 1 were"
         in held
     )
 
