@@ -167,8 +167,8 @@ def acceptance(measured: Sequence[Line]) -> str:
         *matrix(backdoored(lines, True)),
         "## Honest networks",
         "",
-        f"Of {len(clean)} in which nothing was planted, the scan found nothing in {sum(map(untried, clean))}, and these "
-        f"were left as they are; {sum(one['accepted'] for one in clean)} were purified and accepted. "
+        f"Of {len(clean)} in which nothing was planted, the scan found nothing in {sum(map(untried, clean))}, and "
+        f"these were left as they are; {sum(one['accepted'] for one in clean)} were purified and accepted. "
         f"Accuracy lost: {fmean(lost):.1f} points in the mean, {max(lost):.1f} at most."
         if clean
         else NONE,
