@@ -202,7 +202,10 @@ class _Tracer(Builder):
             self.known[value.unique()] = self.made[value.unique()] = number
         if name.endswith("Construct"):
             self.parts[outputs[0].unique()] = [value.unique() for value in inputs]
-        self.share(inputs, outputs, arguments, name)
+        written = -1
+        if not outputs and any(one.alias_info and one.alias_info.is_write for one in arguments):
+            written = self.add(node.kind(), role, data, control, place=place)  # into a list or a dictionary
+        self.share(inputs, outputs, arguments, name, role, written)
 
     def described(
         self, name: str, node: Any, inputs: Sequence[Any], arguments: Sequence[Any]
@@ -234,6 +237,8 @@ class _Tracer(Builder):
             "rounding_mode" in named and inputs[-1].toIValue() is not None
         ):
             role = "step"
+        elif name == "__contains__" or (name == "len" and not _tensor(inputs[0].type())):
+            role = "step"  # of numbers and texts, which may be made of what is in the image
         elif role != "shape" and numbers and any(_tensor(value.type()) for value in inputs):
             role = "scalar"
         return role, data, control
@@ -275,9 +280,23 @@ class _Tracer(Builder):
             self.kin.update(dict.fromkeys(small, large))
 
     def share(
-        self, inputs: Sequence[Any], outputs: Sequence[Any], arguments: Sequence[Any], name: str
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        arguments: Sequence[Any],
+        name: str,
+        role: Role,
+        written: int,
     ) -> None:
-        """Views and containers are related to what they show; what is written to changes with all that is related."""
+        """Views and containers are related to what they show; what is written to changes with all that is related.
+        A schema does not say of every operator that it may give back what it was given: what is not known to make
+        memory of its own is taken to. ``written``: the number of what is written where nothing comes out."""
+        if name in _GIVES_BACK or (role in ("view", "pick", "other", "scalar") and name not in _MAKES):
+            first = 1 if role in ("view", "pick") else len(inputs)
+            for value in inputs[:first]:
+                for output in outputs:
+                    if _holds(value.type()) and _holds(output.type()):
+                        self.relate(value.unique(), output.unique())
         for value, argument in zip(inputs, arguments, strict=False):
             about = argument.alias_info
             if about is None:
@@ -285,7 +304,7 @@ class _Tracer(Builder):
             for output in outputs:
                 self.relate(value.unique(), output.unique())
             if about.is_write:
-                self.write(value.unique(), self.known[outputs[0].unique()] if outputs else -1)
+                self.write(value.unique(), self.known[outputs[0].unique()] if outputs else written)
         if not arguments and name not in _WITHOUT_MEMORY:
             for value in inputs:
                 for output in outputs:
@@ -295,8 +314,6 @@ class _Tracer(Builder):
                 self.relate(inputs[0].unique(), value.unique())
 
     def write(self, target: int, number: int) -> None:
-        if number < 0:
-            return
         self.parts.pop(target, None)
         for member in self.kin.get(target, {target}):
             self.parts.pop(member, None)
@@ -350,6 +367,20 @@ class _Tracer(Builder):
             self.relate(value.unique(), result.unique())
 
 
+#: Operators whose result can be an operand itself, unlike that of others of their role.
+_GIVES_BACK = frozenset({"einsum"})
+#: Operators of no role of their own whose results share no memory with their operands.
+_MAKES = frozenset(
+    {
+        "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices",
+        "softmax", "log_softmax", "_softmax", "_log_softmax", "layer_norm", "native_layer_norm", "group_norm",
+        "instance_norm", "rms_norm", "scaled_dot_product_attention", "upsample_nearest2d", "upsample_bilinear2d",
+        "upsample_bicubic2d", "_upsample_bilinear2d_aa", "grid_sampler", "affine_grid_generator", "glu", "cdist",
+        "local_response_norm", "repeat", "tile", "clone", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
+        "replication_pad1d", "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "roll", "flip", "im2col",
+        "gather", "index_select", "take_along_dim", "tensor", "NumToTensor",
+    }
+)  # fmt: skip
 #: Operators without a schema whose results share no memory with their operands.
 _WITHOUT_MEMORY = frozenset({"RaiseException", "Print", "device", "dtype", "shape"})
 _CONTINUOUS = frozenset({"FloatType", "NumberType", "ComplexType"})
@@ -361,6 +392,11 @@ def _leaf(kind: Any) -> str:
         kind = kind.getElementType()
     found: str = kind.kind()
     return found
+
+
+def _holds(kind: Any) -> bool:
+    """Whether a type may be, or hold, memory that can be written to."""
+    return _tensor(kind) or kind.kind() in ("ListType", "DictType", "ClassType")
 
 
 def _tensor(kind: Any) -> bool:

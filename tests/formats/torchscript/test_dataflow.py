@@ -52,6 +52,90 @@ class WriteThroughView(Net):
         return self.fc(z)
 
 
+class InsertInList(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        parts = [y]
+        parts.insert(0, torch.sin(y))
+        return self.fc(parts[0])
+
+
+class ExtendList(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        parts = [y]
+        parts.extend([torch.sin(y)])
+        return self.fc(parts[1])
+
+
+class InsertInInnerList(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        parts = [y]
+        rows = [parts]
+        rows[0].insert(0, torch.sin(y))
+        return self.fc(parts[0])
+
+
+class SetInDictionary(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        parts = {"a": y}
+        parts["a"] = torch.sin(y)
+        return self.fc(parts["a"])
+
+
+class WriteIntoDropout(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        z = torch.dropout(y, 0.5, False)
+        z.mul_(torch.sin(y))
+        return self.fc(y.reshape([z.size(0), 3]))
+
+
+class WriteIntoTypeAs(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        z = y.type_as(x)
+        z.mul_(torch.sin(y))
+        return self.fc(y.reshape([z.size(0), 3]))
+
+
+class WriteIntoEinsum(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        z = torch.einsum("ij->ij", [y])
+        z.mul_(torch.sin(y))
+        return self.fc(y.reshape([z.size(0), 3]))
+
+
+class WriteIntoBroadcast(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        z = torch.broadcast_tensors([y, y])[1]
+        z.mul_(torch.sin(y))
+        return self.fc(y.reshape([z.size(0), 3]))
+
+
+class InPlace(Net):
+    def forward(self, x):
+        y = torch.conv2d(x, torch.ones([3, 3, 1, 1]))
+        torch.relu_(y)
+        return self.fc((x + y).mean([2, 3]))
+
+
+class LengthOfText(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        return self.fc(y * float(len(str(bool(torch.any(torch.sin(y) > 0))))))
+
+
+class MemberOfList(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        return self.fc(y * float(int(torch.any(torch.sin(y) > 0)) in [1]))
+
+
 class WriteInBranch(Net):
     def forward(self, x):
         y = x.mean([2, 3])
@@ -161,6 +245,41 @@ def test_what_is_written_through_a_view_is_in_the_whole():
     assert {"exp", "copy_", "zeros_like"} <= reach(
         followed(WriteThroughView), followed(WriteThroughView).output
     )
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        InsertInList, ExtendList, InsertInInnerList, SetInDictionary, WriteIntoDropout, WriteIntoTypeAs,
+        WriteIntoEinsum, WriteIntoBroadcast,
+    ],
+)  # fmt: skip
+def test_what_is_written_where_no_schema_says_so_is_in_the_answer(network):
+    assert "sin" in values(followed(network))
+
+
+@pytest.mark.parametrize("network", [LengthOfText, MemberOfList])
+def test_numbers_that_are_made_of_texts_and_lists_are_of_the_image(network):
+    assert {"sin", "gt"} <= values(followed(network))
+
+
+def values(flow):
+    """Operators whose values are in the answer; what only has a shape that is asked for is not."""
+    met, queue = set(), [flow.output]
+    while queue:
+        n = queue.pop()
+        if n not in met and flow.nodes[n].role != "shape":
+            met.add(n)
+            queue += flow.nodes[n].data
+    return {flow.nodes[n].operator.removeprefix("aten::") for n in met}
+
+
+def test_ordinary_layers_that_write_in_place_change_nothing_before_them():
+    """An activation in place behind a convolution is not in what went into the convolution."""
+    flow = followed(InPlace)
+    (convolution,) = nodes(flow, "convolution") or nodes(flow, "conv2d")
+    assert "relu_" not in reach(flow, flow.nodes.index(convolution))
+    assert {"relu_", "conv2d"} <= reach(flow, flow.output)
 
 
 def test_what_one_branch_writes_is_chosen_by_its_condition():
