@@ -346,6 +346,7 @@ class _Tracer(Builder):
         inputs, body = list(node.inputs()), next(node.blocks())
         control = [self.known[value.unique()] for value in inputs[:2]]
         entering, leaving = list(body.inputs()), list(body.outputs())
+        before, self.known = self.known, self.known.new_child()
         self.known[entering[0].unique()] = self.add("round", "shape", control=control[:1])
         carried = []
         for value, inner in zip(inputs[2:], entering[1:], strict=True):
@@ -362,6 +363,10 @@ class _Tracer(Builder):
                 self.nodes[number] = replace(
                     old, data=(*old.data, result), control=tuple({*old.control, results[0]})
                 )
+        after, self.known = self.known, before
+        for member in [member for member in after.maps[0] if member in before]:
+            versions = [before[member], after[member]]
+            self.known[member] = self.add(node.kind(), "choose", versions, control, place=self.place(node))
         for value, number, result in zip(node.outputs(), carried, leaving[1:], strict=True):
             self.known[value.unique()] = self.made[value.unique()] = number
             self.relate(value.unique(), result.unique())

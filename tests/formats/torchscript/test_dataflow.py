@@ -124,6 +124,14 @@ class InPlace(Net):
         return self.fc((x + y).mean([2, 3]))
 
 
+class WriteInLoop(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        for _ in range(x.size(2) // 41):
+            y.mul_(torch.sin(y))
+        return self.fc(y)
+
+
 class LengthOfText(Net):
     def forward(self, x):
         y = x.mean([2, 3])
@@ -261,6 +269,13 @@ def test_what_is_written_where_no_schema_says_so_is_in_the_answer(network):
 @pytest.mark.parametrize("network", [LengthOfText, MemberOfList])
 def test_numbers_that_are_made_of_texts_and_lists_are_of_the_image(network):
     assert {"sin", "gt"} <= values(followed(network))
+
+
+def test_what_a_loop_writes_is_chosen_by_how_often_it_runs():
+    flow = followed(WriteInLoop)
+    (choice,) = [one for one in nodes(flow, "Loop") if flow.nodes[one.data[0]].operator == "aten::mean"]
+    assert (choice.role, "sin" in reach(flow, choice.data[1])) == ("choose", True)
+    assert any("floordiv" in reach(flow, n) for n in choice.control)
 
 
 def values(flow):
