@@ -60,6 +60,7 @@ def convert(
 
     The pickle is read as data: nothing in it is imported, built or called. Exit code 1: it names what would do
     harm when torch.load reads it, or calls what is not known to do none; then its tensors are written all the same.
+    What it only names torch.load imports, which runs a module of that name where there is one: that is not judged.
     """  # fmt: skip
     with reserved(output, checkpoint, force) as place, Display(quiet, False) as display:
         source = read_model(checkpoint)

@@ -57,7 +57,7 @@ def test_canaries(job, short, monkeypatch):
 
 @pytest.mark.slow
 def test_rounds_and_probes(job, short, monkeypatch):
-    few = {name: PROBES[name] for name in ("squares elsewhere", "additive pattern")}
+    few = {name: PROBES[name] for name in ("squares elsewhere", "faint patterns from other starts")}
     monkeypatch.setattr("wiper_cli.detectors.PROBES", few)
     monkeypatch.setattr(detection, "SAMPLED", 2 * detection.HELD_BACK)
     request = job(
