@@ -26,7 +26,7 @@ def network_of(name: str, size: int | None = None) -> tuple[nn.Module, Tensor]:
     else:
         import timm
 
-        network = timm.create_model(architecture, pretrained=False)
+        network = timm.create_model(architecture, pretrained=False, num_classes=1000)
         own = network.default_cfg["input_size"]
     x = torch.rand(1, 3, size, size) if size else torch.rand(1, *own)
     with torch.no_grad():
