@@ -126,8 +126,8 @@ def page(result: dict[str, Any]) -> str:
         "machine; the ratio to a bare forward pass of one image over the same images, measured in the same run, is "
         "what carries over. *Expected* is what the plan said before. Such a network puts all of noise in one class, so "
         "that class-map, which follows several, ends at once: its passes, which the plan and *expected* count, are "
-        "not in the seconds. Where patch-inversion has a dash, the run is from before it was among the searches. Those "
-        "on one thread shared the machine with other work.",
+        "not in the seconds. Where patch-inversion has a dash, the run is from before it and additive-inversion were "
+        "among the searches. Those on one thread shared the machine with other work.",
         "",
         "| network | pixels | classes | effort | threads | seconds | of patch-inversion | expected "
         "| in forward passes | peak GiB |",
