@@ -291,8 +291,13 @@ class _Tracer(Builder):
         """Views and containers are related to what they show; what is written to changes with all that is related.
         A schema does not say of every operator that it may give back what it was given: what is not known to make
         memory of its own is taken to. ``written``: the number of what is written where nothing comes out."""
-        if name in _GIVES_BACK or (role in ("view", "pick", "other", "scalar") and name not in _MAKES):
-            first = 1 if role in ("view", "pick") else len(inputs)
+        lists = any(output.type().kind() == "ListType" for output in outputs)
+        if (
+            name in _GIVES_BACK
+            or lists
+            or (role in ("view", "pick", "other", "scalar") and name not in _MAKES)
+        ):
+            first = 1 if role in ("view", "pick") and not lists else len(inputs)
             for value in inputs[:first]:
                 for output in outputs:
                     if _holds(value.type()) and _holds(output.type()):

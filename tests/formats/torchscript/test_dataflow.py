@@ -109,6 +109,14 @@ class WriteIntoEinsum(Net):
         return self.fc(y.reshape([z.size(0), 3]))
 
 
+class WriteIntoListTwice(Net):
+    def forward(self, x):
+        y = x.mean([2, 3])
+        z = ([y] * 2)[1]
+        z.mul_(torch.sin(y))
+        return self.fc(y.reshape([z.size(0), 3]))
+
+
 class WriteIntoBroadcast(Net):
     def forward(self, x):
         y = x.mean([2, 3])
@@ -259,7 +267,7 @@ def test_what_is_written_through_a_view_is_in_the_whole():
     "network",
     [
         InsertInList, ExtendList, InsertInInnerList, SetInDictionary, WriteIntoDropout, WriteIntoTypeAs,
-        WriteIntoEinsum, WriteIntoBroadcast,
+        WriteIntoEinsum, WriteIntoBroadcast, WriteIntoListTwice,
     ],
 )  # fmt: skip
 def test_what_is_written_where_no_schema_says_so_is_in_the_answer(network):
