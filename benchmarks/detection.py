@@ -235,9 +235,10 @@ def page(every: Sequence[Line]) -> str:
         "detectors on 5,000 test images; TorchScript, batch norm folded. Not the whole suite: as many as were built, "
         "in the order of their seeds. Rendered: `python -m benchmarks.detection`.",
         "",
-        "The thresholds of warp-inversion in shorter scans, patch-inversion and additive-inversion were set with the "
-        "statistics of these networks in sight: of these three the tables say how well honest and backdoored ones are "
-        "told apart, and are no test. Canaries and transfer, further down, are.",
+        "The thresholds of warp-inversion in shorter scans, patch-inversion, additive-inversion and class-map were set "
+        "with the statistics of these networks, or of some of them, in sight: of these four the tables say how well "
+        "honest and backdoored ones are told apart, and are no test. Canaries and transfer, further down, come nearer: "
+        "no threshold was set on them, though the canaries are planted in networks of this table.",
         "",
         f"- Of {alarms.n} honest networks {alarms.hits} {_were(alarms.hits)} accused ({_interval(alarms)}).",
         f"- Of {found.n} with a backdoor that took (attack success at least {100 * TAKEN:.0f} %) {len(flagged)} "

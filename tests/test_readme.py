@@ -153,5 +153,5 @@ def test_the_readme_counts_the_canaries_that_were_found():
     counting = [one for network in result["networks"] for one in network["canaries"] if one["counts"]]
     found = sum(bool(one["fired"]) for one in counting)
     assert len(result["networks"]) == 8
-    assert f"Of {len(counting)} backdoors planted afterwards in copies of eight honest ones" in text
+    assert f"Of {len(counting)} backdoors planted in copies of eight honest ones" in text
     assert f"it found {found}." in text

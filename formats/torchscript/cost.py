@@ -32,6 +32,12 @@ class Cost(NamedTuple):
     fills: int = 0
 
 
+def _shared(bodies: Mapping[str, Body], parts: int) -> bool:
+    """Whether what is too large stands in the code at a size that is not, and is not written out too often."""
+    stands = sum(one.size for one in bodies.values()), sum(one.parts for one in bodies.values())
+    return stands[0] <= MAX_SIZE and parts <= MOST_SHARED * stands[1]
+
+
 def count(bodies: Mapping[str, Body], known: dict[str, Cost], name: str, depth: int = 0) -> Cost:
     """What a function costs with all that it calls; raises Hostile (WIPER-TS-022) where that is too much, and
     Unsupported where it is for the size of the network."""
@@ -54,9 +60,8 @@ def count(bodies: Mapping[str, Body], known: dict[str, Cost], name: str, depth: 
         else:
             fills += rounds * inner.fills
     fills += kept
-    stands = sum(one.size for one in bodies.values()), sum(one.parts for one in bodies.values())
     large = size > MAX_SIZE or parts > MAX_PARTS
-    if large and stands[0] <= MAX_SIZE and parts <= MOST_SHARED * stands[1]:
+    if large and _shared(bodies, parts):
         raise Unsupported(
             f"{place}: {name[:200]} has {size} operators and {parts} lines and expressions with every call written "
             f"out; {MAX_SIZE} and {MAX_PARTS} are opened. Trace the network, or export it as ONNX."

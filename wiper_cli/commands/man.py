@@ -22,7 +22,8 @@ _WIDTH = 72
 _ESCAPED = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}
 _EXITS = {
     ExitCode.OK: "Examined; nothing at or above --fail-on. purify: a verified file was written.",
-    ExitCode.FINDING: "A finding. purify: not accepted, nothing was written.",
+    ExitCode.FINDING: "A finding. purify: not accepted, nothing was written. convert: written all the same unless it "
+    "says that nothing was.",
     ExitCode.USAGE: "Wrong usage, unreadable input, internal failure.",
     ExitCode.NO_VERDICT: "No verdict: unsupported, too little data, time or budget spent, the worker died. purify: the "
     "scan found nothing.",
@@ -32,6 +33,7 @@ _FILES = {
     "clean images and new reports within the folder.",
     "wiper-ignore.toml": "Findings that somebody answers for; read only where --ignore names it.",
     "$XDG_CACHE_HOME/wiper, else the cache folder of the system": "Results of earlier scans; see wiper cache.",
+    "wiper-runs, beside it": "Records of folders that a run is writing in; those of killed runs go with the next one.",
 }
 
 

@@ -132,7 +132,8 @@ class Detector:
         except CannotLookError as error:
             found = Evidence(self.name, ran=False, reason=str(error))
         origin = found.threshold_origin
-        if origin and self.shortened:
+        own = found.threshold != getattr(type(self), "threshold", found.threshold)
+        if origin and self.shortened and not own:
             origin += "; it was set for the thorough search, and this one did less"
         return replace(found, title=self.title, threshold_origin=origin, seconds=clock.seconds)
 

@@ -3,6 +3,7 @@ import torch
 
 from wiper_cli.detectors.additive_inversion import AdditiveInversion
 from wiper_cli.detectors.common import first_order, flips, margins
+from wiper_cli.detectors.effort import Extent
 from wiper_cli.detectors.warp_inversion import WarpInversion
 from wiper_cli.perturbations import FAMILIES
 from wiper_cli.progress import silent
@@ -26,6 +27,18 @@ def test_it_finds_the_transform_and_names_the_class(classifier, clean, detector,
 
 def test_a_warp_does_not_find_a_square(classifier, clean):
     assert not WarpInversion().run(classifier("square"), clean, silent, 0).fired
+
+
+def test_a_threshold_of_shorter_searches_is_not_said_to_be_that_of_longer_ones(classifier, clean):
+    said = "set for the thorough search"
+    short = {
+        kind: kind.at("quick", Extent(6, 3, 32, 32, len(clean.fit), len(clean.select))).run(
+            classifier(), clean, silent, 0
+        )
+        for kind in (WarpInversion, AdditiveInversion)
+    }
+    assert (short[WarpInversion].threshold, said in short[WarpInversion].threshold_origin) == (0.25, False)
+    assert said in short[AdditiveInversion].threshold_origin
 
 
 def test_it_can_be_aimed(classifier, clean):

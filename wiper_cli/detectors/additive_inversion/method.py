@@ -5,7 +5,6 @@ import torch
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.additive_inversion import AdditiveInversion
 from wiper_cli.detectors.common import (
-    Flips,
     Pace,
     ahead,
     asked,
@@ -65,23 +64,25 @@ def look(
     close = sorted(range(len(tried)), key=lambda i: loss[i])[: settings.scored]
     for amplitude in AMPLITUDES:
         found = pool.fainter(amplitude)
-        share = {i: flips(classifier, shown, held_before, found, i, tried[i]).share for i in close}
-        order = sorted(close, key=lambda i: (-share[i], loss[i]))
-        best, usual = share[order[0]], share[order[1]] if order[1:] else 0.0
+        share = {i: flips(classifier, shown, held_before, found, i, tried[i]) for i in close}
+        order = sorted(close, key=lambda i: (-share[i].share, loss[i]))
+        best, usual = share[order[0]].share, share[order[1]].share if order[1:] else 0.0
         tells = 1 - usual >= LEAVES
         if tells:
             break
     top, per_class = order[0], [0.0] * classifier.classes
     for i in close:
-        per_class[tried[i]] = share[i]
+        per_class[tried[i]] = share[i].share
     statistic = ahead(best, usual) if tells else 0.0
-    fired = (
-        statistic > settings.threshold
-    )  # else what was found is what honest networks give way to, and no trigger
-    if seen is not fit:
-        found = found.resized(*whole[1:])
-    success: Flips = flips(classifier, held, held_before, found, top, tried[top])
-    facts = {"success": success.share, "images": success.count, "detector": settings.name}
+    fired = statistic > settings.threshold
+    recovered = []  # of a silent search what honest networks give way to, and no trigger
+    if fired:
+        success = share[top]
+        if seen is not fit:
+            found = found.resized(*whole[1:])
+            success = flips(classifier, held, held_before, found, top, tried[top])
+        facts = {"success": success.share, "images": success.count, "detector": settings.name}
+        recovered = [found.recovered(top, tried[top], facts)]
     return Evidence(
         name=settings.name,
         ran=True,
@@ -92,7 +93,7 @@ def look(
         target=tried[top] if fired else None,
         per_class=per_class,
         suspects=[tried[top]],
-        recovered=[found.recovered(top, tried[top], facts)] if fired else [],
+        recovered=recovered,
         facts={
             "success": best,
             "next_success": usual,
