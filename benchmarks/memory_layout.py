@@ -1,4 +1,5 @@
-"""Whether images are answered faster that come channels last, or in smaller parts: one network beside itself.
+"""Whether images are answered faster that come channels last, in bfloat16, or in smaller parts: one network beside
+itself.
 
     python -m benchmarks.memory_layout [--results DIR]
 
@@ -6,7 +7,7 @@ Networks of torchvision with random weights on images of noise, one thread, with
 (as inversions take it). ``forward`` and ``both``: processor time with channels first over that with channels last, each
 the least of three turns that alternate; over 1 is faster. :meth:`wiper_cli.classifier.Classifier.lay_out` acts on it.
 ``parts``: four times as many images at once over the same in parts of :data:`wiper_cli.classifier.AT_ONCE` pixels,
-without a gradient.
+without a gradient. ``low_forward`` and ``low_both``: float32 over bfloat16, both with channels last.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks.common import RESULTS, write_result
 from formats.safetensors.torchvision_stub import import_torchvision
 from wiper_cli.classifier import AT_ONCE
 
-NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny")
+NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", "vit_b_16")
 SIDES, IMAGES, TURNS = (64, 112, 224), 16, 3
 
 
@@ -36,17 +37,21 @@ def both(network: nn.Module, x: Tensor) -> None:
     torch.autograd.backward(network(x.requires_grad_(True)).sum())
 
 
-def ratio(work: Callable[[nn.Module, Tensor], None], network: nn.Module, images: Tensor) -> float:
-    """Time with channels first over that with channels last."""
-    least = {}
+FIRST, LAST, LOW = (torch.contiguous_format, False), (torch.channels_last, False), (torch.channels_last, True)
+
+
+def ratios(work: Callable[[nn.Module, Tensor], None], network: nn.Module, images: Tensor) -> dict[str, float]:
+    """Time with channels first over that with channels last, and that over the time in bfloat16."""
+    times: dict[tuple[torch.memory_format, bool], list[float]] = {}
     for _ in range(TURNS + 1):  # the first warms up
-        for layout in (torch.contiguous_format, torch.channels_last):
-            x = images.clone().contiguous(memory_format=layout)
+        for way in (FIRST, LAST, LOW):
+            x = images.clone().contiguous(memory_format=way[0])
             began = time.process_time()
-            work(network, x)
-            least.setdefault(layout, []).append(time.process_time() - began)
-    first, last = (min(times[1:]) for times in least.values())
-    return round(first / last, 2)
+            with torch.autocast("cpu", torch.bfloat16, enabled=way[1]):
+                work(network, x)
+            times.setdefault(way, []).append(time.process_time() - began)
+    first, last, low = (min(times[way][1:]) for way in (FIRST, LAST, LOW))
+    return {work.__name__: round(first / last, 2), f"low_{work.__name__}": round(last / low, 2)}
 
 
 def parts(network: nn.Module, images: Tensor) -> float:
@@ -73,11 +78,11 @@ def main() -> None:
     found = []
     for name in NETWORKS:
         network = getattr(import_torchvision().models, name)(weights=None).eval().requires_grad_(False)
-        for side in SIDES:
+        for side in SIDES if name != "vit_b_16" else SIDES[-1:]:
             images = torch.rand(IMAGES, 3, side, side)
-            found.append({"network": name, "side": side} | {
-                work.__name__: ratio(work, network, images) for work in (forward, both)
-            })  # fmt: skip
+            found.append({"network": name, "side": side})
+            for work in (forward, both):
+                found[-1] |= ratios(work, network, images)
             if 4 * IMAGES * side**2 > AT_ONCE:
                 found[-1]["parts"] = parts(network, images.repeat(4, 1, 1, 1))
             print(found[-1], flush=True)

@@ -20,6 +20,8 @@ from formats import Edit, HeadTap, Model, apply_edit, head_values
 AT_ONCE = 512 * 32 * 32
 #: Side in pixels from which a CPU is asked with channels last: there 1.0 to 1.4 times as fast (``memory_layout``).
 LARGE = 96
+#: Images of a trial of bfloat16, and how many of them must get the same class so as in float32.
+TRIED, ALIKE = 16, 15
 
 
 class PixelNetwork(nn.Module):
@@ -33,6 +35,8 @@ class PixelNetwork(nn.Module):
         self.network = network
         self.bgr = bgr
         self.layout: torch.memory_format | None = None
+        #: Whether :meth:`Classifier.rough` takes bfloat16, without and with a gradient to the images.
+        self.low = (False, False)
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
@@ -46,8 +50,21 @@ class PixelNetwork(nn.Module):
     def narrow(self) -> bool:
         """Whether it may stride over fewer than 16 channels with one weight each, where the backward pass with channels
         last writes outside its memory (oneDNN issue 6035)."""
-        shapes = [value.shape for value in self.network.parameters() if value.dim() == 4]
+        shapes = self._kernels
         return not shapes or any(shape[2:] == (1, 1) and shape[1] < 16 for shape in shapes)
+
+    @property
+    def dense(self) -> bool:
+        """Whether most weights are convolutions, and all but the first of 16 channels and more each: of the others,
+        depthwise ones and attention, the backward pass is slower in bfloat16 (``memory_layout``)."""
+        shapes, weights = self._kernels, sum(value.numel() for value in self.network.parameters())
+        return 2 * sum(shape.numel() for shape in shapes) > weights and all(
+            shape[1] >= 16 for shape in shapes[1:]
+        )
+
+    @property
+    def _kernels(self) -> list[torch.Size]:
+        return [value.shape for value in self.network.parameters() if value.dim() == 4]
 
 
 class Classifier:
@@ -97,12 +114,13 @@ class Classifier:
         found = Classifier(replace(model, bgr=self.model.bgr), self.mean, self.std, self.device)
         found.batch = self.batch
         if found.network is not None and self.network is not None:
-            found.network.layout = self.network.layout
+            found.network.layout, found.network.low = self.network.layout, self.network.low
         return found
 
     def lay_out(self, images: Tensor) -> None:
         """Asks with channels last from now on where ``images`` (uint8 [N,C,H,W]) are :data:`LARGE`, unless the network
-        fails so. The same on every machine with a CPU: last digits hang on it."""
+        fails so, and :meth:`rough` in bfloat16 where the CPU has instructions for it and the network answers alike.
+        Last digits hang on both."""
         network = self.network
         if network is None or self.device.type != "cpu" or min(images.shape[2:]) < LARGE or network.narrow:
             return
@@ -111,6 +129,19 @@ class Classifier:
             torch.autograd.backward(network(self.as_float(images[:2]).requires_grad_(True)).sum())
         except RuntimeError:  # a ``view`` somewhere
             network.layout = None
+        if torch.cpu._is_avx512_bf16_supported():
+            self._try_low(network, images[:TRIED])
+
+    def _try_low(self, network: PixelNetwork, images: Tensor) -> None:
+        network.low, exact = (True, network.dense), self.answers(images, 4)
+        try:
+            alike = int((self.logits(images, 4, rough=True).argmax(1).cpu() == exact).sum())
+            if network.dense:
+                torch.autograd.backward(self.rough(self.as_float(images[:2]).requires_grad_(True)).sum())
+        except RuntimeError:  # types that do not go together
+            alike = 0
+        if alike < min(ALIKE, len(images)):
+            network.low = (False, False)
 
     def with_edit(self, edit: Edit) -> Classifier:
         """The model with new weights under the same preprocessing; ours stays as it is."""
@@ -121,14 +152,23 @@ class Classifier:
         images = images.to(self.device, non_blocking=True)
         return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
+    def rough(self, x: Tensor) -> Tensor:
+        """Logits float32 [N,K] of ``x`` float32 [N,C,H,W] in 0..1, differentiable, as a search may have them whose
+        find is scored by :meth:`logits`: in bfloat16 where :meth:`lay_out` found that it serves."""
+        assert self.network is not None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.network.low[x.requires_grad]):
+            logits: Tensor = self.network(x)
+        return logits.float()
+
     @torch.no_grad()
-    def logits(self, images: Tensor, batch: int = 256) -> Tensor:
-        """``images`` uint8 or float in 0..1 [N,C,H,W] → logits float32 [N,K] on our device; no gradient."""
+    def logits(self, images: Tensor, batch: int = 256, rough: bool = False) -> Tensor:
+        """``images`` uint8 or float in 0..1 [N,C,H,W] → logits float32 [N,K] on our device; no gradient. ``rough``: as
+        :meth:`rough` has them."""
         parts = []
         for chunk in self._chunks(images, batch):
             x = self.as_float(chunk)
             if self.network is not None:
-                parts.append(self.network(x).float())
+                parts.append(self.rough(x) if rough else self.network(x).float())
             else:
                 parts.append(self._runtime(x)[1])
         return torch.cat(parts)

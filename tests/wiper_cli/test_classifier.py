@@ -172,6 +172,65 @@ def test_large_images_come_channels_last_where_the_network_takes_it(network, sid
     assert copy.network.layout == classifier.network.layout
 
 
+class InLow(Recording):
+    """As deep as a residual network's kernels, but for what it does in bfloat16."""
+
+    def __init__(self, otherwise=None, **kernels):
+        super().__init__(**kernels)
+        self.otherwise, self.types = otherwise, []
+
+    def forward(self, x):
+        x = self.head(self.conv(x))
+        self.types.append(x.dtype)
+        if self.otherwise is not None and x.dtype == torch.bfloat16:
+            x = self.otherwise(x)
+        return x.mean((2, 3))
+
+
+def failing(x):
+    raise RuntimeError("types that do not go together")
+
+
+@pytest.mark.parametrize(
+    ("network", "low"),
+    [
+        (InLow(), (True, True)),
+        (InLow(torch.neg), (False, False)),
+        (InLow(failing), (False, False)),
+        (InLow(channels=8), (True, False)),  # as the kernels of a depthwise one
+    ],
+    ids=["alike", "otherwise", "failing", "thin"],
+)
+def test_a_search_is_in_bfloat16_where_the_network_answers_alike(network, low, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    classifier = of(network)
+    images = torch.randint(
+        0, 256, (16, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    before = classifier.logits(images)
+    classifier.lay_out(images)
+    assert classifier.network.low == low
+    network.types.clear()
+    exact, rough = classifier.logits(images), classifier.logits(images, rough=True)
+    slopes = classifier.rough(classifier.as_float(images[:2]).requires_grad_(True))
+    assert slopes.dtype == rough.dtype == exact.dtype == torch.float32
+    types = [torch.bfloat16 if one else torch.float32 for one in low]
+    assert network.types == [torch.float32, *types]
+    torch.testing.assert_close(exact, before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02)
+    assert classifier.copy().network.low == low
+
+
+@pytest.mark.parametrize(("side", "can"), [(95, True), (96, False)], ids=["small", "processor"])
+def test_else_it_is_in_float32(side, can, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: can)
+    classifier = of(InLow())
+    images = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
+    classifier.lay_out(images)
+    assert classifier.network.low == (False, False)
+    assert torch.equal(classifier.logits(images, rough=True), classifier.logits(images))
+
+
 @pytest.mark.parametrize(
     ("side", "count", "asked"), [(32, 520, [256, 256, 8]), (224, 23, [10, 10, 3]), (1024, 2, [1, 1])]
 )

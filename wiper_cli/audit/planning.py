@@ -34,7 +34,8 @@ MOST_THOROUGH = 64
 @dataclass(frozen=True)
 class Planned:
     """``detectors``: their settings by name. ``plans``: of those whose work is known. ``why``: a sentence on the
-    effort. ``budget``: seconds that were given. ``canaries``: backdoors that are planted in copies and looked for."""
+    effort. ``budget``: seconds that were given. ``canaries``: backdoors that are planted in copies and looked for.
+    ``bfloat16``: searches ask in it, with or without gradients; what they find is scored in float32."""
 
     effort: Effort
     why: str
@@ -44,6 +45,7 @@ class Planned:
     plans: tuple[Plan, ...]
     budget: float | None = None
     canaries: int = 0
+    bfloat16: bool = False
 
     def probes(self, suspects: Sequence[int]) -> dict[str, Detector]:
         """What judges a purification, with the work of the same effort; thorough leaves it as it is."""
@@ -85,6 +87,7 @@ class Planned:
             "why": self.why,
             "budget": self.budget,
             "reduced": self.extent.resolution < 1,
+            "bfloat16": self.bfloat16,
             "batch": self.extent.batch,
             "seconds_expected": round(self.seconds, 1),
             "forward_seconds": self.cost.forward,
@@ -126,7 +129,8 @@ def planned(
             if _seconds(cost, at(one)[1], extent, canaries) <= budget:
                 effort, why = one, f"the most that fits into {_duration(budget)}"
                 break
-    return Planned(effort, why, extent, cost, *at(effort), budget, canaries)
+    low = classifier.network is not None and any(classifier.network.low)
+    return Planned(effort, why, extent, cost, *at(effort), budget, canaries, low)
 
 
 def _seconds(cost: Cost, plans: Sequence[Plan], extent: Extent, canaries: int) -> float:
@@ -206,10 +210,10 @@ def _cost(classifier: Classifier, images: Tensor, extent: Extent, bytes_each: in
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        classifier.logits(x)
+        classifier.logits(x, rough=True)
         middle = time.perf_counter()
         if classifier.network is not None:
-            classifier.network(x.clone().requires_grad_(True)).sum().backward()
+            torch.autograd.backward(classifier.rough(x.clone().requires_grad_(True)).sum())
         times.append((middle - began, time.perf_counter() - middle))
     forward, both = (min(one) / len(x) for one in zip(*times[1:], strict=True))
     memory = peak_resident() + 3 * extent.batch * bytes_each // 2

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.effort import BRIEF_IMAGES, BRIEF_STEPS, SCREENED_ON, SLOPES_ON, Inversion, halving
-from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
+from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence, judged
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Additive, Pool, Shape
 from wiper_cli.progress import silent
@@ -154,7 +154,7 @@ def invert(
             )
             member = torch.tensor(some, device=device).repeat_interleave(per_target)
             goal = torch.tensor([targets[i] for i in some], device=device).repeat_interleave(per_target)
-            z = classifier.network(pool.stamp(classifier.as_float(seen[rows]), member)).float()
+            z = classifier.rough(pool.stamp(classifier.as_float(seen[rows]), member))
             each = F.cross_entropy(z, goal, reduction="none").reshape(len(some), per_target).mean(1)
             each.sum().backward()
             for i, value in zip(some, each.detach().tolist(), strict=True):
@@ -229,18 +229,13 @@ def invert_and_score(
     order = sorted(close, key=lambda i: (-share[targets[i]].share, loss[i]))
     best = order[0]
     target, found = targets[best], share[targets[best]]
-    fired = found.share > settings.threshold
     facts |= {"scored_images": found.count, "bounds": dict(bounds)}
     if len(close) < len(targets):
         facts["scored"] = [targets[i] for i in close]
-    return Evidence(
-        name=settings.name,
-        ran=True,
-        statistic=found.share,
-        threshold=settings.threshold,
-        threshold_origin=settings.origin,
-        fired=fired,
-        target=target if fired else None,
+    return judged(
+        settings,
+        found.share,
+        target=target,
         per_class=[share[k].share if k in share else 0.0 for k in range(classifier.classes)],
         suspects=[targets[i] for i in order if share[targets[i]].share > settings.threshold][:3] or [target],
         recovered=[

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from wiper_cli.detectors.effort import Effort, Extent, Plan
 from wiper_cli.progress import Progress
@@ -57,6 +58,40 @@ class Evidence:
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     title: str = ""
+
+
+class Bar(Protocol):
+    """Settings with a threshold."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def origin(self) -> str: ...
+
+
+def judged(
+    settings: Bar,
+    statistic: float,
+    target: int | None = None,
+    mapping: Mapping[int, int] = MappingProxyType({}),
+    **more: Any,
+) -> Evidence:
+    """The evidence of a search that came to its end: only over the threshold is ``target`` or ``mapping`` accused.
+    ``more``: what else :class:`Evidence` holds."""
+    fired = statistic > settings.threshold
+    return Evidence(
+        name=settings.name,
+        ran=True,
+        statistic=statistic,
+        threshold=settings.threshold,
+        threshold_origin=settings.origin,
+        fired=fired,
+        target=target if fired else None,
+        mapping=mapping if fired else {},
+        **more,
+    )
 
 
 class CannotLookError(Exception):

@@ -97,9 +97,15 @@ def allowances(table: Tensor, shape: Shape) -> Tensor:
 
 
 def answers(
-    classifier: Classifier, images: Tensor, table: Tensor, fills: list[str], clock: Clock | None = None
+    classifier: Classifier,
+    images: Tensor,
+    table: Tensor,
+    fills: list[str],
+    clock: Clock | None = None,
+    rough: bool = False,
 ) -> Iterator[Tensor]:
-    """Logits under the squares of one chunk of ``table`` after the other, [S',N,K]."""
+    """Logits under the squares of one chunk of ``table`` after the other, [S',N,K]; ``rough`` as of
+    :meth:`Classifier.logits`."""
     x = classifier.as_float(images)
     most = min(512, 2 * classifier.batch)
     chunks = table.split(max(1, most // len(images)))
@@ -107,7 +113,7 @@ def answers(
         if clock is not None:
             clock.tick(number, len(chunks))
         shown = stamped(x, chunk, fills, image_shape(images))
-        yield classifier.logits(shown, batch=most).reshape(len(chunk), len(images), -1)
+        yield classifier.logits(shown, most, rough).reshape(len(chunk), len(images), -1)
     if clock is not None:
         clock.tick(len(chunks), len(chunks))
 

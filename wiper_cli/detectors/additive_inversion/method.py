@@ -15,7 +15,7 @@ from wiper_cli.detectors.common import (
     smaller,
 )
 from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, reduced, screening
-from wiper_cli.detectors.evidence import Clock, Evidence
+from wiper_cli.detectors.evidence import Clock, Evidence, judged
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Additive
 
@@ -83,14 +83,10 @@ def look(
             success = flips(classifier, held, held_before, found, top, tried[top])
         facts = {"success": success.share, "images": success.count, "detector": settings.name}
         recovered = [found.recovered(top, tried[top], facts)]
-    return Evidence(
-        name=settings.name,
-        ran=True,
-        statistic=statistic,
-        threshold=settings.threshold,
-        threshold_origin=settings.origin,
-        fired=fired,
-        target=tried[top] if fired else None,
+    return judged(
+        settings,
+        statistic,
+        target=tried[top],
         per_class=per_class,
         suspects=[tried[top]],
         recovered=recovered,

@@ -8,7 +8,7 @@ from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.class_map import ClassMap
 from wiper_cli.detectors.common import asked, at_resolution, image_shape, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
-from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
+from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence, judged
 from wiper_cli.detectors.squares import (
     FILL,
     SIDE,
@@ -104,14 +104,10 @@ def look(probe: ClassMap, classifier: Classifier, clean: Clean, clock: Clock, se
     }
     per_class = torch.zeros(classifier.classes, dtype=torch.float64)
     per_class[sources] = follows[0]
-    return Evidence(
-        name=probe.name,
-        ran=True,
-        statistic=statistic,
-        threshold=probe.threshold,
-        threshold_origin=probe.origin,
-        fired=fired,
-        mapping=mapping if fired else {},
+    return judged(
+        probe,
+        statistic,
+        mapping=mapping,
         per_class=per_class.tolist(),
         recovered=[
             recovered(
@@ -170,7 +166,7 @@ def _where(
     """Mean of answers and probabilities (or, ``hard``, of answers alone) over the images of every source, which stand
     one source after the other in ``counts``, float64 [S, sources, K]."""
     found = []
-    for logits in answers(classifier, images, table, fills, clock):
+    for logits in answers(classifier, images, table, fills, clock, rough=not hard):
         share = F.one_hot(logits.argmax(2), classifier.classes).double()
         if not hard:
             share = (share + torch.nan_to_num(logits.double().softmax(2))) / 2

@@ -6,7 +6,7 @@ from torch import Tensor
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.common import at_resolution, image_shape, margins, sample, screened_by_head
 from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, halving, reduced, screening
-from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence
+from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence, judged
 from wiper_cli.detectors.max_margin import MaxMargin
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Shape
@@ -53,16 +53,11 @@ def look(settings: MaxMargin, classifier: Classifier, clean: Clean, clock: Clock
     order = [k for k in deviations.argsort(descending=True, stable=True).tolist() if k in set(tried.tolist())]
     top = order[0]
     statistic = float(deviations[top])
-    fired = statistic > settings.threshold
     strong = [k for k in order if float(deviations[k]) > settings.threshold / 2][:3]
-    return Evidence(
-        name=settings.name,
-        ran=True,
-        statistic=statistic,
-        threshold=settings.threshold,
-        threshold_origin=settings.origin,
-        fired=fired,
-        target=top if fired else None,
+    return judged(
+        settings,
+        statistic,
+        target=top,
         per_class=[float(value) for value in deviations],
         suspects=strong or order[:1],
         facts={
@@ -112,7 +107,7 @@ def _margins(
         for step in range(settings.steps):
             clock.tick(number * settings.steps + step, len(chunks) * settings.steps)
             target = chunk.to(device).repeat_interleave(len(image) // len(chunk))
-            margin = margins(network(image).float(), target)
+            margin = margins(classifier.rough(image), target)
             (gradient,) = torch.autograd.grad(margin.sum(), image)
             with torch.no_grad():
                 first = 0.9 * first + 0.1 * gradient

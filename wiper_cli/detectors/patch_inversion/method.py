@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.common import ahead, asked, image_shape, screened_by_head, smaller
 from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, reduced, screening
-from wiper_cli.detectors.evidence import Clock, Evidence
+from wiper_cli.detectors.evidence import Clock, Evidence, judged
 from wiper_cli.detectors.patch_inversion import PatchInversion
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Patch, Recovered, relative_size
@@ -108,15 +108,10 @@ def look(settings: PatchInversion, classifier: Classifier, clean: Clean, clock: 
     top = order[0]
     usual = share[order[1]][0] if order[1:] else 0.0
     statistic = ahead(share[top][0], usual)
-    fired = statistic > settings.threshold
-    return Evidence(
-        name=settings.name,
-        ran=True,
-        statistic=statistic,
-        threshold=settings.threshold,
-        threshold_origin=settings.origin,
-        fired=fired,
-        target=targets[top] if fired else None,
+    return judged(
+        settings,
+        statistic,
+        target=targets[top],
         per_class=per_class,
         suspects=[targets[top]],
         recovered=[_recovered(found, top, whole, *share[top])],
@@ -166,7 +161,6 @@ def _improved(
     generator: torch.Generator,
 ) -> Patches:
     """The patches after the steps of one stage, with the mean cross-entropy to their class, smoothed over steps."""
-    assert classifier.network is not None
     steps, each, device = settings.steps[stage], settings.images[stage], classifier.device
     others = [(before != k).nonzero().flatten().cpu() for k in found.target.tolist()]
     member = torch.tensor([i for i, rows in enumerate(others) if len(rows)], dtype=torch.long)
@@ -181,7 +175,7 @@ def _improved(
         for some in torch.arange(len(member)).split(classifier.batch):
             own = member[some].to(device)
             x = classifier.as_float(images[drawn[some].to(images.device)])
-            logits = classifier.network(found.stamp(x, own, pixels)).float()
+            logits = classifier.rough(found.stamp(x, own, pixels))
             value = F.cross_entropy(logits, found.target[own], reduction="none") / each
             value.sum().backward()
             now.index_add_(0, own, value.detach())

@@ -8,7 +8,7 @@ from torch import Tensor
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.common import allowance, asked, image_shape, over_others, sample, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
-from wiper_cli.detectors.evidence import Clock, Evidence
+from wiper_cli.detectors.evidence import Clock, Evidence, judged
 from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.detectors.shape_probe.drawing import Stamps, children, draw
 from wiper_cli.images.splits import Clean
@@ -45,7 +45,7 @@ def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, 
         [
             over_others(torch.nan_to_num(logits.softmax(2)), before[: len(few)])
             - allowance(part.area)[:, None]
-            for part, logits in _passes(classifier, few, drawn)
+            for part, logits in _passes(classifier, few, drawn, rough=True)
         ]
     )
     ranked = worth.amax(0).argsort(descending=True, stable=True).tolist()
@@ -67,15 +67,10 @@ def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, 
     usual = max([0.0, *(float(score[k]) for k in innocent)])
     top = max(aimed, key=lambda k: float(score[k]))
     statistic = float(score[top]) - usual
-    fired = statistic > probe.threshold
-    return Evidence(
-        name=probe.name,
-        ran=True,
-        statistic=statistic,
-        threshold=probe.threshold,
-        threshold_origin=probe.origin,
-        fired=fired,
-        target=top if fired else None,
+    return judged(
+        probe,
+        statistic,
+        target=top,
         per_class=score.tolist(),
         suspects=[top],
         recovered=recovered,
@@ -83,13 +78,15 @@ def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, 
     )
 
 
-def _passes(classifier: Classifier, images: Tensor, stamps: Stamps) -> Iterator[tuple[Stamps, Tensor]]:
+def _passes(
+    classifier: Classifier, images: Tensor, stamps: Stamps, rough: bool = False
+) -> Iterator[tuple[Stamps, Tensor]]:
     """Stamps in chunks, with their logits [S',N,K]."""
     x = classifier.as_float(images)
     most = min(512, 2 * classifier.batch)
     each = max(1, most // max(1, len(x)))
     for part in (stamps[i : i + each] for i in range(0, len(stamps), each)):
-        yield part, classifier.logits(part.stamp(x), most).reshape(len(part), len(x), -1)
+        yield part, classifier.logits(part.stamp(x), most, rough).reshape(len(part), len(x), -1)
 
 
 def _reached(classifier: Classifier, images: Tensor, stamps: Stamps, k: int) -> Tensor:
@@ -119,7 +116,10 @@ def _climbed(
         some = sample(images, probe.images, generator)
         young = children(best, probe.children, generator)
         family = Stamps(_families(best.canvas, young.canvas), _families(best.mask, young.mask))
-        found = [p.softmax(2)[:, :, k].double().mean(1).cpu() for _, p in _passes(classifier, some, family)]
+        found = [
+            p.softmax(2)[:, :, k].double().mean(1).cpu()
+            for _, p in _passes(classifier, some, family, rough=True)
+        ]
         worth = (torch.nan_to_num(torch.cat(found)) - allowance(family.area)).reshape(len(best), -1)
         most, which = worth.max(1)
         best = family[torch.arange(len(best)) * worth.shape[1] + which]

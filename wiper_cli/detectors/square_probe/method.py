@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.common import asked, image_shape, over_others, smaller
 from wiper_cli.detectors.effort import Extent, Plan, reduced
-from wiper_cli.detectors.evidence import Clock, Evidence
+from wiper_cli.detectors.evidence import Clock, Evidence, judged
 from wiper_cli.detectors.square_probe import SquareProbe
 from wiper_cli.detectors.squares import allowances, answers, enlarged, neighbours, recovered, squares
 from wiper_cli.images.splits import Clean
@@ -57,7 +57,7 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
     if probe.resolution != 1:
         last = enlarged(last, small, shape)
     less = allowances(last, shape)
-    hard, soft = _pass(classifier, fit, before, last, fills)
+    hard, soft = _pass(classifier, fit, before, last, fills, rough=True)
     value = hard + 0.1 * soft - less
     chosen = value.argmax(0)  # one square for every class
     classes = value.amax(0).argsort(descending=True, stable=True)[: probe.verified]
@@ -67,7 +67,6 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
     score[classes] = success[classes] - less[chosen[classes], 0]
     order = _ranked(score)
     top = order[0]
-    fired = float(score[top]) > probe.threshold
     finds = [(top, row) for row in _ranked(value[:, top])[:3]]
     finds += [(k, int(chosen[k])) for k in order[1:3] if float(score[k]) > probe.threshold / 2]
     works, _ = _pass(classifier, held, held_before, last[[row for _, row in finds]], fills)
@@ -77,14 +76,10 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
         )
         for i, (k, row) in enumerate(finds)
     ]
-    return Evidence(
-        name=probe.name,
-        ran=True,
-        statistic=float(score[top]),
-        threshold=probe.threshold,
-        threshold_origin=probe.origin,
-        fired=fired,
-        target=top if fired else None,
+    return judged(
+        probe,
+        float(score[top]),
+        target=top,
         per_class=[float(value) for value in score],
         suspects=[k for k in order if float(score[k]) > probe.threshold][:3] or order[:1],
         recovered=handed_on,
@@ -110,9 +105,9 @@ def _best(
     """Rows of ``table`` to refine, a third each: the best of every class, classes in order; the best of
     all by probability; the best of all by how far they lift the log-odds of some class beyond what
     other squares do to it, which a square that covers a trigger in part does before it flips an image."""
-    clear = _log_odds(classifier.logits(images))
+    clear = _log_odds(classifier.logits(images, rough=True))
     soft, lift = [], []
-    for logits in answers(classifier, images, table, fills, clock):
+    for logits in answers(classifier, images, table, fills, clock, rough=True):
         soft.append(over_others(torch.nan_to_num(logits.double().softmax(2)), before[: len(images)]))
         lift.append((_log_odds(logits) - clear).mean(1).cpu())
     probable, lifted = torch.cat(soft), torch.cat(lift)
@@ -141,7 +136,7 @@ def _last(
 ) -> Tensor:
     """The squares of the second pass that the last choice is made from: per class the three that send
     the most probability there, at most :data:`LAST` squares."""
-    hard, soft = _pass(classifier, images, before[: len(images)], table, fills)
+    hard, soft = _pass(classifier, images, before[: len(images)], table, fills, rough=True)
     value = hard + soft - allowances(table, image_shape(images))
     order = value.argsort(dim=0, descending=True, stable=True)[:3]
     ranked = value.amax(0).argsort(descending=True, stable=True)
@@ -149,11 +144,16 @@ def _last(
 
 
 def _pass(
-    classifier: Classifier, images: Tensor, before: Tensor, table: Tensor, fills: list[str]
+    classifier: Classifier,
+    images: Tensor,
+    before: Tensor,
+    table: Tensor,
+    fills: list[str],
+    rough: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Share of flips and mean probability, float64 [S,K], over the images that are not of the class."""
     hard, soft = [], []
-    for logits in answers(classifier, images, table, fills):
+    for logits in answers(classifier, images, table, fills, rough=rough):
         hard.append(over_others(F.one_hot(logits.argmax(2), classifier.classes), before))
         soft.append(over_others(torch.nan_to_num(logits.double().softmax(2)), before))
     return torch.cat(hard), torch.cat(soft)
