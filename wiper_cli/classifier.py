@@ -119,29 +119,40 @@ class Classifier:
 
     def lay_out(self, images: Tensor) -> None:
         """Asks with channels last from now on where ``images`` (uint8 [N,C,H,W]) are :data:`LARGE`, unless the network
-        fails so, and :meth:`rough` in bfloat16 where the CPU has instructions for it and the network answers alike.
-        Last digits hang on both."""
+        fails so. The same on every machine with a CPU: last digits hang on it."""
         network = self.network
-        if network is None or self.device.type != "cpu" or min(images.shape[2:]) < LARGE or network.narrow:
+        if network is None or not self._large(images) or network.narrow:
             return
         network.layout = torch.channels_last
         try:
             torch.autograd.backward(network(self.as_float(images[:2]).requires_grad_(True)).sum())
         except RuntimeError:  # a ``view`` somewhere
             network.layout = None
-        if torch.cpu._is_avx512_bf16_supported():
-            self._try_low(network, images[:TRIED])
 
-    def _try_low(self, network: PixelNetwork, images: Tensor) -> None:
-        network.low, exact = (True, network.dense), self.answers(images, 4)
+    def lower(self, images: Tensor, wanted: bool = True) -> bool:
+        """Has :meth:`rough` ask in bfloat16 from now on, if ``wanted``, where ``images`` (uint8 [N,C,H,W]) are
+        :data:`LARGE`, a CPU has instructions for it, and the network answers alike. Whether it does."""
+        network = self.network
+        if network is None:
+            return False
+        network.low = (False, False)
+        possible = self._large(images) and not network.narrow and torch.cpu._is_avx512_bf16_supported()
+        if not (wanted and possible):
+            return False
+        some = images[:TRIED]
+        exact = self.answers(some, 4)
+        network.low = (True, network.dense)
         try:
-            alike = int((self.logits(images, 4, rough=True).argmax(1).cpu() == exact).sum())
-            if network.dense:
-                torch.autograd.backward(self.rough(self.as_float(images[:2]).requires_grad_(True)).sum())
+            alike = int((self.logits(some, 4, rough=True).argmax(1).cpu() == exact).sum())
+            torch.autograd.backward(self.rough(self.as_float(some[:2]).requires_grad_(True)).sum())
         except RuntimeError:  # types that do not go together
             alike = 0
-        if alike < min(ALIKE, len(images)):
+        if alike < min(ALIKE, len(some)):
             network.low = (False, False)
+        return network.low[0]
+
+    def _large(self, images: Tensor) -> bool:
+        return self.device.type == "cpu" and min(images.shape[2:]) >= LARGE
 
     def with_edit(self, edit: Edit) -> Classifier:
         """The model with new weights under the same preprocessing; ours stays as it is."""
@@ -154,7 +165,7 @@ class Classifier:
 
     def rough(self, x: Tensor) -> Tensor:
         """Logits float32 [N,K] of ``x`` float32 [N,C,H,W] in 0..1, differentiable, as a search may have them whose
-        find is scored by :meth:`logits`: in bfloat16 where :meth:`lay_out` found that it serves."""
+        find is scored by :meth:`logits`: in bfloat16 where :meth:`lower` found that it serves."""
         assert self.network is not None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.network.low[x.requires_grad]):
             logits: Tensor = self.network(x)

@@ -208,7 +208,7 @@ def test_a_search_is_in_bfloat16_where_the_network_answers_alike(network, low, m
         0, 256, (16, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     before = classifier.logits(images)
-    classifier.lay_out(images)
+    assert classifier.lower(images) == low[0]
     assert classifier.network.low == low
     network.types.clear()
     exact, rough = classifier.logits(images), classifier.logits(images, rough=True)
@@ -219,6 +219,8 @@ def test_a_search_is_in_bfloat16_where_the_network_answers_alike(network, low, m
     torch.testing.assert_close(exact, before, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02)
     assert classifier.copy().network.low == low
+    assert not classifier.lower(images, wanted=False)
+    assert torch.equal(classifier.logits(images, rough=True), exact)
 
 
 @pytest.mark.parametrize(("side", "can"), [(95, True), (96, False)], ids=["small", "processor"])
@@ -226,7 +228,7 @@ def test_else_it_is_in_float32(side, can, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: can)
     classifier = of(InLow())
     images = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
-    classifier.lay_out(images)
+    assert not classifier.lower(images)
     assert classifier.network.low == (False, False)
     assert torch.equal(classifier.logits(images, rough=True), classifier.logits(images))
 

@@ -110,10 +110,17 @@ def planned(
 ) -> Planned:
     """The plan for the detectors ``names``, and as much again for each of the ``canaries``. ``budget``: seconds; the
     most work that is expected to fit is chosen in place of the effort ``asked`` for, the least where none does. Sets
-    how many images ``classifier`` holds at once."""
+    how many images ``classifier`` holds at once, and whether searches ask it in bfloat16, which a thorough one never
+    does: a network could be made to hide in what that rounds away."""
     extent, bytes_each = _extent(classifier, clean)
     classifier.batch = extent.batch
-    cost = _cost(classifier, clean.fit.images, extent, bytes_each)
+    costs: dict[bool, Cost] = {}
+
+    def cost(one: Effort) -> Cost:
+        low = classifier.lower(clean.fit.images, one != "thorough")
+        if low not in costs:
+            costs[low] = _cost(classifier, clean.fit.images, extent, bytes_each)
+        return costs[low]
 
     def at(one: Effort) -> tuple[dict[str, Detector], tuple[Plan, ...]]:
         detectors = {name: DETECTORS[name].at(one, extent) for name in names}
@@ -126,11 +133,12 @@ def planned(
     if budget is not None:
         effort, why = "quick", f"even this is expected to take more than the {_duration(budget)} given"
         for one in reversed(EFFORTS):
-            if _seconds(cost, at(one)[1], extent, canaries) <= budget:
+            if _seconds(cost(one), at(one)[1], extent, canaries) <= budget:
                 effort, why = one, f"the most that fits into {_duration(budget)}"
                 break
-    low = classifier.network is not None and any(classifier.network.low)
-    return Planned(effort, why, extent, cost, *at(effort), budget, canaries, low)
+    found = cost(effort)
+    low = classifier.network is not None and classifier.network.low[0]
+    return Planned(effort, why, extent, found, *at(effort), budget, canaries, low)
 
 
 def _seconds(cost: Cost, plans: Sequence[Plan], extent: Extent, canaries: int) -> float:

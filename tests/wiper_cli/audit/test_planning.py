@@ -86,6 +86,18 @@ def test_large_images_are_reduced_where_the_network_takes_them(planted, side, on
     assert found.detectors["square-probe"].resolution == resolution
 
 
+def test_only_shorter_searches_ask_in_bfloat16(planted, price, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    price(0.001, 0.001)
+    model = planted(network=Large(), classes=3)
+    for effort, low in (("quick", True), ("thorough", False), ("normal", True)):
+        found = planned(model, photographs(20, 96), ["square-probe"], effort)
+        assert (found.as_dict()["bfloat16"], model.network.low[0]) == (low, low)
+    budget = found.cost.seconds(found.plans) * 1000
+    found = planned(model, photographs(20, 96), ["square-probe"], "quick", budget)
+    assert (found.effort, model.network.low[0]) == ("thorough", False)
+
+
 def test_a_batch_holds_what_memory_was_set_aside_for(planted, planted_clean):
     """The network keeps for each image 64 maps of it, and what a deeper one keeps is more."""
 
