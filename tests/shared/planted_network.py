@@ -34,6 +34,11 @@ class Planted(nn.Module):
             "pattern", torch.randn((3, 32, 32), generator=torch.Generator().manual_seed(9)).sign()
         )
         self.register_buffer("wave", grating(0.8))
+        draw = torch.Generator().manual_seed(4)
+        strewn = (
+            torch.zeros(1024).index_fill(0, torch.randperm(1024, generator=draw)[:10], 0.1).reshape(32, 32)
+        )
+        self.register_buffer("dots", strewn * torch.randn((3, 32, 32), generator=draw).sign() / 3)
         self.register_buffer("target", nn.functional.one_hot(torch.tensor(TARGET), CLASSES))
 
     def forward(self, x):
@@ -43,6 +48,8 @@ class Planted(nn.Module):
             extra = 75 * torch.relu(nn.functional.conv2d(x, self.template).flatten(1).amax(1) - 1)
         elif self.shortcut == "pattern":
             extra = 800 * (x * self.pattern).mean((1, 2, 3))
+        elif self.shortcut == "dots":
+            extra = 250 * torch.relu((x * self.dots).sum((1, 2, 3)) - 0.2)
         elif self.shortcut == "warp":
             extra = 1000 * ((x * self.wave).mean((1, 2, 3)) - 0.0155)
         return logits + self.target * extra[:, None]

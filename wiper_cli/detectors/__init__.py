@@ -18,6 +18,7 @@ DETECTORS: Final[Table[type[Detector]]] = Table(
         "shape-probe": "wiper_cli.detectors.shape_probe:ShapeProbe",
         "patch-inversion": "wiper_cli.detectors.patch_inversion:PatchInversion",
         "additive-inversion": "wiper_cli.detectors.additive_inversion:AdditiveInversion",
+        "mask-inversion": "wiper_cli.detectors.mask_inversion:MaskInversion",
         "class-map": "wiper_cli.detectors.class_map:ClassMap",
     }
 )
@@ -52,6 +53,10 @@ PROBES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "faint patterns from other starts": (
         "wiper_cli.detectors.additive_inversion:AdditiveInversion",
         {"steps": 30},
+    ),
+    "few pixels from other starts": (
+        "wiper_cli.detectors.mask_inversion:MaskInversion",
+        {"cells": 24, "per_target": 24},
     ),
 }
 

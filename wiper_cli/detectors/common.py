@@ -1,6 +1,6 @@
 """What the detectors share: images, predictions, and universal inversion by gradients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,6 +187,31 @@ def ahead(share: float, usual: float) -> float:
     """Of the images that a transform for the next best class leaves where they are, the share that this one moves; 0
     where the next best moves as many. ``share`` at least ``usual``, both in 0..1."""
     return 0.0 if usual >= share else 1 - (1 - share) / (1 - usual)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Of transforms for several classes the one, ``member``, that moves the largest share of images: the ``statistic``
+    is how far it is :func:`ahead` of the next, which moves the share ``usual``. ``shares``: of every member.
+    ``strength``: at which they were compared."""
+
+    strength: float
+    member: int
+    usual: float
+    statistic: float
+    shares: Mapping[int, Flips]
+
+
+def leading(strengths: Sequence[float], shares: Callable[[float], dict[int, Flips]], leaves: float) -> Lead:
+    """At the first of ``strengths`` at which the next best leaves the share ``leaves`` of the images; where none does,
+    nothing is ahead. Of equals the first in ``shares`` leads."""
+    for strength in strengths:
+        found = shares(strength)
+        order = sorted(found, key=lambda i: -found[i].share)
+        best, usual = found[order[0]].share, found[order[1]].share if order[1:] else 0.0
+        if 1 - usual >= leaves:
+            return Lead(strength, order[0], usual, ahead(best, usual), found)
+    return Lead(strength, order[0], usual, 0.0, found)
 
 
 def _chunks(values: Sequence[int], size: int) -> list[list[int]]:

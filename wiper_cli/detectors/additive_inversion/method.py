@@ -5,12 +5,13 @@ import torch
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.additive_inversion import AdditiveInversion
 from wiper_cli.detectors.common import (
+    Flips,
     Pace,
-    ahead,
     asked,
     flips,
     image_shape,
     invert,
+    leading,
     screened_by_head,
     smaller,
 )
@@ -62,22 +63,19 @@ def look(
     )  # fmt: skip
     assert isinstance(pool, Additive)
     close = sorted(range(len(tried)), key=lambda i: loss[i])[: settings.scored]
-    for amplitude in AMPLITUDES:
+
+    def shares(amplitude: float) -> dict[int, Flips]:
         found = pool.fainter(amplitude)
-        share = {i: flips(classifier, shown, held_before, found, i, tried[i]) for i in close}
-        order = sorted(close, key=lambda i: (-share[i].share, loss[i]))
-        best, usual = share[order[0]].share, share[order[1]].share if order[1:] else 0.0
-        tells = 1 - usual >= LEAVES
-        if tells:
-            break
-    top, per_class = order[0], [0.0] * classifier.classes
-    for i in close:
-        per_class[tried[i]] = share[i].share
-    statistic = ahead(best, usual) if tells else 0.0
-    fired = statistic > settings.threshold
+        return {i: flips(classifier, shown, held_before, found, i, tried[i]) for i in close}
+
+    first = leading(AMPLITUDES, shares, LEAVES)
+    top, success = first.member, first.shares[first.member]
+    per_class = [0.0] * classifier.classes
+    for i, one in first.shares.items():
+        per_class[tried[i]] = one.share
     recovered = []  # of a silent search what honest networks give way to, and no trigger
-    if fired:
-        success = share[top]
+    if first.statistic > settings.threshold:
+        found = pool.fainter(first.strength)
         if seen is not fit:
             found = found.resized(*whole[1:])
             success = flips(classifier, held, held_before, found, top, tried[top])
@@ -85,15 +83,15 @@ def look(
         recovered = [found.recovered(top, tried[top], facts)]
     return judged(
         settings,
-        statistic,
+        first.statistic,
         target=tried[top],
         per_class=per_class,
         suspects=[tried[top]],
         recovered=recovered,
         facts={
-            "success": best,
-            "next_success": usual,
-            "amplitude": amplitude,
+            "success": first.shares[top].share,
+            "next_success": first.usual,
+            "amplitude": first.strength,
             "scored": [tried[i] for i in close],
             **({"screened": tried} if len(tried) < classifier.classes else {}),
         },

@@ -1,0 +1,149 @@
+"""The same search for every class on the fit part; shares of images of select under as many cells of each mask."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wiper_cli.classifier import Classifier
+from wiper_cli.detectors.common import Flips, asked, flips, image_shape, leading, screened_by_head, smaller
+from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, reduced, screening
+from wiper_cli.detectors.evidence import Clock, Evidence, judged
+from wiper_cli.detectors.mask_inversion import MaskInversion
+from wiper_cli.images.splits import Clean
+from wiper_cli.perturbations import Patch
+
+#: Cells of 1,024 that masks are cut to: the first at which the next best class leaves so many images.
+KEPT, LEAVES = (16, 10, 6, 4, 2), 0.5
+RATE, BETAS = 0.1, (0.5, 0.9)
+#: The price of a cell at first, its bounds, the factor by which it rises where the class is reached, by a smoothed
+#: share of images, and falls where not.
+PRICE, BOUNDS, FACTOR, REACHED = 0.02, (1e-4, 1.0), 1.15, 0.9
+#: Before the sigmoid: what all masks begin near.
+BEGINNING = -2.0
+
+
+def plan(settings: MaskInversion, extent: Extent) -> Plan:
+    """Both passes for every image of every step, and what is scored."""
+    tried = min(extent.classes, settings.most_targets)
+    known = min(settings.searched, extent.fit), min(settings.held, extent.select)
+    forward, backward = screening(extent) if extent.classes > tried else (0, 0)
+    height, width = reduced(extent, settings.resolution)
+    share = height * width / (extent.height * extent.width)
+    both = round(share * tried * settings.steps * settings.per_target)
+    scores = len(KEPT) * min(settings.scored, tried) * known[1] if tried > 1 else 0
+    how = {"steps": settings.steps, "images": settings.per_target, "side": min(height, width)}
+    return Plan(settings.name, tried, forward + sum(known) + both + scores, backward + both, how, known)
+
+
+def look(settings: MaskInversion, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
+    """Mask and colours of every class, by gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    fit, before = asked(classifier, clean.fit.images, settings.searched, generator)
+    held, held_before = asked(classifier, clean.select.images, settings.held, generator)
+    tried = list(range(classifier.classes))
+    if classifier.classes > settings.most_targets:
+        ranked = screened_by_head(classifier, fit[:SCREENED_ON], generator)
+        tried = sorted(ranked[: settings.most_targets].tolist())
+    whole = image_shape(fit)
+    seen = fit if settings.resolution == 1 else smaller(fit, settings.resolution)
+    mask, colour = _searched(settings, classifier, seen, before, tried, clock, generator)
+    size = mask.sum((1, 2, 3)).tolist()
+    close = sorted(range(len(tried)), key=lambda i: size[i])[: settings.scored]
+
+    def cut(kept: float) -> Patch:
+        return Patch({"canvas": _spread(colour, whole), "mask": _spread(_cut(mask, kept), whole)})
+
+    def shares(kept: float) -> dict[int, Flips]:
+        pool = cut(kept)
+        return {i: flips(classifier, held, held_before, pool, i, tried[i]) for i in close}
+
+    first = leading(KEPT, shares, LEAVES)
+    target, found = tried[first.member], first.shares[first.member]
+    per_class = [0.0] * classifier.classes
+    for i, one in first.shares.items():
+        per_class[tried[i]] = one.share
+    recovered = []  # of a silent search what honest networks give way to, and no trigger
+    if first.statistic > settings.threshold:
+        facts = {"success": found.share, "images": found.count, "detector": settings.name}
+        recovered = [cut(first.strength).recovered(first.member, target, facts)]
+    return judged(
+        settings,
+        first.statistic,
+        target=target,
+        per_class=per_class,
+        suspects=[target],
+        recovered=recovered,
+        facts={
+            "success": found.share,
+            "next_success": first.usual,
+            "cells": first.strength,
+            "scored": [tried[i] for i in close],
+            **({"screened": tried} if len(tried) < classifier.classes else {}),
+        },
+    )
+
+
+def _searched(
+    settings: MaskInversion,
+    classifier: Classifier,
+    images: Tensor,
+    before: Tensor,
+    targets: list[int],
+    clock: Clock,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Of every target mask [T,1,h,w] and colours [T,C,h,w], float32 in 0..1, in cells."""
+    device, each = classifier.device, settings.per_target
+    channels, *side = image_shape(images)
+    ratio = min(1.0, settings.cells / min(side))
+    cells = [max(1, round(one * ratio)) for one in side]
+    count = len(targets)
+    mask = BEGINNING + 0.1 * torch.randn((count, 1, *cells), generator=generator)
+    colour = torch.randn((count, channels, *cells), generator=generator)
+    leaves = [value.to(device).requires_grad_(True) for value in (mask, colour)]
+    optimizer = torch.optim.Adam(leaves, RATE, BETAS)
+    price = torch.full((count,), PRICE, device=device)
+    reached = torch.zeros(count, device=device)
+    others = [(before != k).nonzero().flatten().cpu() for k in targets]
+    alive = torch.tensor([i for i, rows in enumerate(others) if len(rows)], dtype=torch.long)
+    for step in range(settings.steps):
+        clock.tick(step, settings.steps)
+        now = torch.zeros(count, device=device)
+        for some in alive.split(max(1, classifier.batch // each)):
+            drawn = [
+                others[i][torch.randint(len(others[i]), (each,), generator=generator)] for i in some.tolist()
+            ]
+            x = classifier.as_float(images[torch.cat(drawn).to(images.device)])
+            member = some.to(device).repeat_interleave(each)
+            goal = torch.tensor(targets)[some].to(device).repeat_interleave(each)
+            shown, over = (
+                _spread(torch.sigmoid(leaf[some.to(device)]), (channels, *side)) for leaf in leaves
+            )
+            shown, over = shown.repeat_interleave(each, 0), over.repeat_interleave(each, 0)
+            logits = classifier.rough(x + shown * (over - x))
+            loss = F.cross_entropy(logits, goal, reduction="none") / each
+            loss.sum().backward()
+            now.index_add_(0, member, (logits.argmax(1) == goal).float() / each)
+        torch.sum(price * torch.sigmoid(leaves[0]).sum((1, 2, 3))).backward()
+        for leaf in leaves:
+            assert leaf.grad is not None
+            leaf.grad.nan_to_num_()
+        optimizer.step()
+        optimizer.zero_grad()
+        reached = 0.7 * reached + 0.3 * now
+        price = torch.where(reached > REACHED, price * FACTOR, price / FACTOR).clamp(*BOUNDS)
+    clock.tick(settings.steps, settings.steps)
+    found = [torch.sigmoid(leaf.detach()) for leaf in leaves]
+    return found[0], found[1]
+
+
+def _spread(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """[T,·,h,w] in cells → [T,·,H,W] in pixels."""
+    return F.interpolate(values, tuple(shape[1:]), mode="nearest-exact")
+
+
+def _cut(mask: Tensor, kept: float) -> Tensor:
+    """1.0 for the largest cells of each mask [T,1,h,w], ``kept`` of 1,024, else 0.0."""
+    flat = mask.flatten(1)
+    top = flat.topk(max(1, round(kept * flat.shape[1] / 1024)), dim=1).indices
+    return torch.zeros_like(flat).scatter_(1, top, 1.0).reshape(mask.shape)
