@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from formats.errors import Hostile, Unsupported
+from formats.torchscript.texts import Texts
 from formats.torchscript.words import (
     DEEP,
     LITERALS,
@@ -54,17 +55,10 @@ _LISTS = {
 }  # fmt: skip
 #: Operators that make a list or a string out of several.
 _JOINING = frozenset(
-    {
-        "torch.add",
-        "torch.add_",
-        "torch.extend",
-        "torch.mul",
-        "torch.mul_",
-        "torch.format",
-        "torch.append",
-        "torch.insert",
-    }
+    f"torch.{name}" for name in ["add", "add_", "extend", "mul", "mul_", "format", "append", "insert"]
 )
+#: What makes a text of others, and what makes none of any.
+_TEXTS, _ENDS = frozenset({"torch.add", "torch.format"}), frozenset({"torch.len", "ops.prim.RaiseException"})
 #: What makes a list of values that stay as they are, or puts one more into it.
 _HOLDING = frozenset({"[", "torch.append", "torch.insert"})
 #: Lists in lists of which several in one list count as joined: all that is nested is written out in a text.
@@ -83,7 +77,7 @@ class _Value(NamedTuple):
     ``kind``: name (of a variable), attribute (``name`` of variable ``of``), function (``name``), object (of class
     ``name``), number, called (what variable ``of`` is), literal (a list or string as it stands), or "" for all else,
     tensors among them. ``depth``: lists in lists that it may be; where that follows from others, ``parts``, by
-    ``rule``: as their least or most, one more, one less.
+    ``rule``: as their least or most, one more, one less. What makes texts gives its result a ``name``, too.
     """
 
     kind: str = ""
@@ -92,6 +86,11 @@ class _Value(NamedTuple):
     depth: int = 0
     rule: str = ""
     parts: tuple[_Value, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What :class:`Texts` calls it, "" what it does not know."""
+        return self.name if self.kind == "name" or self.name[:1] == "#" else ""
 
 
 _ANYTHING = _Value(depth=DEEP)
@@ -119,7 +118,8 @@ class Body:
         self._sized = False
         self._read: list[tuple[Cursor, str, str]] = []
         self._called: list[tuple[Cursor, int, str, str]] = []
-        self._joined: list[tuple[int, str, tuple[_Value, ...]]] = []
+        self._joined: list[tuple[int, str, tuple[_Value, ...], str]] = []
+        self._texts = Texts()
         self._given: list[_Value] = []
         self._depths: dict[str, int] = {}
         self._stores = False
@@ -227,6 +227,8 @@ class Body:
             if target.kind != "name":
                 cursor.strange()
             self.assign(cursor, target.name, right[i] if known else part)
+            self._texts.read[target.name] -= 1
+            self._texts.goes([right[i].text if known else ""], target.name)
             self._numbers[target.name] = self._numbers.get(target.name, 1) * min(self._number, 1 << 62)
 
     def assign(self, cursor: Cursor, name: str, value: _Value) -> None:
@@ -303,7 +305,7 @@ class Body:
             raise bomb(f"The code asks for a tensor of {elements} elements ({cursor.place}).", cursor.place)
         if closing == ")" and count == 1 and single:
             return value
-        self._joined.append((self.rounds, "[", tuple(parts)))
+        self._joined.append((self.rounds, "[", tuple(parts), ""))
         if closing == "}":
             return _ANYTHING
         own = tuple(dict.fromkeys(parts))
@@ -342,6 +344,7 @@ class Body:
         self._names.add(name)
         if cursor.next != "(":
             self._read.append((cursor, name, ""))
+            self._texts.read[name] += 1
             return _Value("name", name)
         if name in self.variables:
             self._given += self.arguments(cursor)
@@ -362,12 +365,19 @@ class Body:
         outer, self._sized = self._sized, _SIZED.match(name) is not None
         given = tuple(self.arguments(cursor))
         self._sized = outer
+        texts, made = [one.text for one in given], ""
+        if name in _TEXTS:
+            made = self._texts.made(texts)
+        elif name in _ENDS:
+            self._texts.goes(texts)
         if name in _JOINING and any(one.depth or one.rule or one.kind in _FOLLOWED for one in given):
-            self._joined.append((self.rounds, name, given))
+            self._joined.append((self.rounds, name, given, made))
         rule = _LISTS.get(name, "")
         if rule == "pieces" and name == "torch.size" and len(given) > 1:
             return _Value()  # of one axis
-        return _ANYTHING if rule == "any" else _Value(rule=rule, parts=given if rule else ())
+        if rule == "any":
+            return _ANYTHING._replace(name=made)
+        return _Value(name=made, rule=rule, parts=given if rule else ())
 
     def builtin(self, cursor: Cursor, name: str) -> _Value:
         cursor.use(name)
@@ -414,7 +424,7 @@ class Body:
         if cls is not None and cls.base == "NamedTuple" and cursor.next == "(":
             given = self.arguments(cursor)
             self._given += given
-            self._joined.append((self.rounds, "[", tuple(given)))
+            self._joined.append((self.rounds, "[", tuple(given), ""))
             return _Value("object", name, depth=DEEP)
         if function is None:
             raise undefined(cursor.place, name)
@@ -468,12 +478,14 @@ class Body:
         check_types(self.code, self._types)
         #: A text that comes in as a parameter does not leave, but for the message of an error.
         self.keeps = not (self.function.returns.depth or self._stores or any(map(self.made, self._given)))
-        joins = [
-            (name == "torch.format", rounds * self.joined(name, given))
-            for rounds, name, given in self._joined
-        ]
-        self.joins = sum(count for filled, count in joins if not filled)
-        self.fills = sum(count for filled, count in joins if filled)
+        fills: dict[str, int] = {}
+        for rounds, name, given, made in self._joined:
+            count = rounds * self.joined(name, given)
+            if name == "torch.format":
+                fills[made] = count
+            else:
+                self.joins += count
+        self.fills = self._texts.doublings(fills)
 
     def joined(self, name: str, given: Sequence[_Value]) -> int:
         """How often the longest of some lists or strings is doubled at most; what is added of the code's own is as long

@@ -263,6 +263,54 @@ def test_a_message_that_each_layer_makes_for_itself_is_no_doubling():
         read(head=layers(24, doubled))
 
 
+def message(i, made='torch.format("{}{}", a{i}, b{i})'):
+    """A text of two that are made for it, and what ends in an error."""
+    lines = f'a{i} = torch.format("{{}}", x)\nb{i} = a{i}\nif True:\n  c{i} = {made}\nelse:\n  c{i} = b{i}\n'
+    return lines.replace("{i}", str(i)) + f'ops.prim.RaiseException(torch.add("Error: ", c{i}))\n'
+
+
+def test_messages_that_a_function_makes_side_by_side_are_no_doubling():
+    """torchvision's vit_b_32, scripted and frozen, whose twelve layers stand in one function."""
+    read("".join(map(message, range(50))) + "return x")
+
+
+#: How a text goes on from one line to the next; each doubles it.
+CHAINED = {
+    "in order": "s{j} = torch.format(\"{}{}\", s{i}, s{i})",
+    "by another name": "t{i} = s{i}\ns{j} = torch.format(\"{}{}\", t{i}, s{i})",
+    "in each other": "s{j} = torch.add(\"a\", torch.format(\"{}{}\", s{i}, s{i}))",
+    "as what is filled in": "s{j} = torch.format(s{i}, s{i}, s{i})",
+    "through a list": "l{i} = [s{i}]\ns{j} = torch.format(\"{}{}\", l{i}[0], s{i})",
+    "through a list that grows": "_{i} = torch.append(l, s{i})\ns{j} = torch.format(\"{}{}\", l[-1], l[-1])",
+    "through a pair": "t{i}, u{i} = (s{i}, s{i})\nv{i} = (t{i}, u{i})\ns{j} = torch.format(\"{}{}\", v{i}[0], t{i})",
+    "through a function": "s{j} = __torch__.m.same(torch.format(\"{}{}\", s{i}, s{i}), )",
+    "through a condition": "if True:\n  t{i} = s{i}\nelse:\n  t{i} = \"a\"\ns{j} = torch.format(\"{}{}\", t{i}, t{i})",
+    "through an annotation": "t{i} = annotate(str, s{i})\ns{j} = torch.format(\"{}{}\", t{i}, t{i})",
+    "beside messages": message("{i}") + "s{j} = torch.format(\"{}{}\", s{i}, s{i})",
+}  # fmt: skip
+SAME = HEAD + "def same(s: str) -> str:\n  return s\n"
+
+
+@pytest.mark.parametrize("line", CHAINED.values(), ids=CHAINED)
+def test_texts_that_double_one_after_the_other(line):
+    def body(count):
+        first = 's0 = torch.format("{}", x)\nl = annotate(List[str], [])\n'
+        lines = "".join(line.replace("{i}", str(i)).replace("{j}", str(i + 1)) + "\n" for i in range(count))
+        return f"{first}{lines}n = torch.len(s{count})\nreturn x"
+
+    read(body(1), head=SAME)
+    with pytest.raises(Hostile, match="joins lists or strings") as caught:
+        read(body(5), head=SAME)
+    assert caught.value.rule == "WIPER-TS-022"
+
+
+def test_texts_that_double_in_a_loop():
+    with pytest.raises(Hostile, match="joins lists or strings"):
+        read(
+            's = torch.format("{}", x)\nfor i in range(9):\n  t = torch.format("{}{}", s, s)\n  s = t\nreturn x'
+        )
+
+
 @pytest.mark.parametrize("depth", [21, 200])
 def test_functions_that_multiply_or_nest(depth):
     calls = 2 if depth == 21 else 1
