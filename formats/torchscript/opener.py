@@ -6,6 +6,7 @@ else tells which constant of the graph is which record. Values come from the byt
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from formats.ranges import contiguous
 from formats.tensors import TORCH, from_bytes
 from formats.torchscript import lift
 from formats.torchscript.central import Archive, read_archive
+from formats.torchscript.effort import Effort, TooMuch
 from formats.torchscript.lift import plain_execution
 from formats.torchscript.manifest import covers
 from formats.torchscript.network import BATCHES, GraphNetwork, Slot, outputs_of
@@ -197,15 +199,20 @@ def _try_inputs(
     """
     if example is not None and (len(example) != 4 or 0 in example):
         raise Unsupported(f"The network was traced with an input of shape {list(example)}, not with images.")
+    weights = sum(value.numel() for value in network.state_dict().values())
+    effort = Effort(weights)
     trials = [(example[0], example[1:])] if example else list(_trials([channels] if channels else [3, 1]))
     flattens = False
     for usual, shape in trials:
         if flattens and usual > 1:
             break  # it is the size that does not fit, whatever the batch
         try:
-            said = _settle_output(network, _noise(usual, shape))
-            network.batch = _fixed_batch(network, shape, usual)
-        except Ambiguous:
+            pixels = math.prod(shape)
+            with effort.watch(usual * pixels):
+                said = _settle_output(network, _noise(usual, shape))
+            with Effort(weights, 3).watch((usual + 1) * pixels):
+                network.batch = _fixed_batch(network, shape, usual)
+        except (Ambiguous, TooMuch):
             raise
         except Exception as error:  # any operator may refuse a size, each in its own words
             if example is not None:
