@@ -6,14 +6,13 @@ values in the place of values (:mod:`formats.onnx.sizes`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from formats.errors import Hostile, Unsupported
 from formats.onnx.allowed import ALLOWED, PROGRAMS
-from formats.onnx.messages import Message
+from formats.onnx.messages import Message, Range
 from formats.onnx.order import in_order
 from formats.onnx.payload import few_numbers, shape_of
 from formats.onnx.sizes import Value, at_least
@@ -256,15 +255,17 @@ class _Walk:
         return [*state, *(Value(one.shape and (int(turns[0]), *one.shape)) for one in stacked)]
 
     def computed(self, kind: str, inputs: Sequence[Value], attributes: Mapping[str, Message]) -> Value:
-        plain = {}
+        plain: dict[str, Any] = {}
         for name, one in attributes.items():
             held = one.get(_HELD.get(one.get("type", 0), ""))
             if isinstance(held, int | float) or (isinstance(held, list) and len(held) <= _MAX_LIST):
                 plain[name] = held
+            elif isinstance(held, Range) and held.end - held.start <= _MAX_LIST:
+                plain[name] = self.data[held.start : held.end]
         value = at_least(kind, inputs, plain)
-        size = math.prod(value.shape or ())
+        size = value.elements
         if value.constant:
-            self.grown += max(0, size - sum(math.prod(one.shape or ()) for one in inputs))
+            self.grown += max(0, size - sum(one.elements for one in inputs))
         if size > _MAX_ELEMENTS or self.grown > _MAX_GROWN:
             raise Hostile(
                 f"The ONNX file holds a node ({kind}) that makes a tensor of {size} elements from what is stored.",

@@ -53,6 +53,7 @@ _CONTROL: Mapping[str, frozenset[int]] = {
     **SHAPE_INPUTS,
     **{name: frozenset({1}) for name in ("Gather", "GatherElements", "GatherND", "Compress", "ScatterND")},
     **{name: frozenset({1}) for name in ("ScatterElements", "Scatter", "SequenceAt", "MaxUnpool")},
+    "CenterCropPad": frozenset({1}),
     "Clip": frozenset(),
     **{name: frozenset({0}) for name in ("Where", "QLinearWhere")},
     "OneHot": frozenset({0, 1}),

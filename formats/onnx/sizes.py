@@ -15,19 +15,28 @@ Shape = tuple[int, ...]
 
 #: More numbers or dimensions than a size has are not followed, nor numbers that no size holds.
 _FEW, _RANK, _LARGEST = 128, 64, 1 << 62
+#: Elements of a product between two terms that is told; what a piece of a tensor takes besides its own, in elements.
+_PRODUCT, _PIECE = 1 << 28, 64
 
 
 class Value(NamedTuple):
     """``shape``: lower bounds, ``None`` where the rank is unknown; exact where the value is ``constant``, that is, made
-    from stored tensors alone. ``numbers``: its elements, where they are known."""
+    from stored tensors alone. ``numbers``: its elements, where they are known. ``parts``: those of a sequence, where
+    they are; its one size is that of all together."""
 
     shape: Shape | None = None
     numbers: tuple[float, ...] | None = None
     constant: bool = False
+    parts: tuple[Value, ...] | None = None
+
+    @property
+    def elements(self) -> int:
+        """How many there are at least."""
+        return math.prod(self.shape or ())
 
 
 Inputs = Sequence[Value]
-#: Attributes: numbers, or lists of them.
+#: Attributes: numbers, lists of them, or bytes.
 Attributes = Mapping[str, Any]
 
 
@@ -257,6 +266,127 @@ def _transposed(inputs: Inputs, attributes: Attributes) -> Value:
     return Value((*shape[:2], *attributes.get("output_shape", shape[2:])[-count:]))
 
 
+def _einsum(inputs: Inputs, attributes: Attributes) -> Value:
+    """Terms are multiplied one after the other: what a later one or the result needs, stays. One product in between
+    that is too large is told in the place of the result."""
+    if "equation" not in attributes:  # or it is longer than any
+        return Value((_LARGEST,))
+    left, arrow, right = attributes["equation"].decode("ascii").replace(" ", "").partition("->")
+    terms, size = left.split(","), dict[str, int]()
+    around: list[Shape | None] = []
+    for term, one in zip(terms, inputs, strict=True):
+        if one.shape is None:
+            return Value()
+        before, dots, after = term.partition("...")
+        rest = len(one.shape) - len(after)
+        around.append(one.shape[len(before) : rest] if dots else ())
+        for label, n in zip(before + after, one.shape[: len(before)] + one.shape[rest:], strict=True):
+            size[label] = max(size.get(label, 1), n)
+    middle = _widest(*around) or ()
+    if not arrow:
+        right = "..." * ("..." in left) + "".join(sorted(label for label in size if left.count(label) == 1))
+    kept = set[str]()
+    for i, term in enumerate(terms[:-1]):
+        kept |= {*term}
+        both = kept | {*terms[i + 1]}
+        kept = both & {*"".join(terms[i + 2 :]), *right}
+        made = math.prod(size[label] for label in kept if label in size) * math.prod(middle)
+        if i + 2 < len(terms) and made > _PRODUCT:
+            return Value((made,))
+    before, dots, after = right.partition("...")
+    return Value((*(size[a] for a in before), *(middle if dots else ()), *(size[a] for a in after)))
+
+
+def _centred(inputs: Inputs, attributes: Attributes) -> Value:
+    shape, wanted = _at(inputs, 0).shape, _whole(_at(inputs, 1))
+    if shape is None or wanted is None:
+        return Value()
+    sizes = list(shape)
+    for axis, size in zip(attributes.get("axes", range(len(shape))), wanted, strict=True):
+        sizes[axis] = size
+    return Value(tuple(sizes))
+
+
+def _squeeze(inputs: Inputs, attributes: Attributes) -> Value:
+    """Axes of one go, or those that are named; which ones is known of a constant, otherwise how many elements stay."""
+    data = _at(inputs, 0)
+    if data.shape is None:
+        return Value(None, data.numbers)
+    axes = _at(inputs, 1).numbers or attributes.get("axes")
+    if axes is None and not data.constant:
+        return Value(None, data.numbers)
+    gone = {int(axis) % len(data.shape) for axis in axes or () if data.shape}
+    kept = (n for at, n in enumerate(data.shape) if (at not in gone if axes is not None else n != 1))
+    return Value(tuple(kept), data.numbers)
+
+
+def _flatten(inputs: Inputs, attributes: Attributes) -> Value:
+    shape, axis = _at(inputs, 0).shape, attributes.get("axis", 1)
+    if shape is None:
+        return Value()
+    at = axis + len(shape) if axis < 0 else axis
+    return Value((math.prod(shape[:at]), math.prod(shape[at:])))
+
+
+def _sequence(parts: tuple[Value, ...] | None, elements: int) -> Value:
+    return Value((elements,), parts=parts if parts is not None and len(parts) <= _FEW else None)
+
+
+def _construct(inputs: Inputs, attributes: Attributes) -> Value:
+    return _sequence(tuple(inputs), sum(one.elements for one in inputs))
+
+
+def _insert(inputs: Inputs, attributes: Attributes) -> Value:
+    """At the end, or at a place that is asked for."""
+    held, new, at = _at(inputs, 0), _at(inputs, 1), _at(inputs, 2).numbers
+    parts = held.parts
+    if parts is not None:
+        place = int(at[0]) if at else len(parts)
+        parts = (*parts[:place], new, *parts[place:]) if at or len(inputs) < 3 else None
+    return _sequence(parts, held.elements + new.elements)
+
+
+def _part(inputs: Inputs, attributes: Attributes) -> Value:
+    """One of the parts: of several that it may be, the least."""
+    parts, at = _at(inputs, 0).parts, _at(inputs, 1).numbers
+    if not parts:
+        return Value()
+    return parts[int(at[0])] if at else min(parts, key=lambda one: one.elements)
+
+
+def _join(inputs: Inputs, attributes: Attributes) -> Value:
+    """Along an axis that is there, or along a new one."""
+    held, axis = _at(inputs, 0), attributes["axis"]
+    if not held.parts or any(one.shape is None for one in held.parts):
+        return Value((held.elements,))
+    if attributes.get("new_axis"):
+        shape = list(held.parts[0].shape or ())
+        shape.insert(axis if axis >= 0 else axis + len(shape) + 1, len(held.parts))
+        return Value(tuple(shape))
+    return Value(_concat(held.parts, attributes).shape)
+
+
+def _pieces(inputs: Inputs, attributes: Attributes) -> Value:
+    """Each piece, of however few elements, takes memory of its own."""
+    data, split = _at(inputs, 0), _at(inputs, 1)
+    if not data.shape:
+        return Value()
+    axis = attributes.get("axis", 0) % len(data.shape)
+    length, lengths = data.shape[axis], [int(one) for one in split.numbers or (1,)]
+    if len(inputs) > 1 and split.numbers is None:
+        return _sequence(None, data.elements)
+    if len(lengths) == 1 and split.shape in (None, ()):
+        count, last = divmod(length, max(lengths[0], 1))
+        if count > _FEW:
+            return _sequence(None, data.elements + _PIECE * count)
+        lengths = [lengths[0]] * count + [last] * (last > 0)
+    if len(inputs) < 2 and not attributes.get("keepdims", 1):
+        shapes = [data.shape[:axis] + data.shape[axis + 1 :]] * len(lengths)
+    else:
+        shapes = [(*data.shape[:axis], n, *data.shape[axis + 1 :]) for n in lengths]
+    return _sequence(tuple(Value(shape, constant=data.constant) for shape in shapes), data.elements)
+
+
 def _spatial(attributes: Attributes, count: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
     """Pads, strides and dilations, with their defaults where they are absent or of another length."""
     found = [attributes.get(name) or () for name in ("pads", "strides", "dilations")]
@@ -281,7 +411,8 @@ def _too_many(value: Value) -> bool:
 
 #: Operator → inputs that say a size.
 _SIZES_AT: Mapping[str, tuple[int, ...]] = {
-    "ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "Resize": (2, 3), "Upsample": (1,),
+    "CenterCropPad": (1,), "ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "Resize": (2, 3),
+    "Upsample": (1,),
 }  # fmt: skip
 
 _SAME_SHAPE = """
@@ -333,7 +464,19 @@ _RULES: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
     "Reshape": _reshape,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    "Squeeze": lambda inputs, attributes: Value(None, _at(inputs, 0).numbers),
+    "Squeeze": _squeeze,
+    "Flatten": _flatten,
+    "Einsum": _einsum,
+    "CenterCropPad": _centred,
+    "SequenceEmpty": _construct,
+    "SequenceConstruct": _construct,
+    "SequenceInsert": _insert,
+    "SequenceAt": _part,
+    "SequenceLength": lambda inputs, attributes: Value(
+        (), (len(parts),) if (parts := _at(inputs, 0).parts) else None
+    ),
+    "ConcatFromSequence": _join,
+    "SplitToSequence": _pieces,
     "Gather": _gather,
     "Shape": _shape,
     "ConstantOfShape": lambda inputs, attributes: Value(_whole(_at(inputs, 0))),
@@ -358,18 +501,13 @@ def at_least(operator: str, inputs: Inputs, attributes: Attributes) -> Value:
     if any(_too_many(_at(inputs, position)) for position in _SIZES_AT.get(operator, ())):
         return Value((_LARGEST,))
     try:
-        shape, numbers, _ = rule(inputs, attributes)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        IndexError,
-    ):  # attributes or inputs that do not fit the operator
-        return Value()
+        shape, numbers, _, parts = rule(inputs, attributes)
+    except (TypeError, ValueError, OverflowError, LookupError):
+        return Value()  # attributes or inputs that do not fit the operator
     if numbers is not None and (
         len(numbers) > _FEW or not all(-_LARGEST < one < _LARGEST for one in numbers)
     ):
         numbers = None
     if shape is not None:
         shape = tuple(min(size, _LARGEST) for size in shape) if len(shape) <= _RANK else None
-    return Value(shape, numbers, all(one.constant for one in inputs))
+    return Value(shape, numbers, all(one.constant for one in inputs), parts)

@@ -39,6 +39,16 @@ def test_weights_are_stored_and_sizes_only_decide():
     assert flow.shape == (None, 3, 8, 8)
 
 
+def test_the_size_of_a_crop_only_decides():
+    text = f"{POOLED}f; ReduceMax x > k | keepdims=0; Cast k > n | to=7; Reshape n one > s"
+    text += "; CenterCropPad w s > c | axes=[0]"
+    weights = {"w": array(0, 3, 4), "one": np.array([1])}
+    flow = followed(make_model(nodes(f"{text}; Size c > q; MatMul f w > y"), weights, opset=18))
+    (crop,) = by_operator(flow, "CenterCropPad")
+    assert [flow.nodes[n].role for n in crop.data] == ["stored"]
+    assert [flow.nodes[n].operator for n in crop.control] == ["Reshape"]
+
+
 def test_nodes_that_stand_after_their_use_are_followed_all_the_same():
     model = head(f"{POOLED}f")
     ordered = followed(model)
