@@ -265,7 +265,8 @@ _HOSTILE = (
         id="WIPER-PKL",
         title="A pickled checkpoint would do harm when it is loaded",
         means="The pickle names a function that runs code, opens files or connects, which no state dict needs, or "
-        "calls one that is not known to do neither: `torch.load(..., weights_only=False)` would import and call it. It "
+        "calls one that is not known to do neither: `torch.load(..., weights_only=False)` would import and call it. Or "
+        "it names a module that may do more than define things, when it is imported. It "
         "was read as data, and nothing of it ran. Where functions are merely unknown, as those of other libraries "
         "than torch and numpy, `wiper convert` writes the tensors all the same.",
         do="Do not load the file anywhere. Ask its author for safetensors.",

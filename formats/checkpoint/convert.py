@@ -40,7 +40,8 @@ _LITTLE = "little"
 class Converted:
     """``data``: the safetensors file. ``place``: where its tensors stood. ``left_out``: what else there was, in words.
     ``called``: what loading the pickle would have called, by name, beside what makes tensors,
-    ``unknown``: what of it is not known to make values alone."""
+    ``unknown``: what of it is not known to make values alone. ``named``: what it would have imported and not called,
+    ``strange``: what of it may do more when it is imported than define things."""
 
     data: bytes
     tensors: int
@@ -48,6 +49,8 @@ class Converted:
     left_out: tuple[str, ...]
     called: tuple[str, ...]
     unknown: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+    strange: tuple[str, ...] = ()
 
 
 def is_checkpoint(data: bytes) -> bool:
@@ -79,7 +82,8 @@ def convert(data: bytes, key: str = "") -> Converted:
     if total > MOST_TIMES * len(data):
         raise Unsupported("The checkpoint's tensors repeat what is stored and would fill a much larger file.")
     data = _packed(tensors, records)
-    return Converted(data, len(tensors), place, tuple(left), tuple(pickle.called), tuple(pickle.unknown))
+    said = (tuple(names) for names in (pickle.called, pickle.unknown, pickle.named, pickle.strange))
+    return Converted(data, len(tensors), place, tuple(left), *said)
 
 
 def _archived(data: bytes) -> tuple[Pickle, Mapping[str, memoryview]]:
@@ -137,9 +141,9 @@ def _in_a_row(data: bytes) -> tuple[Pickle, Mapping[str, memoryview]]:
             raise Unreadable("The checkpoint ends before its tensors; get a whole copy.")
         records[key] = view[end + 8 : end + 8 + size]
         end += 8 + size
-    called = {name: None for one in found for name in one.called}
-    unknown = {name: None for one in found for name in one.unknown}
-    return Pickle(value, end, called, unknown), records
+    said = [(one.called, one.unknown, one.named, one.strange) for one in found]
+    names = ({name: None for one in kind for name in one} for kind in zip(*said, strict=True))
+    return Pickle(value, end, *names), records
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:

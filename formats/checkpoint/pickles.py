@@ -94,6 +94,16 @@ _VALUES = frozenset(
 _INDIRECT = ("torch._tensor _rebuild_from_type", "torch._tensor _rebuild_from_type_v2")
 #: Where torch keeps the classes that whole networks and optimizers are made of.
 _CLASSES = ("torch.nn.", "torch.optim.", "torch.ao.", "torch.utils.data.", "torch.amp.", "torch.cuda.amp.")
+#: Modules and packages whose import does nothing but define, beside those of :data:`_VALUES` and :data:`_CLASSES`.
+_IMPORTED = frozenset(one.partition(" ")[0] for one in _VALUES) | frozenset((
+    "__main__", "abc", "builtins", "__builtin__", "calendar", "copy", "copyreg", "copy_reg", "dataclasses", "enum",
+    "itertools", "logging", "math", "numbers", "numpy.dtypes", "numpy.random._mt19937", "numpy.random._pcg64",
+    "numpy.random._philox", "numpy.random._sfc64", "operator", "random", "string", "time", "torch._C", "torch._C._nn",
+    "torch._tensor", "torch._utils", "torch.functional", "torch.nn", "torch.optim", "torch.storage", "typing",
+))  # fmt: skip
+_PACKAGES = (
+    "lightning.", "lightning_fabric.", "omegaconf.", "pytorch_lightning.", "timm.", "torchmetrics.", "torchvision.",
+)  # fmt: skip
 _RECONSTRUCTORS = ("copyreg _reconstructor", "copy_reg _reconstructor")
 _WRAPPERS = ("torch.nn.parameter Parameter", "torch.nn.parameter Buffer")
 
@@ -142,12 +152,16 @@ class Object:
 @dataclass
 class Pickle:
     """The ``value`` of a pickle that ends at byte ``end``; ``called``: the names of what it would call, in order, and
-    ``unknown``: those of them that are not known to do nothing but make values."""
+    ``unknown``: those of them that are not known to do nothing but make values. ``named``: the names of what it would
+    import and not call, but for types of numbers and the like, ``strange``: those of them whose module may do more than
+    define when it is imported."""
 
     value: Any
     end: int
     called: dict[str, None] = field(default_factory=dict)
     unknown: dict[str, None] = field(default_factory=dict)
+    named: dict[str, None] = field(default_factory=dict)
+    strange: dict[str, None] = field(default_factory=dict)
 
 
 _MARK = object()
@@ -170,7 +184,7 @@ def read_pickle(data: bytes, start: int = 0, *, place: str) -> Pickle:
                 raise Unsupported(f"{place} has more than {MAX_INSTRUCTIONS} instructions.")
             if code.name == "STOP":
                 (value,) = machine.stack
-                return Pickle(value, stream.tell(), machine.called, machine.unknown)
+                return Pickle(value, stream.tell(), machine.called, machine.unknown, *machine.named())
             machine.step(code.name, argument)
     except (
         ValueError,
@@ -195,6 +209,18 @@ class _Machine:
         self.called: dict[str, None] = {}
         self.unknown: dict[str, None] = {}
         self.storages: dict[str, Storage] = {}
+        self.names: dict[str, None] = {}
+        self.used: set[str] = set()
+        self.packages: set[str] = set()
+
+    def named(self) -> tuple[dict[str, None], dict[str, None]]:
+        """What is only named, and what of it is strange."""
+        named = [one for one in self.names if one not in self.used]
+        strange = [one for one in named if not _imported(one, self.packages)]
+        shown = [one for one in named if one in strange or not _plain(one)]
+        return dict.fromkeys(one.replace(" ", ".") for one in shown), dict.fromkeys(
+            one.replace(" ", ".") for one in strange
+        )
 
     def step(self, code: str, argument: Any) -> None:
         """Does what one instruction says, to names and records in place of things."""
@@ -344,6 +370,7 @@ class _Machine:
                 "WIPER-PKL-001",
                 self.place,
             )
+        self.names[f"{module} {name}"] = None
         return Name(f"{module} {name}")
 
     def _call(self, function: Any, arguments: Any, made: bool = False) -> Any:
@@ -354,6 +381,9 @@ class _Machine:
         name = function.name
         if not _known(name, arguments, made):
             self.unknown[name.replace(" ", ".")] = None
+        elif name in _RECONSTRUCTORS:
+            self._imports(arguments[0].name)
+        self._imports(name)
         if name in _DICTS:
             found: dict[Any, Any] = {}
             for content in arguments:
@@ -379,6 +409,12 @@ class _Machine:
             return arguments[0]
         self.called[name.replace(" ", ".")] = None
         return Object(name, arguments)
+
+    def _imports(self, name: str) -> None:
+        """What is called is told as such; whoever is ready to import a package for it is so for all of it."""
+        self.used.add(name)
+        if name.replace(" ", ".") not in self.unknown:
+            self.packages.add(name.partition(" ")[0].partition(".")[0])
 
     def _no_metadata(self, arguments: tuple[Any, ...]) -> None:
         if any(arguments):
@@ -419,6 +455,29 @@ def _tensor(storage: Any, dtype: str, offset: Any, size: Any, stride: Any) -> Te
     if 0 not in size and (last + 1) * unit > storage.count:
         raise ValueError("a tensor reaches beyond its storage")
     return Tensor(storage, dtype, offset, size, stride)
+
+
+def _plain(name: str) -> bool:
+    """Whether a name is what all checkpoints hold: types of storages and of numbers, parts of how they are written."""
+    module = name.partition(" ")[0]
+    return name in _VALUES or name in _STORAGES or module in (
+        "builtins", "__builtin__", "torch", "torch._utils", "torch.serialization", "torch.storage",
+    )  # fmt: skip
+
+
+def _imported(name: str, packages: set[str]) -> bool:
+    """Whether importing what is named is known to define things and nothing else; ``packages``: those of which
+    something is made anyway."""
+    module = name.partition(" ")[0]
+    top = module.partition(".")[0]
+    if "__main__" in module.split(".")[1:]:
+        return False
+    foreign = top not in sys.stdlib_module_names and top not in ("numpy", "torch")
+    return (
+        module in _IMPORTED
+        or f"{module}.".startswith((*_CLASSES, *_PACKAGES))
+        or (foreign and top in packages)
+    )
 
 
 def _known(name: str, arguments: tuple[Any, ...], made: bool) -> bool:

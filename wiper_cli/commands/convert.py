@@ -60,7 +60,7 @@ def convert(
 
     The pickle is read as data: nothing in it is imported, built or called. Exit code 1: it names what would do
     harm when torch.load reads it, or calls what is not known to do none; then its tensors are written all the same.
-    What it only names torch.load imports, which runs a module of that name where there is one: that is not judged.
+    The same holds of modules that it only names: torch.load imports them, which runs them.
     """  # fmt: skip
     with reserved(output, checkpoint, force) as place, Display(quiet, False) as display:
         source = read_model(checkpoint)
@@ -93,13 +93,14 @@ def convert(
         commit(place, stage)
     if not quiet:
         _say(found, output)
-    if found.unknown:
+    parts = [("call", found.unknown), ("import", found.strange)]
+    if harm := [f"{verb} {_listed(names)}, not known to be harmless" for verb, names in parts if names]:
         said = (
-            f"WIPER-PKL-001: torch.load(weights_only=False) would call {_listed(found.unknown)}, not known to be "
-            f"harmless: load {output}, not the checkpoint. Nothing of it was run."
+            f"WIPER-PKL-001: torch.load(weights_only=False) would {', and '.join(harm)}: load {output}, not the "
+            "checkpoint. Nothing of it was run."
         )
         click.echo(plain(f"wiper: {said}"), err=True)
-    context.exit(ExitCode.FINDING if found.unknown else ExitCode.OK)
+    context.exit(ExitCode.FINDING if harm else ExitCode.OK)
 
 
 def _say(found: ConvertAnswer, output: Path) -> None:
@@ -107,11 +108,13 @@ def _say(found: ConvertAnswer, output: Path) -> None:
     click.echo(plain(f"{output}: {found.tensors} tensors, which stood {place} of the checkpoint."))
     if found.left_out:
         click.echo(plain(f"Left out: {_listed(found.left_out)}."))
-    if called := tuple(name for name in found.called if name not in found.unknown):
-        click.echo(
-            plain(f"Not called, though torch.load would (weights_only=False): {_listed(called)}."),
-            err=True,
-        )
+    for done, names, known in (
+        ("called", found.called, found.unknown),
+        ("imported", found.named, found.strange),
+    ):
+        if left := tuple(name for name in names if name not in known):
+            said = f"Not {done}, though torch.load would (weights_only=False): {_listed(left)}."
+            click.echo(plain(said), err=True)
 
 
 def _listed(words: tuple[str, ...]) -> str:

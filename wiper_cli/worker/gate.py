@@ -104,8 +104,8 @@ class WriteJob(Job[WriteAnswer]):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertAnswer:
-    """``files``: bytes of one safetensors file, under "". ``place``, ``left_out``, ``called``, ``unknown``:
-    see :class:`formats.checkpoint.convert.Converted`."""
+    """``files``: bytes of one safetensors file, under "". ``place``, ``left_out``, ``called``, ``unknown``,
+    ``named``, ``strange``: see :class:`formats.checkpoint.convert.Converted`."""
 
     files: Mapping[str, NewTensor]
     tensors: int
@@ -113,6 +113,8 @@ class ConvertAnswer:
     left_out: tuple[str, ...]
     called: tuple[str, ...]
     unknown: tuple[str, ...]
+    named: tuple[str, ...]
+    strange: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +196,8 @@ def to_safetensors(job: ConvertJob) -> ConvertAnswer:
         left_out=tuple(part[:LONGEST_NOTE] for part in found.left_out[:MOST_NOTES]),
         called=tuple(part[:LONGEST_NOTE] for part in found.called[:MOST_NOTES]),
         unknown=tuple(part[:LONGEST_NOTE] for part in found.unknown[:MOST_NOTES]),
+        named=tuple(part[:LONGEST_NOTE] for part in found.named[:MOST_NOTES]),
+        strange=tuple(part[:LONGEST_NOTE] for part in found.strange[:MOST_NOTES]),
     )
 
 

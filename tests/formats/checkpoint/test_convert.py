@@ -192,7 +192,8 @@ def test_what_checkpoints_call_is_known(zipped):
     }  # fmt: skip
     for protocol in (2, 4):
         file = saved(value, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-        assert convert(file, key="state_dict").unknown == ()
+        found = convert(file, key="state_dict")
+        assert (found.unknown, found.strange) == ((), ())
 
 
 UNKNOWN = {
@@ -221,6 +222,58 @@ def test_a_call_of_what_is_not_known_to_be_harmless_is_told(name, argument, inst
     found = convert(behind(call))
     assert found.unknown == ("torch._tensor._rebuild_from_type_v2" if instruction == "typed" else name,)
     same(load(found.data), dict(network().state_dict()))
+
+
+#: What torch.load imports and does not call; two of them open a browser and a window.
+NAMED = [
+    "antigravity.fly_geo", "this.s", "idlelib.__main__.x", "torch.utils.bottleneck.__main__.main", "payload.x",
+    "torchvision.__main__.x", "shelve.open",
+]  # fmt: skip
+
+
+def globals_of(name, how):
+    module, _, what = name.rpartition(".")
+    if how == "global":
+        return f"c{module}\n{what}\n0".encode()
+    words = [b"X" + len(word).to_bytes(4, "little") + word.encode() for word in (module, what)]
+    return b"".join(words) + b"\x930"
+
+
+@pytest.mark.parametrize("how", ["global", "stack global"])
+@pytest.mark.parametrize("name", NAMED)
+def test_a_module_that_is_only_named_is_told(name, how):
+    found = convert(behind(globals_of(name, how)))
+    assert (found.strange, found.unknown) == ((name,), ())
+    assert name in found.named
+
+
+def test_an_argument_that_is_only_named_is_told():
+    found = convert(behind(b"cfunctools\npartial\n(cshelve\nopen\ntR0"))
+    assert (found.strange, found.unknown) == (("shelve.open",), ())
+
+
+def test_names_in_honest_checkpoints_are_no_finding():
+    """Callbacks by class, as Lightning wrote them; functions and dtypes of networks that were pickled whole."""
+    names = [
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "torch.nn.functional.relu", "torch.float16",
+        "torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.BatchNormAct2d", "__main__.Settings",
+        "collections.OrderedDict", "numpy.float32",
+    ]  # fmt: skip
+    found = convert(behind(b"".join(globals_of(name, "global") for name in names)))
+    assert (found.strange, found.unknown) == ((), ())
+    shown = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "torch.nn.functional.relu")
+    assert set(shown) <= set(found.named)
+    assert "torch.float16" not in found.named
+    assert "torch.FloatStorage" not in found.named
+
+
+def test_a_package_of_which_something_is_made_is_imported_anyway():
+    made, other = b"csomebody.net\nNet\n)\x810", globals_of("somebody.layers.act", "global")
+    assert convert(behind(made + other)).strange == ()
+    assert convert(behind(other)).strange == ("somebody.layers.act",)
+    assert convert(behind(b"ccollections\nOrderedDict\n)R0" + globals_of("this.s", "global"))).strange == (
+        "this.s",
+    )
 
 
 def test_what_is_made_by_a_class_that_opens_files_is_told():

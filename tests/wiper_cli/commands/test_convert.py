@@ -1,6 +1,7 @@
 """``wiper convert``, as a user meets it."""
 
 import os
+import shelve
 import subprocess
 import sys
 
@@ -96,6 +97,21 @@ def test_a_call_of_what_is_not_known_to_be_harmless_is_a_finding(quiet, wiper, t
         "WIPER-PKL-001: torch.load(weights_only=False) would call torch.serialization.save, not known" in err
     )
     assert load_file(tmp_path / "out.safetensors").keys() == {"x"}
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_module_that_is_only_named_is_a_finding(quiet, wiper, tmp_path):
+    def network():
+        net = torch.nn.TransformerEncoderLayer(4, 2, 4)
+        net.odd = shelve.open
+        return net
+
+    torch.save(network(), tmp_path / "odd.pth")
+    code, _, err = wiper("convert", tmp_path / "odd.pth", "-o", tmp_path / "out.safetensors", *quiet)
+    assert code == 1
+    assert "WIPER-PKL-001: torch.load(weights_only=False) would import shelve.open, not known to be" in err
+    assert ("Not imported, though torch.load would" in err) is not bool(quiet)
+    assert "torch.nn.functional.relu" in err or quiet
 
 
 @pytest.mark.parametrize(
