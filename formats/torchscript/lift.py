@@ -227,7 +227,10 @@ def _lift_attributes(graph: Any, module: Any) -> dict[int, Argument]:
         if node.output().type().kind() == "EnumType":
             continue
         path = f"{base}.{attribute}" if base else attribute
-        value = False if attribute == "training" else owner.getattr(attribute)
+        try:
+            value = False if attribute == "training" else owner.getattr(attribute)
+        except RuntimeError as error:  # torch makes no Python objects of classes that Python does not know
+            raise _foreign(node, path) from error
         if isinstance(value, torch.Tensor):
             if path not in by_path:
                 by_path[path] = _tensor_input(graph)
@@ -235,6 +238,8 @@ def _lift_attributes(graph: Any, module: Any) -> dict[int, Argument]:
             node.output().replaceAllUsesWith(by_path[path])
         elif isinstance(value, torch._C.ScriptModule | torch._C.ScriptObject):
             paths[node.output().unique()] = (path, value)
+        elif node.output().type().kind() == "ClassType":
+            raise _foreign(node, path)
         else:
             node.output().replaceAllUsesWith(_plain(graph, node, path, value))
         done.append(node)
@@ -242,6 +247,13 @@ def _lift_attributes(graph: Any, module: Any) -> dict[int, Argument]:
         if not node.hasUses():
             node.destroy()
     return named
+
+
+def _foreign(node: Any, path: str) -> Unsupported:
+    return Unsupported(
+        f"The network keeps an object of a class of its own that is no module ({path[:200]!r}: "
+        f"{str(node.output().type())[:200]}); freeze it (torch.jit.freeze) and save it again."
+    )
 
 
 def _plain(graph: Any, node: Any, path: str, value: Any) -> Any:

@@ -94,6 +94,30 @@ def test_training_mode_is_undone_if_scripted_and_refused_if_traced():
         lifted(archive(net.train(), "traced"))
 
 
+class Settings:
+    def __init__(self, training: bool):
+        self.training = training
+
+
+class Set(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.settings = nn.Linear(3, 4), Settings(True)
+
+    def forward(self, x):
+        y = self.fc(x.mean([2, 3]))
+        return y * 2 if self.settings.training else y
+
+
+def test_an_object_that_is_no_module_is_named_and_freezing_takes_it_away():
+    """Its attribute called ``training`` is its own, which eval() leaves alone."""
+    scripted = torch.jit.script(Set().eval())
+    with pytest.raises(Unsupported, match=r"of a class of its own .*'settings': .*Settings\); freeze it"):
+        lifted(as_bytes(scripted))
+    frozen = as_bytes(torch.jit.freeze(scripted))
+    assert torch.equal(run(lifted(frozen), images()), scripted(images()))
+
+
 def test_state_and_second_inputs_are_refused():
     class Counts(nn.Module):
         def __init__(self):
