@@ -101,6 +101,8 @@ def main() -> NoReturn:
                 what = "The working folder"
             sentence = f"{what} cannot be used: {error.strerror}."
         code = _say(sentence, ExitCode.USAGE)
+    if not code and isinstance(sys.stdout, _Lost) and sys.stdout.meant:
+        code = _say("Standard output is closed, and what was meant for it is lost.", ExitCode.USAGE)
     if not _flushed():  # told by now; as Python ends it would be tried again, and change the exit code
         _discard(sys.stdout)
     sys.exit(int(code or 0))
@@ -113,6 +115,17 @@ def _flushed() -> bool:
     except OSError:
         return False
     return True
+
+
+class _Lost(io.TextIOWrapper):
+    """Standard output that was closed from the start."""
+
+    #: Whether anything was written.
+    meant = False
+
+    def write(self, text: str, /) -> int:
+        self.meant |= bool(text)
+        return super().write(text)
 
 
 class _Unheeded(io.TextIOWrapper):
@@ -149,6 +162,8 @@ def _streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+    if sys.__stdout__ is None:
+        sys.stdout = _Lost(open(os.devnull, "wb"))  # noqa: PTH123, SIM115
     error = sys.stderr
     if error is sys.__stderr__ and isinstance(error, io.TextIOWrapper):
         binary = open(error.fileno(), "wb", closefd=False)  # noqa: SIM115
