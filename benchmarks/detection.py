@@ -2,13 +2,15 @@
 
     python -m benchmarks.scan_effort ZOO --images DIR --efforts thorough,quick --record FILE
     python -m benchmarks.detection FILE    # from what that wrote; without FILE from what is committed
+    python -m benchmarks.detection --judged FILE    # of networks that were built after all thresholds were set
 
 ``results/detection.json`` keeps a line for every network, ``docs/results/detection.md`` is rendered from it, and
 ``wiper_cli/audit/known_rates.json`` carries the false-alarm rate to where a scan of a network like these says it, and
 that of false acceptances (:mod:`benchmarks.acceptance_pages`) to where a purification does. The
 thresholds were not set on these networks (but the class map's, which was set on twelve of them, none of them accused
 near it; those of warp-inversion in shorter scans, patch-inversion and additive-inversion were set with their statistics
-in sight, and the page says so).
+in sight, and the page says so); mask-inversion's too. What judges them all are the networks of ``--judged``: the seeds
+from 107 on of the suite, as it stands, in their order, none left out.
 """
 
 import argparse
@@ -220,7 +222,44 @@ def elsewhere(rows: Sequence[Line]) -> list[str]:
     return out
 
 
-def page(every: Sequence[Line]) -> str:
+def judging(lines: Sequence[Line]) -> list[str]:
+    """What scans say of the networks that judge them, a row for each kind and effort."""
+    if not lines:
+        return []
+    out = [
+        "",
+        "Judged: networks that were built when all thresholds were set, the next seeds of the suite in their order, "
+        "every attack of them, none left out; some are of kinds that no detector looks for.",
+        "",
+        "| effort | networks | took | accused | rightly | by |",
+        "|---|---|---|---|---|---|",
+    ]
+    for effort, rows in by_effort(lines).items():
+        for kind in sorted({row["attack"] for row in rows}, key=lambda kind: (kind != "clean", kind)):
+            own = [row for row in rows if row["attack"] == kind]
+            works = own if kind == "clean" else [row for row in own if took(row)]
+            by = {name: sum(name in fired(row) for row in works) for name in DETECTORS}
+            out.append(
+                f"| {effort} | {len(own)} {'honest' if kind == 'clean' else kind} "
+                f"| {'' if kind == 'clean' else len(works)} | {sum(bool(fired(row)) for row in works)} "
+                f"| {'' if kind == 'clean' else sum(map(named, works))} "
+                f"| {', '.join(f'{name} {count}' for name, count in by.items() if count)} |"
+            )
+    for effort, rows in by_effort(lines).items():
+        honest, planted = [one for one in rows if is_honest(one)], [one for one in rows if took(one)]
+        alarms = Rate(sum(bool(fired(one)) for one in honest), len(honest))
+        found = Rate(sum(map(named, planted)), len(planted))
+        area = auroc([score(one) for one in honest], [score(one) for one in planted])
+        out += [
+            "",
+            f"At {effort} effort {alarms.hits} of {alarms.n} honest ones were accused ({_interval(alarms)}), and of "
+            f"{found.n} whose backdoor took {found.hits} were accused rightly ({_interval(found)}); "
+            f"AUROC {area:.3f}.",
+        ]
+    return out
+
+
+def page(every: Sequence[Line], judged: Sequence[Line] = ()) -> str:
     """The page as Markdown."""
     lines = by_effort(every)["thorough"]
     honest, planted = [one for one in lines if is_honest(one)], [one for one in lines if took(one)]
@@ -235,10 +274,11 @@ def page(every: Sequence[Line]) -> str:
         "detectors on 5,000 test images; TorchScript, batch norm folded. Not the whole suite: as many as were built, "
         "in the order of their seeds. Rendered: `python -m benchmarks.detection`.",
         "",
-        "The thresholds of warp-inversion in shorter scans, patch-inversion, additive-inversion and class-map were set "
-        "with the statistics of these networks, or of some of them, in sight: of these four the tables say how well "
-        "honest and backdoored ones are told apart, and are no test. Canaries and transfer, further down, come nearer: "
-        "no threshold was set on them, though the canaries are planted in networks of this table.",
+        "The thresholds of warp-inversion in shorter scans, patch-inversion, additive-inversion, mask-inversion and "
+        "class-map were set with the statistics of these networks, or of some of them, in sight: of these five the "
+        "tables say how well honest and backdoored ones are told apart, and are no test. The judged networks, further "
+        "down, are one. So nearly are canaries and transfer: no threshold was set on them, though the canaries are "
+        "planted in networks of this table.",
         "",
         f"- Of {alarms.n} honest networks {alarms.hits} {_were(alarms.hits)} accused ({_interval(alarms)}).",
         f"- Of {found.n} with a backdoor that took (attack success at least {100 * TAKEN:.0f} %) {len(flagged)} "
@@ -279,6 +319,7 @@ def page(every: Sequence[Line]) -> str:
         f"Missed or named wrongly: {', '.join(missed) or 'none'}. Honest and accused: {', '.join(accused) or 'none'}. "
         f"Backdoors that did not take, left out: {weak}.",
         *less_work(every),
+        *judging(judged),
         *planted_in_copies(canaries()),
         *elsewhere(photographs()),
         "",
@@ -318,12 +359,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("record", type=Path, nargs="?")
+    parser.add_argument("--judged", type=Path)
     options = parser.parse_args()
-    if options.record is not None:
-        lines = [json.loads(line) for line in options.record.open()]
-        write_result(NAME, {"lines": shortened(lines)})
-    committed = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))["lines"]
-    PAGE.write_text(page(committed), encoding="utf-8")
+    given = {"lines": options.record, "judged": options.judged}
+    before = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
+    if any(given.values()):
+        kept = {name: before.get(name, []) for name in given}
+        read = {
+            name: shortened([json.loads(line) for line in place.open()])
+            for name, place in given.items()
+            if place is not None
+        }
+        write_result(NAME, kept | read)
+        before = kept | read
+    committed = before["lines"]
+    PAGE.write_text(page(committed, before.get("judged", [])), encoding="utf-8")
     FIGURE.write_bytes(saved(NAME, lambda: figure(committed)) or b"")
     RATES.write_text(json.dumps(known_rates(committed), indent=1) + "\n", encoding="utf-8")
 

@@ -176,11 +176,13 @@ def test_a_place_without_a_result_is_refused():
 
 def test_detection_is_rendered_from_the_committed_lines_and_its_rate_is_the_one_that_ships():
     detection = importlib.import_module("benchmarks.detection")
-    lines = json.loads((ROOT / "benchmarks/results/detection.json").read_text(encoding="utf-8"))["lines"]
-    assert detection.PAGE.read_text(encoding="utf-8") == detection.page(lines)
+    result = json.loads((ROOT / "benchmarks/results/detection.json").read_text(encoding="utf-8"))
+    lines = result["lines"]
+    assert detection.PAGE.read_text(encoding="utf-8") == detection.page(lines, result["judged"])
     shipped = json.loads(detection.RATES.read_text(encoding="utf-8"))
     assert shipped == json.loads(json.dumps(detection.known_rates(lines)))
-    assert all(set(line["detectors"]) == set(shipped[0]["detectors"]) for line in lines)
+    assert all(set(line["detectors"]) == set(shipped[0]["detectors"]) for line in lines + result["judged"])
+    assert not {line["specimen"] for line in lines} & {line["specimen"] for line in result["judged"]}
 
 
 def _outcome(accepted, asr, twin=0.02, **more):

@@ -11,7 +11,7 @@ from wiper_cli.detectors.effort import REDUCED
 from wiper_cli.detectors.evidence import Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
 
-#: Threshold of shorter searches, which reach less.
+#: Threshold of shorter searches, which reach less: between the 14 % of 21 honest networks and the 46 % of the nine.
 BRIEF = 0.3
 
 
@@ -35,7 +35,10 @@ class MaskInversion(Detector):
             "threshold": BRIEF,
         },
     }  # fmt: skip
-    origin = "TODO"
+    origin = (
+        "between the 27% of 22 honest networks and the 71% of nine with squares, pictures, lines or writing, all "
+        f"32x32; {BRIEF} for shorter searches, between 14% and 46%"
+    )
     rule = Rule(
         id="WIPER-B09",
         title="A few pixels send held-out images to one class",
