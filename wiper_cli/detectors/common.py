@@ -9,7 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.effort import BRIEF_IMAGES, BRIEF_STEPS, SCREENED_ON, SLOPES_ON, Inversion, halving
+from wiper_cli.detectors.effort import (
+    BRIEF_IMAGES,
+    BRIEF_STEPS,
+    SCREENED_ON,
+    SLOPES_ON,
+    Inversion,
+    Screened,
+    halving,
+)
 from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence, judged
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Additive, Pool, Shape
@@ -50,6 +58,31 @@ def asked(
     if (before < 0).any():
         raise CannotLookError("the network gives values that are not finite on clean images")
     return images[rows], before.to(classifier.device)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """``fit`` to search and ``held`` to score on, uint8 [N,C,H,W], with the network's own classes; ``seen``: ``fit``,
+    reduced where the search is; the classes ``tried``, in order."""
+
+    fit: Tensor
+    seen: Tensor
+    before: Tensor
+    held: Tensor
+    held_before: Tensor
+    tried: list[int]
+
+
+def begun(settings: Screened, classifier: Classifier, clean: Clean, generator: torch.Generator) -> Begun:
+    """Images for a search, and all classes or, of many, those that a screening by the head puts first."""
+    fit, before = asked(classifier, clean.fit.images, settings.searched, generator)
+    held, held_before = asked(classifier, clean.select.images, settings.held, generator)
+    tried = list(range(classifier.classes))
+    if classifier.classes > settings.most_targets:
+        ranked = screened_by_head(classifier, fit[:SCREENED_ON], generator)
+        tried = sorted(ranked[: settings.most_targets].tolist())
+    seen = fit if settings.resolution == 1 else smaller(fit, settings.resolution)
+    return Begun(fit, seen, before, held, held_before, tried)
 
 
 def predictions(classifier: Classifier, images: Tensor) -> Tensor:

@@ -97,6 +97,28 @@ def halving(rows: int, steps: int, least: int, first: int, second: int) -> list[
     return found
 
 
+class Screened(Protocol):
+    """The settings of a search for every class, or of many for those that the head puts first."""
+
+    @property
+    def most_targets(self) -> int: ...
+    @property
+    def searched(self) -> int: ...
+    @property
+    def held(self) -> int: ...
+    @property
+    def resolution(self) -> float: ...
+
+
+def beginning(settings: Screened, extent: Extent) -> tuple[int, tuple[int, int], int, int]:
+    """Of :func:`wiper_cli.detectors.common.begun`: how many classes are tried, of how many images of fit and of select
+    the network's own class is asked, and the forward and backward passes of it all."""
+    tried = min(extent.classes, settings.most_targets)
+    known = min(settings.searched, extent.fit), min(settings.held, extent.select)
+    forward, backward = screening(extent) if extent.classes > tried else (0, 0)
+    return tried, known, forward + sum(known), backward
+
+
 class Inversion(Protocol):
     """The settings of a search by gradients for one transform a class (``wiper_cli/detectors/common.py``)."""
 

@@ -7,15 +7,14 @@ from wiper_cli.detectors.additive_inversion import AdditiveInversion
 from wiper_cli.detectors.common import (
     Flips,
     Pace,
-    asked,
+    begun,
     flips,
     image_shape,
     invert,
     leading,
-    screened_by_head,
     smaller,
 )
-from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, reduced, screening
+from wiper_cli.detectors.effort import Extent, Plan, beginning, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence, judged
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Additive
@@ -28,9 +27,7 @@ AMPLITUDES, LEAVES = (1.0, 0.5, 0.25), 0.25
 
 def plan(settings: AdditiveInversion, extent: Extent) -> Plan:
     """Both passes for every image of every step, and what is scored."""
-    tried = min(extent.classes, settings.most_targets)
-    known = min(settings.searched, extent.fit), min(settings.held, extent.select)
-    forward, backward = screening(extent) if extent.classes > tried else (0, 0)
+    tried, known, forward, backward = beginning(settings, extent)
     height, width = reduced(extent, settings.resolution)
     share = height * width / (extent.height * extent.width)
     both = round(share * tried * settings.steps * settings.per_target)
@@ -38,7 +35,7 @@ def plan(settings: AdditiveInversion, extent: Extent) -> Plan:
     if settings.resolution < 1:
         scores = round(share * scores) + known[1]
     how = {"steps": settings.steps, "images": settings.per_target, "side": min(height, width)}
-    return Plan(settings.name, tried, forward + sum(known) + both + scores, backward + both, how, known)
+    return Plan(settings.name, tried, forward + both + scores, backward + both, how, known)
 
 
 def look(
@@ -46,27 +43,20 @@ def look(
 ) -> Evidence:
     """The pattern of every class, by gradients."""
     generator = torch.Generator().manual_seed(seed)
-    fit, before = asked(classifier, clean.fit.images, settings.searched, generator)
-    held, held_before = asked(classifier, clean.select.images, settings.held, generator)
-    tried = list(range(classifier.classes))
-    if classifier.classes > settings.most_targets:
-        ranked = screened_by_head(classifier, fit[:SCREENED_ON], generator)
-        tried = sorted(ranked[: settings.most_targets].tolist())
-    whole = image_shape(fit)
-    seen, shown = (
-        part if settings.resolution == 1 else smaller(part, settings.resolution) for part in (fit, held)
-    )
+    begin = begun(settings, classifier, clean, generator)
+    seen, held, tried = begin.seen, begin.held, begin.tried
+    shown = held if settings.resolution == 1 else smaller(held, settings.resolution)
     start = Additive.random(len(tried), image_shape(seen), generator, bound=settings.bound)
     loss, pool = invert(
-        classifier, seen, before, start.to(classifier.device), tried, settings.per_target, settings.steps, clock,
-        generator, pace=PACE,
+        classifier, seen, begin.before, start.to(classifier.device), tried, settings.per_target, settings.steps,
+        clock, generator, pace=PACE,
     )  # fmt: skip
     assert isinstance(pool, Additive)
     close = sorted(range(len(tried)), key=lambda i: loss[i])[: settings.scored]
 
     def shares(amplitude: float) -> dict[int, Flips]:
         found = pool.fainter(amplitude)
-        return {i: flips(classifier, shown, held_before, found, i, tried[i]) for i in close}
+        return {i: flips(classifier, shown, begin.held_before, found, i, tried[i]) for i in close}
 
     first = leading(AMPLITUDES, shares, LEAVES)
     top, success = first.member, first.shares[first.member]
@@ -76,9 +66,9 @@ def look(
     recovered = []  # of a silent search what honest networks give way to, and no trigger
     if first.statistic > settings.threshold:
         found = pool.fainter(first.strength)
-        if seen is not fit:
-            found = found.resized(*whole[1:])
-            success = flips(classifier, held, held_before, found, top, tried[top])
+        if seen is not begin.fit:
+            found = found.resized(*held.shape[2:])
+            success = flips(classifier, held, begin.held_before, found, top, tried[top])
         facts = {"success": success.share, "images": success.count, "detector": settings.name}
         recovered = [found.recovered(top, tried[top], facts)]
     return judged(

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import Flips, asked, flips, image_shape, leading, screened_by_head, smaller
-from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, reduced, screening
+from wiper_cli.detectors.common import Flips, begun, flips, image_shape, leading
+from wiper_cli.detectors.effort import Extent, Plan, beginning, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence, judged
 from wiper_cli.detectors.mask_inversion import MaskInversion
 from wiper_cli.images.splits import Clean
@@ -24,29 +24,21 @@ BEGINNING = -2.0
 
 def plan(settings: MaskInversion, extent: Extent) -> Plan:
     """Both passes for every image of every step, and what is scored."""
-    tried = min(extent.classes, settings.most_targets)
-    known = min(settings.searched, extent.fit), min(settings.held, extent.select)
-    forward, backward = screening(extent) if extent.classes > tried else (0, 0)
+    tried, known, forward, backward = beginning(settings, extent)
     height, width = reduced(extent, settings.resolution)
     share = height * width / (extent.height * extent.width)
     both = round(share * tried * settings.steps * settings.per_target)
     scores = len(KEPT) * min(settings.scored, tried) * known[1] if tried > 1 else 0
     how = {"steps": settings.steps, "images": settings.per_target, "side": min(height, width)}
-    return Plan(settings.name, tried, forward + sum(known) + both + scores, backward + both, how, known)
+    return Plan(settings.name, tried, forward + both + scores, backward + both, how, known)
 
 
 def look(settings: MaskInversion, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
     """Mask and colours of every class, by gradients."""
     generator = torch.Generator().manual_seed(seed)
-    fit, before = asked(classifier, clean.fit.images, settings.searched, generator)
-    held, held_before = asked(classifier, clean.select.images, settings.held, generator)
-    tried = list(range(classifier.classes))
-    if classifier.classes > settings.most_targets:
-        ranked = screened_by_head(classifier, fit[:SCREENED_ON], generator)
-        tried = sorted(ranked[: settings.most_targets].tolist())
-    whole = image_shape(fit)
-    seen = fit if settings.resolution == 1 else smaller(fit, settings.resolution)
-    mask, colour = _searched(settings, classifier, seen, before, tried, clock, generator)
+    begin = begun(settings, classifier, clean, generator)
+    whole, tried = image_shape(begin.fit), begin.tried
+    mask, colour = _searched(settings, classifier, begin.seen, begin.before, tried, clock, generator)
     size = mask.sum((1, 2, 3)).tolist()
     close = sorted(range(len(tried)), key=lambda i: size[i])[: settings.scored]
 
@@ -55,7 +47,7 @@ def look(settings: MaskInversion, classifier: Classifier, clean: Clean, clock: C
 
     def shares(kept: float) -> dict[int, Flips]:
         pool = cut(kept)
-        return {i: flips(classifier, held, held_before, pool, i, tried[i]) for i in close}
+        return {i: flips(classifier, begin.held, begin.held_before, pool, i, tried[i]) for i in close}
 
     first = leading(KEPT, shares, LEAVES)
     target, found = tried[first.member], first.shares[first.member]

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import ahead, asked, image_shape, screened_by_head, smaller
-from wiper_cli.detectors.effort import SCREENED_ON, Extent, Plan, reduced, screening
+from wiper_cli.detectors.common import ahead, begun, image_shape
+from wiper_cli.detectors.effort import Extent, Plan, beginning, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence, judged
 from wiper_cli.detectors.patch_inversion import PatchInversion
 from wiper_cli.images.splits import Clean
@@ -20,10 +20,7 @@ STEP, LAST_STEP, MOMENTUM = 0.23, 0.03, 0.7
 
 def plan(settings: PatchInversion, extent: Extent) -> Plan:
     """Both passes for every image of every step, and what is scored."""
-    tried = min(extent.classes, settings.most_targets)
-    held = min(settings.held, extent.select)
-    known = min(settings.searched, extent.fit), held
-    forward, backward = screening(extent) if extent.classes > tried else (0, 0)
+    tried, known, forward, backward = beginning(settings, extent)
     height, width = reduced(extent, settings.resolution)
     share = height * width / (extent.height * extent.width)
     closely, places = min(settings.closely, tried), settings.places**2
@@ -31,9 +28,7 @@ def plan(settings: PatchInversion, extent: Extent) -> Plan:
     each = [p * s * i for p, s, i in zip(patches, settings.steps, settings.images, strict=True)]
     both = round(share * (each[0] + each[1]) + each[2])
     how = {"places": places, "steps": sum(settings.steps), "side": min(height, width), "closely": closely}
-    return Plan(
-        settings.name, tried, forward + sum(known) + both + closely * held, backward + both, how, known
-    )
+    return Plan(settings.name, tried, forward + both + closely * known[1], backward + both, how, known)
 
 
 @dataclass
@@ -80,14 +75,9 @@ class Patches:
 def look(settings: PatchInversion, classifier: Classifier, clean: Clean, clock: Clock, seed: int) -> Evidence:
     """Three stages on the fit part, shares on images of select."""
     generator = torch.Generator().manual_seed(seed)
-    fit, before = asked(classifier, clean.fit.images, settings.searched, generator)
-    held, held_before = asked(classifier, clean.select.images, settings.held, generator)
-    tried = list(range(classifier.classes))
-    if classifier.classes > settings.most_targets:
-        ranked = screened_by_head(classifier, fit[:SCREENED_ON], generator)
-        tried = sorted(ranked[: settings.most_targets].tolist())
+    begin = begun(settings, classifier, clean, generator)
+    fit, seen, before, tried = begin.fit, begin.seen, begin.before, begin.tried
     whole = image_shape(fit)
-    seen = fit if settings.resolution == 1 else smaller(fit, settings.resolution)
     found = _drawn(settings, tried, image_shape(seen), generator, classifier.device)
     found = _improved(settings, 0, classifier, seen, before, found, clock, generator)
     found = found[found.best(settings.kept)]
@@ -99,7 +89,7 @@ def look(settings: PatchInversion, classifier: Classifier, clean: Clean, clock: 
         last = torch.tensor([whole[1] - side, whole[2] - side])
         found = found.enlarged(whole[1] / seen.shape[2], side, last)
     found = _improved(settings, 2, classifier, fit, before, found, clock, generator)
-    share = [_share(classifier, held, held_before, found, i) for i in range(len(found.target))]
+    share = [_share(classifier, begin.held, begin.held_before, found, i) for i in range(len(found.target))]
     order = sorted(range(len(share)), key=lambda i: (-share[i][0], float(found.loss[i])))
     targets = found.target.tolist()
     per_class = [0.0] * classifier.classes
