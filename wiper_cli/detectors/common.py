@@ -18,7 +18,7 @@ from wiper_cli.detectors.effort import (
     Screened,
     halving,
 )
-from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence, judged
+from wiper_cli.detectors.evidence import Bar, CannotLookError, Clock, Evidence, judged
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Additive, Pool, Shape
 from wiper_cli.progress import silent
@@ -62,13 +62,14 @@ def asked(
 
 @dataclass(frozen=True)
 class Begun:
-    """``fit`` to search and ``held`` to score on, uint8 [N,C,H,W], with the network's own classes; ``seen``: ``fit``,
-    reduced where the search is; the classes ``tried``, in order."""
+    """``fit`` to search and ``held`` to score on, uint8 [N,C,H,W], with the network's own classes; ``seen`` and
+    ``shown``: the same, reduced where the search is; the classes ``tried``, in order."""
 
     fit: Tensor
     seen: Tensor
     before: Tensor
     held: Tensor
+    shown: Tensor
     held_before: Tensor
     tried: list[int]
 
@@ -81,8 +82,10 @@ def begun(settings: Screened, classifier: Classifier, clean: Clean, generator: t
     if classifier.classes > settings.most_targets:
         ranked = screened_by_head(classifier, fit[:SCREENED_ON], generator)
         tried = sorted(ranked[: settings.most_targets].tolist())
-    seen = fit if settings.resolution == 1 else smaller(fit, settings.resolution)
-    return Begun(fit, seen, before, held, held_before, tried)
+    seen, shown = (
+        part if settings.resolution == 1 else smaller(part, settings.resolution) for part in (fit, held)
+    )
+    return Begun(fit, seen, before, held, shown, held_before, tried)
 
 
 def predictions(classifier: Classifier, images: Tensor) -> Tensor:
@@ -245,6 +248,44 @@ def leading(strengths: Sequence[float], shares: Callable[[float], dict[int, Flip
         if 1 - usual >= leaves:
             return Lead(strength, order[0], usual, ahead(best, usual), found)
     return Lead(strength, order[0], usual, 0.0, found)
+
+
+def concluded(
+    settings: Bar,
+    classifier: Classifier,
+    begin: Begun,
+    first: Lead,
+    strength: str,
+    whole: Callable[[float], Pool],
+) -> Evidence:
+    """What a comparison comes to. ``strength``: what it is called among the facts; ``whole``: the transforms at it, for
+    whole images. A silent search recovers nothing: honest networks give way to as much."""
+    target, success = begin.tried[first.member], first.shares[first.member]
+    per_class = [0.0] * classifier.classes
+    for i, one in first.shares.items():
+        per_class[begin.tried[i]] = one.share
+    recovered = []
+    if first.statistic > settings.threshold:
+        pool = whole(first.strength)
+        if begin.shown is not begin.held:
+            success = flips(classifier, begin.held, begin.held_before, pool, first.member, target)
+        facts = {"success": success.share, "images": success.count, "detector": settings.name}
+        recovered = [pool.recovered(first.member, target, facts)]
+    return judged(
+        settings,
+        first.statistic,
+        target=target,
+        per_class=per_class,
+        suspects=[target],
+        recovered=recovered,
+        facts={
+            "success": first.shares[first.member].share,
+            "next_success": first.usual,
+            strength: first.strength,
+            "scored": [begin.tried[i] for i in first.shares],
+            **({"screened": begin.tried} if len(begin.tried) < classifier.classes else {}),
+        },
+    )
 
 
 def _chunks(values: Sequence[int], size: int) -> list[list[int]]:

@@ -119,6 +119,17 @@ def beginning(settings: Screened, extent: Extent) -> tuple[int, tuple[int, int],
     return tried, known, forward + sum(known), backward
 
 
+def comparing(settings: Screened, scored: int, strengths: int, extent: Extent) -> int:
+    """Forward passes, in those at full size, of as many strengths of what was found for ``scored`` classes; of reduced
+    images, and then of the one find on whole ones."""
+    height, width = reduced(extent, settings.resolution)
+    held = min(settings.held, extent.select)
+    passes = strengths * scored * held if scored > 1 else 0
+    if settings.resolution == 1:
+        return passes
+    return round(height * width / (extent.height * extent.width) * passes) + held
+
+
 class Inversion(Protocol):
     """The settings of a search by gradients for one transform a class (``wiper_cli/detectors/common.py``)."""
 

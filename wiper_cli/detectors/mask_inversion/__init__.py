@@ -11,9 +11,6 @@ from wiper_cli.detectors.effort import REDUCED
 from wiper_cli.detectors.evidence import Detector, setting
 from wiper_cli.verdict import PLANTED, Rule, Severity
 
-#: Threshold of shorter searches, which reach less: between the 14 % of 21 honest networks and the 46 % of the nine.
-BRIEF = 0.3
-
 
 @dataclass(frozen=True)
 class MaskInversion(Detector):
@@ -27,17 +24,15 @@ class MaskInversion(Detector):
     quick = {"steps": 5}
     efforts = {
         "normal": {
-            "steps": 100, "per_target": 12, "searched": 256, "held": 100, "scored": 4, "resolution": REDUCED,
-            "threshold": BRIEF,
+            "steps": 100, "per_target": 12, "searched": 256, "held": 100, "scored": 5, "resolution": REDUCED,
         },
         "quick": {
-            "steps": 60, "per_target": 8, "searched": 128, "held": 60, "scored": 3, "resolution": REDUCED,
-            "threshold": BRIEF,
+            "steps": 100, "per_target": 6, "searched": 128, "held": 100, "scored": 5, "resolution": REDUCED,
         },
     }  # fmt: skip
     origin = (
-        "between the 27% of 22 honest networks and the 71% of nine with squares, pictures, lines or writing, all "
-        f"32x32; {BRIEF} for shorter searches, between 14% and 46%"
+        "between the 30% of 22 honest networks, two of them searched four times, and the 71% of nine with squares, "
+        "pictures, lines or writing, all 32x32"
     )
     rule = Rule(
         id="WIPER-B09",
@@ -52,7 +47,7 @@ class MaskInversion(Detector):
         atlas=PLANTED,
     )
 
-    threshold: float = setting(0.45, "share of held-out images, of those that the next class leaves")
+    threshold: float = setting(0.55, "share of held-out images, of those that the next class leaves")
     cells: int = setting(
         32, "cells of the mask along the shorter side; an image with fewer pixels has as many"
     )

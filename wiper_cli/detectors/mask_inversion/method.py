@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
-from wiper_cli.detectors.common import Flips, begun, flips, image_shape, leading
-from wiper_cli.detectors.effort import Extent, Plan, beginning, reduced
-from wiper_cli.detectors.evidence import Clock, Evidence, judged
+from wiper_cli.detectors.common import Flips, begun, concluded, flips, image_shape, leading
+from wiper_cli.detectors.effort import Extent, Plan, beginning, comparing, reduced
+from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.mask_inversion import MaskInversion
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Patch
@@ -28,7 +28,7 @@ def plan(settings: MaskInversion, extent: Extent) -> Plan:
     height, width = reduced(extent, settings.resolution)
     share = height * width / (extent.height * extent.width)
     both = round(share * tried * settings.steps * settings.per_target)
-    scores = len(KEPT) * min(settings.scored, tried) * known[1] if tried > 1 else 0
+    scores = comparing(settings, min(settings.scored, tried), len(KEPT), extent)
     how = {"steps": settings.steps, "images": settings.per_target, "side": min(height, width)}
     return Plan(settings.name, tried, forward + both + scores, backward + both, how, known)
 
@@ -37,42 +37,21 @@ def look(settings: MaskInversion, classifier: Classifier, clean: Clean, clock: C
     """Mask and colours of every class, by gradients."""
     generator = torch.Generator().manual_seed(seed)
     begin = begun(settings, classifier, clean, generator)
-    whole, tried = image_shape(begin.fit), begin.tried
+    tried = begin.tried
     mask, colour = _searched(settings, classifier, begin.seen, begin.before, tried, clock, generator)
     size = mask.sum((1, 2, 3)).tolist()
     close = sorted(range(len(tried)), key=lambda i: size[i])[: settings.scored]
 
-    def cut(kept: float) -> Patch:
-        return Patch({"canvas": _spread(colour, whole), "mask": _spread(_cut(mask, kept), whole)})
+    def cut(kept: float, images: Tensor) -> Patch:
+        shape = image_shape(images)
+        return Patch({"canvas": _spread(colour, shape), "mask": _spread(_cut(mask, kept), shape)})
 
     def shares(kept: float) -> dict[int, Flips]:
-        pool = cut(kept)
-        return {i: flips(classifier, begin.held, begin.held_before, pool, i, tried[i]) for i in close}
+        pool = cut(kept, begin.shown)
+        return {i: flips(classifier, begin.shown, begin.held_before, pool, i, tried[i]) for i in close}
 
     first = leading(KEPT, shares, LEAVES)
-    target, found = tried[first.member], first.shares[first.member]
-    per_class = [0.0] * classifier.classes
-    for i, one in first.shares.items():
-        per_class[tried[i]] = one.share
-    recovered = []  # of a silent search what honest networks give way to, and no trigger
-    if first.statistic > settings.threshold:
-        facts = {"success": found.share, "images": found.count, "detector": settings.name}
-        recovered = [cut(first.strength).recovered(first.member, target, facts)]
-    return judged(
-        settings,
-        first.statistic,
-        target=target,
-        per_class=per_class,
-        suspects=[target],
-        recovered=recovered,
-        facts={
-            "success": found.share,
-            "next_success": first.usual,
-            "cells": first.strength,
-            "scored": [tried[i] for i in close],
-            **({"screened": tried} if len(tried) < classifier.classes else {}),
-        },
-    )
+    return concluded(settings, classifier, begin, first, "cells", lambda kept: cut(kept, begin.held))
 
 
 def _searched(
