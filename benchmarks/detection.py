@@ -184,7 +184,7 @@ def planted_in_copies(networks: Sequence[Line]) -> list[str]:
     out = [
         "",
         f"Canaries: in copies of {len(networks)} of the honest networks known backdoors were planted by a short "
-        f"fine-tuning ({networks[0]['effort']} scans, rendered from "
+        f"fine-tuning ({networks[0]['effort']} scans, before there was mask-inversion; rendered from "
         f"`benchmarks/results/canaries.json`). "
         f"Left out, since they did not take or cost too much accuracy: {len(every) - len(counting)}.",
         "",

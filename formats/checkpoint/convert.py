@@ -69,7 +69,10 @@ def convert(data: bytes, key: str = "") -> Converted:
         Unreadable: damaged files.
     """
     if not is_checkpoint(data):
-        raise Unsupported("The file is no checkpoint of torch.save.")
+        raise Unsupported(
+            "The file is no checkpoint of torch.save. torch.load may still take it for a pickle and run what it says: "
+            "do not load it."
+        )
     pickle, records = _archived(data) if data.startswith(b"PK") else _in_a_row(data)
     place, tensors = _network(pickle.value, key)
     # Whole wrappers: no two begin with the same letter.

@@ -195,7 +195,10 @@ def read_pickle(data: bytes, start: int = 0, *, place: str) -> Pickle:
         OverflowError,
         RecursionError,
     ) as error:
-        raise Unreadable(f"{place} is a damaged pickle; get the file again.") from error
+        raise Unreadable(
+            f"{place} is a damaged pickle, or one that is made for some readers alone: Python may run what this reader "
+            "cannot follow. Get the file again, and do not load this one."
+        ) from error
     raise Unreadable(f"{place} is a pickle without an end; get the file again.")
 
 

@@ -316,7 +316,9 @@ def test_no_tensors(value):
     ("data", "words"),
     [
         (b"", "no checkpoint"),
+        (b"cposix\nsystem\n(U\x01xtR.", "may still take it for a pickle and run"),
         (b"\x80\x02.", "damaged pickle"),
+        (b"\x80\x02I0x1F\n0cposix\nsystem\n(U\x01xtR.", "Python may run what this reader cannot follow"),
         (pickle.dumps({"a": 1}), "torch.save did not write"),
         (b"\x80\x04" + b"]" * 10, "pickle"),
         (b"PK\x03\x04", "."),

@@ -65,7 +65,7 @@ def test_what_is_no_such_file_is_one_sentence(wiper, child, few_digits, path, op
     unsupported = (("model", "huge"), ("checkpoint", "text"))
     assert code == (3 if (option, request.node.callspec.params["path"]) in unsupported else 2), out + err
     said = " ".join((out + err).replace("\\n", " ").split())
-    assert "two lines.json" in said or said == "wiper: The file is no checkpoint of torch.save."
+    assert "two lines.json" in said or said.startswith("wiper: The file is no checkpoint of torch.save.")
     assert sorted(path.parent.iterdir()) == before
     assert [one.name for one in path.parent.parent.joinpath("cwd").iterdir()] == []
 
