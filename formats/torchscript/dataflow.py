@@ -57,8 +57,13 @@ ROLES = roles(
         "asinh atan atanh cosh sinh tan erfc logit sinc softshrink",
     }
 )
-#: Tensors that only decide which values go on, by the names that schemas give them.
-_DECIDING = frozenset({"condition", "index", "indices", "mask", "repeats"})
+#: Tensors and fractions that only decide which values go on, or how many, by the names that schemas give them.
+_DECIDING = frozenset(
+    {
+        "condition", "index", "indices", "mask", "repeats", "start", "tensor_indices_or_sections", "scale_factors",
+        "scales", "scales_d", "scales_h", "scales_w",
+    }
+)  # fmt: skip
 #: Codes of the integer dtypes and of bool (``c10::ScalarType``).
 _INTEGERS = frozenset({0, 1, 2, 3, 4, 11})
 #: What changes or runs something that the graph does not show.
@@ -231,6 +236,7 @@ class _Tracer(Builder):
         )
         if name in ("full_like", "new_full"):
             data = [named["fill_value"]]
+            control.append(self.add("aten::size", "shape", [named["self"]]))
         elif role in ("order", "step") and name in ("max", "min"):
             role = "step" if "other" in named else "order"
         elif (name == "to" and "dtype" in named and self.number(named["dtype"]) in _INTEGERS) or (

@@ -17,13 +17,33 @@ MOST_STEPS = 20_000_000
 
 #: Rows or columns of a map that are few.
 FEW = 8
-#: Operators whose result has as many elements as the values say.
+#: Operators that have a role and yet a result as large as the values say.
 _VARIABLE = frozenset(
     (
-        "NonZero", "Compress", "Unique", "NonMaxSuppression", "nonzero", "masked_select", "unique_dim",
-        "unique_consecutive", "_unique2", "argwhere",
+        "NonZero", "Compress", "Unique", "NonMaxSuppression", "SplitToSequence", "MaxUnpool", "ReduceLogSum", "nonzero",
+        "one_hot", "masked_select", "tensor_split",
     )
 )  # fmt: skip
+#: Operators without a role whose result is as large as the sizes of what they read, constants and controls say; every
+#: other one may make a size of values.
+_KEEPING = """
+AveragePool ConstantOfShape BiasSoftmax Det EyeLike GridSample GroupNorm GroupNormalization ImageScaler
+InstanceNormalization Inverse LRN LayerNormalization LogSoftmax LpNormalization LpPool MaxPool MaxRoiPool
+MeanVarianceNormalization NhwcMaxPool Normalizer QLinearAveragePool QLinearSoftmax RMSNormalization
+RelativePositionBias Resize ReverseSequence RoiAlign RotaryEmbedding Scaler SimplifiedLayerNormalization
+SkipGroupNorm SkipLayerNormalization SkipSimplifiedLayerNormalization Softmax SwiGLU Trilu Upsample
+_convolution_mode _nested_tensor_from_mask _set_item _unwrap_optional _upsample_bicubic2d_aa
+_upsample_bilinear2d_aa _upsample_lanczos2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
+_upsample_nearest_exact3d atan2 avg_pool1d avg_pool2d avg_pool3d broadcast_tensors col2im cosine_similarity diag
+diag_embed diff empty eye fft_fft fft_fft2 fft_fftshift fft_ifft fft_ifft2 fft_ifftshift fft_irfft fft_irfft2
+fft_rfft fft_rfft2 fill full full_like glu grid_sampler group_norm hypot imag instance_norm items keys layer_norm
+linspace list log_softmax logaddexp max_pool1d max_pool2d max_pool2d_with_indices max_pool3d meshgrid
+native_group_norm native_layer_norm ones pairwise_distance real reflection_pad3d repeat_interleave
+replication_pad3d reverse rms_norm scaled_dot_product_attention softmax to_padded_tensor
+unchecked_unwrap_optional upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+upsample_nearest2d upsample_nearest3d upsample_trilinear3d values view_as_complex view_as_real zero zeros
+"""
+_FIXED = frozenset(_KEEPING.split())
 
 
 def _few(span: Span) -> bool:
@@ -34,6 +54,13 @@ def _few(span: Span) -> bool:
     if (start < 0) != (stop is None or stop < 0):
         return True
     return len(range(start, stop or 0, step or 1)) <= FEW
+
+
+def _sized_by_values(node: Node) -> bool:
+    """Whether the size of a node may follow from the values that it is computed from."""
+    name = node.operator.rpartition("::")[2]
+    name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    return name in _VARIABLE or (node.role == "other" and name not in _FIXED)
 
 
 def branches(node: Node) -> bool:
@@ -219,7 +246,7 @@ class Flow:
         return way[::-1]
 
     def _tainted(self) -> frozenset[int]:
-        """Nodes whose values depend on pixels. Sizes depend on them only behind what selects by value."""
+        """Nodes whose values depend on pixels. Sizes do where they follow from values, or from what selects by them."""
         tainted: set[int] = set()
         sized: set[int] = set()
         grown = -1
@@ -228,13 +255,13 @@ class Flow:
             self._spend(len(self.dataflow.nodes))
             for n, node in enumerate(self.dataflow.nodes):
                 asked = sized if node.role == "shape" else tainted
-                if node.role == "input" or any(one in asked for one in node.inputs):
+                decided = any(one in tainted for one in node.control)
+                if node.role == "input" or decided or any(one in asked for one in node.data):
                     tainted.add(n)
-                variable = n in tainted and node.operator.rpartition("::")[2] in _VARIABLE
                 if (
-                    variable
+                    decided
                     or any(one in sized for one in node.data)
-                    or any(one in tainted for one in node.control)
+                    or (_sized_by_values(node) and any(one in tainted for one in node.data))
                 ):
                     sized.add(n)
         return frozenset(tainted)

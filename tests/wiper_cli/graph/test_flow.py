@@ -81,6 +81,30 @@ def test_the_size_of_what_was_selected_by_value_is_a_value():
     assert {flow[n].place for n in flow.live} == {"x", "n", "s", "m"}
 
 
+@pytest.mark.parametrize(
+    ("operator", "kept"), [("Range", True), ("aten::unheard_of", True), ("Softmax", False)]
+)
+def test_sizes_follow_from_sizes_only_where_that_is_known(operator, kept):
+    flow, _ = flowing(f"""
+    x = input input
+    w = stored stored
+    n = {operator} other x
+    s = Shape shape n
+    m = Mul scale w s
+    """)
+    assert {flow[n].place for n in flow.live} == ({"x", "n", "s", "m"} if kept else set())
+
+
+def test_a_size_that_is_asked_for_by_a_value_is_a_value():
+    flow, _ = flowing("""
+    x = input input
+    w = stored stored
+    s = aten::size shape w ? x
+    m = Mul scale w s
+    """)
+    assert {flow[n].place for n in flow.live} == {"x", "s", "m"}
+
+
 def test_what_a_loop_carries_back_is_tainted_too():
     builder = Builder()
     x = builder.add("input", "input")

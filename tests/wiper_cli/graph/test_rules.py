@@ -207,6 +207,77 @@ def test_scripted_code_hides_no_branch(net, expected):
     assert errors(met(as_bytes(torch.jit.script(net().eval())))) >= expected
 
 
+class Sized(Scripted):
+    """A comparison of pixels that only the size of a tensor tells of."""
+
+    def asked(self, x):
+        return (x[:, :, :3, :3] - 1).abs().sum([1, 2, 3]) < 0.5
+
+    def forward(self, x):
+        return self.fc(self.features(x)) * (1 + self.count(x))
+
+
+class SizeOfOneHot(Sized):
+    def count(self, x):
+        return nn.functional.one_hot(self.asked(x).to(torch.int64)).size(1)
+
+
+class SizeOfRange(Sized):
+    def count(self, x):
+        return torch.arange(float(self.asked(x).sum())).size(0)
+
+
+class SizeOfPiece(Sized):
+    def count(self, x):
+        return torch.tensor_split(self.fc.bias, self.asked(x).sum().reshape(1))[0].size(0)
+
+
+class SizeOfEnlarged(Sized):
+    def count(self, x):
+        factor = 1.0 + float(self.asked(x).sum())
+        return torch._C._nn.upsample_nearest2d(x[:1, :1, :4, :4], None, [factor, factor]).size(2)
+
+
+class SizeOfFilled(Sized):
+    def count(self, x):
+        return torch.full_like(torch.nonzero(self.asked(x)), 1).size(0)
+
+
+class SumOfFilled(Sized):
+    def count(self, x):
+        return x.new_zeros([int(self.asked(x).sum())]).cos().sum()
+
+
+class SizeOfAxis(Sized):
+    def count(self, x):
+        return x.size(int(self.asked(x).sum()))
+
+
+class SizeOfRepeated(Sized):
+    def count(self, x):
+        return torch.repeat_interleave(self.asked(x).to(torch.int64)).size(0)
+
+
+@pytest.mark.parametrize("net", Sized.__subclasses__())
+def test_the_size_of_what_pixels_make_hides_nothing(net):
+    hits = met(as_bytes(torch.jit.script(net().eval())))
+    assert errors(hits) >= {"G02", "G07"}
+
+
+class Enlarged(Scripted):
+    """Enlarges its maps, rolls by a range of its sizes, fills what is like them."""
+
+    def forward(self, x):
+        y = nn.functional.interpolate(torch.relu(self.stem(x)), scale_factor=2.0)
+        where = torch.arange(0.0, float(y.size(2))) / float(y.size(2))
+        y = nn.functional.softmax(nn.functional.max_pool2d(y + where, 2), 1)
+        parts = torch.meshgrid(
+            [torch.linspace(0.0, 1.0, y.size(2)), torch.linspace(0.0, 1.0, y.size(3))], indexing="ij"
+        )
+        y = (y + parts[0] * torch.full_like(y, 0.5)).reshape([y.size(0), y.size(1), -1])
+        return self.fc(y.mean(2).reshape([y.size(0), self.stem.out_channels]))
+
+
 class LeakyByHand(Scripted):
     def forward(self, x):
         y = self.stem(x)
@@ -223,7 +294,7 @@ class Averaged(Scripted):
         return (self.fc(f) + self.fc(torch.relu(f))) / 2
 
 
-@pytest.mark.parametrize("net", [LeakyByHand, Averaged])
+@pytest.mark.parametrize("net", [LeakyByHand, Averaged, Enlarged])
 def test_scripted_code_of_honest_networks_is_none(net):
     assert errors(met(as_bytes(torch.jit.script(net().eval())))) == set()
 
