@@ -35,6 +35,15 @@ _CONVOLUTIONS = frozenset(
     {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::_convolution", "aten::convolution"}
 )
 _NORMS = frozenset({"aten::batch_norm", "aten::instance_norm", "aten::native_batch_norm"})
+#: What makes a tensor without values, what writes all of one, and what asks only for its size or kind.
+_UNWRITTEN = frozenset(
+    f"aten::{name}"
+    for name in ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "empty_permuted")
+)
+_FILLING = frozenset(f"aten::{name}_" for name in ("bernoulli", "uniform", "normal", "fill", "zero", "copy"))
+_SIZES = frozenset(
+    {"aten::size", "aten::dim", "aten::numel", "aten::len", "prim::dtype", "prim::device", "prim::is_nested"}
+)
 
 #: Self-attention and one encoder layer of torch.nn, written in operators that have derivatives.
 _WRITTEN_OUT = """
@@ -148,6 +157,7 @@ def lift(module: Any, narrow: Sequence[torch.dtype] = ()) -> Lifted:
         _simplify(graph)
         own = _drop_self(graph)
         _refuse_training(graph)
+        _refuse_unwritten(graph)
         _write_out_attention(graph)
         for dtype in narrow:
             _widen(graph, _CODES[dtype])
@@ -173,6 +183,7 @@ def inlined(module: Any) -> tuple[Any, dict[int, Argument]]:
     _resolve_defaults(graph, module)
     named = _lift_attributes(graph, module)
     _simplify(graph)
+    _refuse_unwritten(graph)
     return graph, named
 
 
@@ -333,6 +344,42 @@ def _refuse_training(graph: Any) -> None:
         raise Unsupported(
             f"The network was traced in training mode ({node.kind()}); trace it after model.eval()."
         )
+
+
+def _refuse_unwritten(block: Any) -> None:
+    """A tensor made without values is written whole before anything reads it: what lay in the memory may be the image.
+
+    Raises Unsupported where that is not seen in the same block, first of all that is done with it.
+    """
+    nodes = list(block.nodes())
+    for i, node in enumerate(nodes):
+        for inner in node.blocks():
+            _refuse_unwritten(inner)
+        if node.kind() not in _UNWRITTEN:
+            continue
+        value = node.output().unique()
+        first = next((one for one in nodes[i + 1 :] if one.kind() not in _SIZES and _reads(one, value)), None)
+        if first is None and value not in {one.unique() for one in block.outputs()}:
+            continue
+        if first is None or not _fills(first, value):
+            raise Unsupported(
+                f"The network may read a tensor that nothing was written to ({node.kind()}): what it computes then "
+                "depends on what lay in the memory before."
+            )
+
+
+def _reads(node: Any, value: int) -> bool:
+    """Whether a node, or what is inside it, uses a value."""
+    used = [*node.inputs(), *(one for block in node.blocks() for one in block.outputs())]
+    return value in {one.unique() for one in used} or any(
+        _reads(inner, value) for block in node.blocks() for inner in block.nodes()
+    )
+
+
+def _fills(node: Any, value: int) -> bool:
+    """Whether a node writes all of a tensor and reads nothing of it."""
+    inputs = [one.unique() for one in node.inputs()]
+    return node.kind() in _FILLING and inputs[0] == value and inputs.count(value) == 1
 
 
 @cache

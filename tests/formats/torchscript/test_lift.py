@@ -234,3 +234,75 @@ def test_unknown_operators_and_what_is_optimised_for_inference_are_refused(plain
     for data in (optimised, rezip(plain, {name: code})):
         with pytest.raises(Unsupported, match="cannot load"):
             lift.load(data)
+
+
+class Kept(nn.Module):
+    """A head behind the pooled image and a tensor that was made without values."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.fc(x.mean([2, 3])) * self.made(x)
+
+
+class ReadUnwritten(Kept):
+    def made(self, x):
+        return torch.empty([x.size(0), 3, 4, 4]).mean([1, 2, 3]).unsqueeze(1)
+
+
+class ReadWhereAsked(Kept):
+    def made(self, x):
+        e = x.new_empty([1])
+        if x.size(0) > 1:
+            e.fill_(1.0)
+        return e
+
+
+class ReadInPart(Kept):
+    def made(self, x):
+        e = torch.empty([1, 4])
+        e[:, 0].fill_(1.0)
+        return e
+
+
+class ReadByOneSide(Kept):
+    def made(self, x):
+        return torch.empty([1, 4]) if x.size(0) > 1 else torch.ones([1, 4])
+
+
+class ReadByItself(Kept):
+    def made(self, x):
+        e = torch.empty([1, 4])
+        return e.copy_(e)
+
+
+@pytest.mark.parametrize("net", Kept.__subclasses__())
+def test_memory_that_nothing_was_written_to_is_not_read(net):
+    data = as_bytes(torch.jit.script(net().eval()))
+    with pytest.raises(Unsupported, match="nothing was written"):
+        lifted(data)
+    with pytest.raises(Unsupported, match="nothing was written"):
+        lift.inlined(lift.load(data))
+
+
+class DropsPaths(nn.Module):
+    """Stochastic depth as torchvision and timm have it, and a mask that is filled where it is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x):
+        x = x.mean([2, 3])
+        noise = torch.empty([x.shape[0], 1], dtype=x.dtype, device=x.device)
+        noise = noise.bernoulli_(1.0)
+        mask = x.new_empty([x.size(0), 1])
+        mask.zero_()
+        mask.add_(1.0)
+        return self.fc(x * noise * mask)
+
+
+def test_memory_that_is_filled_first_may_be_read():
+    assert lifted(as_bytes(torch.jit.script(DropsPaths().eval()))).returns == "TensorType"
