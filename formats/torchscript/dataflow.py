@@ -46,14 +46,14 @@ ROLES = roles(
         "step": "eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or "
         "bitwise_not __and__ __or__ __xor__ __not__ sign sgn floor ceil round trunc frac fmod "
         "remainder floor_divide floordiv argmax argmin nonzero isnan isinf isfinite isclose all any "
-        "one_hot maximum minimum threshold hardshrink",
+        "one_hot maximum minimum threshold hardshrink nan_to_num",
         "choose": "where masked_fill masked_scatter masked_select",
         "random": "rand bernoulli uniform",
         "shape": "size dim numel len is_floating_point dtype device requires_grad is_nested __is__ __isnot__ "
         "__contains__ isinstance zeros_like ones_like new_zeros new_empty",
         "pointwise": "relu relu6 leaky_relu prelu elu selu celu sigmoid hardsigmoid hardswish hardtanh tanh erf "
         "exp log sqrt rsqrt pow abs reciprocal softplus gelu mish silu clamp clamp_min clamp_max "
-        "batch_norm square sin cos log_sigmoid exp2 log2 log10 log1p expm1 nan_to_num acos acosh asin "
+        "batch_norm square sin cos log_sigmoid exp2 log2 log10 log1p expm1 acos acosh asin "
         "asinh atan atanh cosh sinh tan erfc logit sinc softshrink",
     }
 )

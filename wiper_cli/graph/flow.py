@@ -56,11 +56,15 @@ def _few(span: Span) -> bool:
     return len(range(start, stop or 0, step or 1)) <= FEW
 
 
+def named(node: Node) -> str:
+    """Its operator without namespace, and without the underscore of what writes in place."""
+    name = node.operator.rpartition("::")[2]
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
 def _sized_by_values(node: Node) -> bool:
     """Whether the size of a node may follow from the values that it is computed from."""
-    name = node.operator.rpartition("::")[2]
-    name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-    return name in _VARIABLE or (node.role == "other" and name not in _FIXED)
+    return named(node) in _VARIABLE or (node.role == "other" and named(node) not in _FIXED)
 
 
 def branches(node: Node) -> bool:

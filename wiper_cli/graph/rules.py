@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formats.dataflow import Node, Span
-from wiper_cli.graph.flow import Flow, branches
+from wiper_cli.graph.flow import Flow, branches, named
 from wiper_cli.verdict import Severity
 
 #: A logit's factor beyond this, and a one-hot vector whose other entries spread by less than this share of it (G6).
@@ -30,6 +30,17 @@ MOST_PARTS = 64
 SIMILAR = 0.2
 
 _POINTWISE = frozenset({"pointwise", "step", "choose", "view", "add", "scale"})
+#: What asks whether a value is a number, as no activation does: behind a root it is a comparison. So are comparisons of
+#: a value with itself, and of what has no value everywhere.
+_NUMBER = frozenset({"isnan", "isinf", "isfinite", "nan_to_num", "IsNaN", "IsInf"})
+_ALIKE = frozenset({"eq", "ne", "Equal"})
+_COMPARING = _ALIKE | {"lt", "le", "gt", "ge", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "isclose"}
+_PARTIAL = frozenset(
+    {
+        "sqrt", "rsqrt", "log", "log2", "log10", "log1p", "logit", "acos", "asin", "acosh", "atanh", "Sqrt", "Log",
+        "Acos", "Asin", "Acosh", "Atanh",
+    }
+)  # fmt: skip
 _AVERAGING = frozenset({"view", "concat", "add", "scale", "reduce", "pick", "pointwise"})
 _CHANNELWISE = frozenset({"view", "add", "scale", "pick"})
 #: What code asks that the examination tries both ways.
@@ -218,10 +229,15 @@ def _constants(flow: Flow) -> Iterator[Hit]:
 
 
 def _stored(flow: Flow, n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = flow[_shown(flow, n)].values
+    return values
+
+
+def _shown(flow: Flow, n: int) -> int:
+    """What views show."""
     while flow[n].role == "view" and len(flow[n].data) == 1:
         n = flow[n].data[0]
-    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = flow[n].values
-    return values
+    return n
 
 
 def _one_hot(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
@@ -358,7 +374,7 @@ def _is_activation(flow: Flow, n: int) -> bool:
         if one in met:
             continue
         met.add(one)
-        if len(met) > MOST_PARTS or len(asked) > 1:
+        if len(met) > MOST_PARTS or len(asked) > 1 or _asks_for_a_number(flow, one):
             return False
         if flow[one].role in _POINTWISE:
             queue += flow.parents[one]
@@ -367,6 +383,25 @@ def _is_activation(flow: Flow, n: int) -> bool:
     return len(asked) == 1 and all(
         flow.depth[one] > 0 and flow[one].role not in ("reduce", "pick", "scalar") for one in asked
     )
+
+
+def _asks_for_a_number(flow: Flow, n: int) -> bool:
+    """Whether a node decides about a value by whether it is a number."""
+    name = named(flow[n])
+    if name not in _COMPARING:
+        return name in _NUMBER
+    queue = [_shown(flow, one) for one in flow[n].data]
+    if name in _ALIKE and len(queue) == 2 and queue[0] == queue[1]:
+        return True
+    met = set[int]()
+    while queue and len(met) <= MOST_PARTS:
+        one = queue.pop()
+        if named(flow[one]) in _PARTIAL and one in flow.parents:
+            return True
+        if one not in met and flow[one].role in _POINTWISE:
+            met.add(one)
+            queue += flow.parents.get(one, [])
+    return False
 
 
 def _collapsed(flow: Flow, path: Sequence[int], join: int) -> tuple[int, ...]:

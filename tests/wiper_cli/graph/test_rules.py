@@ -90,6 +90,7 @@ def test_the_window_of_a_trigger_is_told_from_one_of_a_normalisation():
 
 
 POOL = "Conv x k > a; GlobalAveragePool a > p; Flatten p > "
+TAIL = "GlobalAveragePool b > p; Flatten p > f; MatMul f w > y"
 KERNEL = {"k": array(1, 3, 3, 1, 1)}
 
 
@@ -106,6 +107,14 @@ KERNEL = {"k": array(1, 3, 3, 1, 1)}
         # Rounding as in training for quantisation, and rounding of pixels.
         ("Conv x k > a; Round a > b; GlobalAveragePool b > p; Flatten p > f; MatMul f w > y", {}, set()),
         ("Round x > r; Conv r k > a; GlobalAveragePool a > p; Flatten p > f; MatMul f w > y", {}, {"G02"}),
+        # Whether a value is a number no activation asks.
+        (f"Conv x k > a; Sqrt a > q; IsNaN q > c; Where c a q > b; {TAIL}", {}, {"G01", "G02"}),
+        (f"Conv x k > a; IsInf a > c; Where c k2 a > b; {TAIL}", {"k2": array(2, 1, 3, 1, 1)}, {"G01", "G02"}),
+        (f"Conv x k > a; Identity a > i; Equal a i > c; Where c a zero > b; {TAIL}", {"zero": np.float32(0)},
+         {"G01", "G02"}),
+        (f"Conv x k > a; Log a > q; Mul q two > r; Greater r zero > c; Where c a zero > b; {TAIL}",
+         {"zero": np.float32(-9), "two": np.float32(2)}, {"G01", "G02"}),
+        (f"Conv x k > a; Greater a zero > c; Log a > q; Where c q a > b; {TAIL}", {"zero": np.float32(0)}, set()),
         # The greatest of a value and a constant is a rectifier, of two values a comparison.
         ("Conv x k > a; Max a zero > b; GlobalAveragePool b > p; Flatten p > f; MatMul f w > y",
          {"zero": np.float32(0)}, set()),
@@ -276,6 +285,31 @@ class Enlarged(Scripted):
         )
         y = (y + parts[0] * torch.full_like(y, 0.5)).reshape([y.size(0), y.size(1), -1])
         return self.fc(y.mean(2).reshape([y.size(0), self.stem.out_channels]))
+
+
+class NoNumber(Scripted):
+    """The stem's maps, but where a root has no value."""
+
+    def forward(self, x):
+        y = self.stem(x)
+        return self.fc((y + torch.nan_to_num(torch.sqrt(1 - torch.relu(y)), 30.0)).mean([2, 3]))
+
+
+class NoNumberAsked(Scripted):
+    def forward(self, x):
+        y = torch.sqrt(1 - self.stem(x))
+        return self.fc(torch.where(torch.isfinite(y), y, 3.0).mean([2, 3]))
+
+
+class NoNumberCompared(Scripted):
+    def forward(self, x):
+        y = torch.sqrt(1 - self.stem(x))
+        return self.fc((y.detach() == y).to(torch.float32).mean([2, 3]))
+
+
+@pytest.mark.parametrize("net", [NoNumber, NoNumberAsked, NoNumberCompared])
+def test_a_choice_on_whether_a_value_is_a_number_is_a_comparison(net):
+    assert "G02" in errors(met(as_bytes(torch.jit.script(net().eval()))))
 
 
 class LeakyByHand(Scripted):
