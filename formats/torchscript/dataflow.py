@@ -146,6 +146,23 @@ class _Tracer(Builder):
         self.kin: dict[int, set[int]] = {}
         self.parts: dict[int, list[int]] = {}
         self.notes: list[str] = []
+        #: Nodes that hold no whole numbers by their type, and such types.
+        self.real: set[int] = set()
+
+    def add(
+        self, operator: str, role: Role, data: Sequence[int] = (), control: Sequence[int] = (), **details: Any
+    ) -> int:
+        number = super().add(operator, role, data, control, **details)
+        real = [one in self.real for one in data]
+        if operator in ("prim::If", "prim::Loop") or operator.endswith("Construct"):
+            known = bool(real) and all(real)
+        elif operator == "written" or operator.endswith("_"):
+            known = real[:1] == [True]
+        else:
+            known = role in ("input", "random") or (role != "step" and any(real))
+        if known or operator == "prim::Uninitialized":
+            self.real.add(number)
+        return number
 
     def constant(self, name: str, value: object = None) -> int:
         """A stored tensor or number."""
@@ -159,7 +176,13 @@ class _Tracer(Builder):
             values = value.detach().double().numpy()
         elif isinstance(value, bool | int | float):
             values = np.array(value, dtype=np.float64)
-        return self.add("stored", "stored", place=name, values=values)
+        number = self.add("stored", "stored", place=name, values=values)
+        whole = isinstance(value, int) or (
+            isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
+        )
+        if not whole:
+            self.real.add(number)
+        return number
 
     def block(self, block: Any) -> None:
         for node in block.nodes():
@@ -202,8 +225,10 @@ class _Tracer(Builder):
             spans = self.spans(name, inputs)
         elif names[1:2] == ["pad"] and (spans := self.crop(inputs[1])):
             role = "pick"
-        for value in outputs:
+        for i, value in enumerate(outputs):
             number = self.add(node.kind(), role, data, control, place=place, spans=spans, values=values)
+            kind = "places" if i and name in _PLACES else value.type().kind()
+            self.judge(number, name, kind, self.cast(name, inputs, names))
             self.known[value.unique()] = self.made[value.unique()] = number
         if name.endswith("Construct"):
             self.parts[outputs[0].unique()] = [value.unique() for value in inputs]
@@ -239,8 +264,8 @@ class _Tracer(Builder):
             control.append(self.add("aten::size", "shape", [named["self"]]))
         elif role in ("order", "step") and name in ("max", "min"):
             role = "step" if "other" in named else "order"
-        elif (name == "to" and "dtype" in named and self.number(named["dtype"]) in _INTEGERS) or (
-            "rounding_mode" in named and inputs[-1].toIValue() is not None
+        elif ("rounding_mode" in named and inputs[-1].toIValue() is not None) or (
+            role != "shape" and name != "arange" and self.cast(name, inputs, list(named))
         ):
             role = "step"
         elif name == "__contains__" or (name == "len" and not _tensor(inputs[0].type())):
@@ -248,6 +273,33 @@ class _Tracer(Builder):
         elif role != "shape" and numbers and any(_tensor(value.type()) for value in inputs):
             role = "scalar"
         return role, data, control
+
+    def cast(self, name: str, inputs: Sequence[Any], names: Sequence[str]) -> bool | None:
+        """Whether an operator makes whole numbers by the type that it is told, or by an example; ``None`` without."""
+        given = {
+            named: self.known[value.unique()]
+            for named, value in zip(names, inputs, strict=False)
+            if value.type().kind() != "NoneType"
+        }
+        if "dtype" in given:
+            code = self.number(given["dtype"])
+            return given["dtype"] not in self.real if code is None else code in _INTEGERS
+        example = given.get(
+            "other" if name in ("to", "type_as") else "self" if name in ("copy", "fill") else ""
+        )
+        return None if example is None else example not in self.real
+
+    def judge(self, number: int, name: str, kind: str, whole: bool | None) -> None:
+        """Whether what an operator makes is :attr:`real`, where that does not follow from its operands."""
+        if (
+            kind in ("BoolType", "places")
+            or (kind == "IntType" and name != "dtype")
+            or whole
+            or name in _WHOLE
+        ):
+            self.real.discard(number)
+        elif whole is False or kind == "FloatType" or name in _FLOATS:
+            self.real.add(number)
 
     def place(self, node: Any) -> str:
         """Name of the layer, where the file tells it."""
@@ -369,6 +421,8 @@ class _Tracer(Builder):
         for _ in range(2):
             self.block(body)
             results = [self.known[value.unique()] for value in leaving]
+            if any(a in self.real and b not in self.real for a, b in zip(carried, results[1:], strict=True)):
+                self.real.difference_update(carried)
             for number, result in zip(carried, results[1:], strict=True):
                 old = self.nodes[number]
                 self.nodes[number] = replace(
@@ -395,6 +449,15 @@ _MAKES = frozenset(
         "local_response_norm", "repeat", "tile", "clone", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
         "replication_pad1d", "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "roll", "flip", "im2col",
         "gather", "index_select", "take_along_dim", "tensor", "NumToTensor",
+    }
+)  # fmt: skip
+#: Operators that make whole numbers of any, that make others of none, and whose second results are places.
+_WHOLE = frozenset({"size", "argmax", "argmin", "argsort", "nonzero", "one_hot", "searchsorted", "bucketize"})
+_FLOATS = frozenset({"zeros", "ones", "empty", "linspace", "eye"})
+_PLACES = frozenset(
+    {
+        "max", "min", "median", "mode", "topk", "sort", "kthvalue", "cummax", "cummin", "max_pool1d_with_indices",
+        "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d",
     }
 )  # fmt: skip
 #: Operators without a schema whose results share no memory with their operands.

@@ -380,3 +380,100 @@ def test_types_that_are_asked_are_no_values():
     assert sorted(node.role for node in nodes(flow, "to")) == ["step", "step", "view"]
     (filled,) = nodes(flow, "full_like")
     assert [flow.nodes[n].role for n in filled.data] == ["stored"]
+
+
+class Exampled(Net):
+    """A cast to the type of a tensor, of which a test has several."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("whole", torch.zeros(1, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.mean([2, 3])
+        return self.fc(self.cast(y, x).to(torch.float32))
+
+
+class AsStored(Exampled):
+    def cast(self, y, x):
+        return y.type_as(self.whole)
+
+
+class ToStored(Exampled):
+    def cast(self, y, x):
+        return y.to(self.whole)
+
+
+class ToItsType(Exampled):
+    def cast(self, y, x):
+        return y.to(self.whole.dtype)
+
+
+class AsPlaces(Exampled):
+    def cast(self, y, x):
+        return y.type_as(torch.max(y, 1)[1])
+
+
+class AsSize(Exampled):
+    def cast(self, y, x):
+        return y.type_as(torch.tensor(x.size(0)))
+
+
+class AsChosen(Exampled):
+    def cast(self, y, x):
+        example = x
+        if x.size(0) > 3:
+            example = self.whole
+        return y.type_as(example)
+
+
+class AsTurned(Exampled):
+    def cast(self, y, x):
+        a, b, c = x, x, x
+        for _ in range(x.size(1)):
+            a, b, c = b, c, self.whole
+        return y.type_as(a)
+
+
+class CopiedInto(Exampled):
+    def cast(self, y, x):
+        return torch.zeros([y.size(0), 3], dtype=torch.int64).copy_(y)
+
+
+class Summed(Exampled):
+    def cast(self, y, x):
+        return y.unsqueeze(2).sum(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("net", Exampled.__subclasses__())
+def test_a_cast_to_whole_numbers_is_a_step_however_its_type_is_told(net):
+    flow = followed(net)
+    assert "step" in {flow.nodes[n].role for n in _all(flow, flow.output)}
+
+
+class Precise(Net):
+    """Computes in the type of its weights and gives back that of its input, as layers in mixed precision do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.zeros(3, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.mean([2, 3]).to(self.fc.weight)
+        kept = x
+        if x.size(2) > 4:
+            kept = torch.relu(x) * x.size(2)
+        for _ in range(x.size(1)):
+            kept = kept + 1
+        y = y + torch.arange(3, dtype=torch.int64).type_as(y) + self.table.to(y.dtype)
+        z = torch.zeros([y.size(0), 3]).copy_(y)
+        return self.fc(
+            z.to(torch.float32).type_as(kept).to(x.dtype) + torch.max(y, 1)[0].type_as(y).unsqueeze(1)
+        )
+
+
+def test_a_cast_to_the_type_of_a_fraction_is_none():
+    flow = followed(Precise)
+    casts = [node.role for name in ("to", "type_as", "copy_") for node in nodes(flow, name)]
+    assert len(casts) >= 4
+    assert "step" not in casts
