@@ -6,7 +6,7 @@ axes as several elementwise nodes, which costs up to a third of the forward time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,9 +150,14 @@ class _Graph:
 
 
 def fuse(
-    calls: Sequence[Call], constants: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], output: str
+    calls: Sequence[Call],
+    constants: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    output: str,
+    rounded: Collection[str] = (),
 ) -> list[Call]:
-    """Replace the chains above; ``shapes``: those of the weights. Order and meaning stay."""
+    """Replace the chains above; ``shapes``: those of the weights. ``rounded``: values that are, whose chains are left,
+    since each step of them is. Order and meaning stay."""
     made = {name: call for call in calls for name in call.outputs}
     readers: dict[str, list[Call]] = {output: [Call("", torch.clone, (), ())]}
     for call in calls:
@@ -163,7 +168,7 @@ def fuse(
     found = {}
     for call in calls:
         fused = start[call.operator](call) if call.operator in start else None
-        if fused is not None:
+        if fused is not None and fused.outputs[0] not in rounded:
             found[fused.outputs] = fused
     wanted, kept = {output}, []
     for call in reversed([found.get(call.outputs, call) for call in calls]):

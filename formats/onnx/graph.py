@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from formats.dtypes import FLOATS
 from formats.model import Manifest
-from formats.onnx import proto
+from formats.onnx import precision, proto
 from formats.onnx.fusion import Call, fuse
 from formats.onnx.operators import SHAPE_INPUTS, UNTRAINED_INPUTS, lookup
 from formats.outputs import rows
@@ -83,7 +83,9 @@ class GraphNetwork(nn.Module):
         slots = list(known if known is not None else self._slots)
         for slot, name in self._tensors:
             slots[slot] = getattr(self, name)
-        slots[self._entry] = self.entry.fed(x).to(self.dtype)
+        fed = self.entry.fed(x).to(self.dtype)
+        half = precision.NARROW.get(self.entry.elem_type)
+        slots[self._entry] = fed if half is None else precision.rounded(fed, half)
         if known is not None:
             for step in self._image_steps:
                 _call(step, slots, x.device)
@@ -144,16 +146,23 @@ def build(
 
     weights: dict[str, Tensor] = {}
     constants: dict[str, Tensor] = {}
+    narrow = {entry.input: precision.NARROW[entry.elem_type]} if entry.elem_type in precision.NARROW else {}
     for name, tensor in proto.stored(model):
         if name in used:
             (weights if name in trained else constants)[name] = _tensor(tensor)
+            if tensor.data_type in precision.NARROW:
+                narrow[name] = precision.NARROW[tensor.data_type]
 
     calls = []
     version = proto.opset(model)
     for node in kept:
+        if (half := precision.of_node(node, inputs[id(node)], narrow)) is not None:
+            narrow.update(dict.fromkeys(node.output, half))
         if node.op_type == "Constant" and node.output[0] in (weights | constants):
             continue
         call = _resolve(node, inputs[id(node)], version)
+        if half is not None:
+            call = replace(call, function=precision.rounding(node.op_type, call.function, half))
         if all(not name or name in constants for name in call.inputs):
             with torch.no_grad():
                 result = call.function(*[constants.get(name) for name in call.inputs], **call.attributes)
@@ -163,7 +172,9 @@ def build(
             calls.append(call)
 
     output = aliases.get(entry.output, entry.output)
-    calls = fuse(calls, constants, {name: tuple(value.shape) for name, value in weights.items()}, output)
+    calls = fuse(
+        calls, constants, {name: tuple(value.shape) for name, value in weights.items()}, output, narrow
+    )
     emitter = _Emitter(GraphNetwork(entry), constants)
     names = {name: emitter.register(name, value, True) for name, value in weights.items()}
     emitter.network._entry = emitter.slot(entry.input)
@@ -219,7 +230,7 @@ def _trainable(
 def _tensor(stored: onnx.TensorProto) -> Tensor:
     """A stored tensor in the dtype of the computation: half precision becomes float32."""
     array = numpy_helper.to_array(stored)
-    if stored.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
+    if stored.data_type in precision.NARROW:
         array = array.astype(np.float32)
     return torch.from_numpy(np.array(array, order="C"))
 

@@ -5,7 +5,8 @@ defaults of the schema. The table at the end maps an operator to ``{first versio
 serves every version up to the next key, because only there the meaning moved. Source: the operator schemas
 of onnx; where schema and onnxruntime leave room, onnxruntime decides, since it is what serves these files.
 
-Half-precision types are computed in float32. Shapes, axes, pads and the like arrive on the CPU.
+Half-precision types are computed in float32 here, and rounded in :mod:`formats.onnx.precision`. Shapes, axes, pads and
+the like arrive on the CPU.
 """
 
 from __future__ import annotations
