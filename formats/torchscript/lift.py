@@ -45,7 +45,8 @@ _SIZES = frozenset(
     {"aten::size", "aten::dim", "aten::numel", "aten::len", "prim::dtype", "prim::device", "prim::is_nested"}
 )
 
-#: Self-attention and one encoder layer of torch.nn, written in operators that have derivatives.
+#: Self-attention and one encoder layer of torch.nn, written in operators that have derivatives; and a cast that rounds
+#: to half precision and overflows, but not its gradient, which would vanish.
 _WRITTEN_OUT = """
 def attend(x: Tensor, e: int, h: int, qkv_w: Tensor, qkv_b: Tensor, out_w: Tensor, out_b: Tensor) -> Tensor:
     n, l = x.size(0), x.size(1)
@@ -67,6 +68,10 @@ def encode(
     y = torch._C._nn.gelu(y) if gelu else torch.relu(y)
     x = x + torch._C._nn.linear(y, down_w, down_b)
     return x if first else torch.layer_norm(x, [e], w2, b2, eps)
+
+def rounded(x: Tensor, dtype: int) -> Tensor:
+    y = x.detach().to(dtype).to(x.dtype)
+    return torch.where(torch.isfinite(y), x + (y - x.detach()), y)
 """
 #: Fused operator → the function above, which of its inputs that takes, and which must be None.
 _FUSED: dict[str, tuple[str, tuple[int, ...], int]] = {
@@ -144,7 +149,8 @@ def plain_execution() -> Any:
 def lift(module: Any, narrow: Sequence[torch.dtype] = ()) -> Lifted:
     """Turn ``forward`` of a loaded module into a function of its tensors.
 
-    ``narrow``: dtypes of the file that are computed in float32; casts to them become casts to float32.
+    ``narrow``: dtypes of the file that are computed in float32; casts to them become casts to float32, whose results
+    are rounded where the dtype is a half one.
 
     Raises Unsupported for networks that keep state, take several inputs, were saved in training mode, or use
     operators without a derivative.
@@ -160,7 +166,7 @@ def lift(module: Any, narrow: Sequence[torch.dtype] = ()) -> Lifted:
         _refuse_unwritten(graph)
         _write_out_attention(graph)
         for dtype in narrow:
-            _widen(graph, _CODES[dtype])
+            _widen(graph, dtype)
         _simplify(graph)
         arguments = _prune(graph, {**named, **loose}, len(own))
         channels = _first_channels(graph, arguments)
@@ -414,8 +420,9 @@ def _write_out_attention(graph: Any) -> None:
         )
 
 
-def _widen(graph: Any, code: int) -> None:
-    """Turn casts to a narrow dtype (``dtype=5``) into casts to float32."""
+def _widen(graph: Any, dtype: torch.dtype) -> None:
+    """Turn casts to a narrow dtype (``dtype=5``) into casts to float32; what they make is rounded if it was half."""
+    code = _CODES[dtype]
     for node in _nodes(graph):
         schema = node.schema() if node.kind().startswith("aten::") else ""
         if "dtype" not in schema or schema == "(no schema)":
@@ -424,6 +431,21 @@ def _widen(graph: Any, code: int) -> None:
         for index, argument in enumerate(arguments):
             if argument.name == "dtype" and _truth(node.inputsAt(index)) == code:
                 node.replaceInput(index, _constant(graph, node, _FLOAT))
+                if dtype.itemsize == 2 and node.outputsSize() == 1:
+                    _round(graph, node, code)
+
+
+def _round(graph: Any, node: Any, code: int) -> None:
+    """Have all that reads the result of ``node`` read it rounded to the half dtype of that code."""
+    made = node.output()
+    last = _constant(graph, node, code)
+    holder = graph.create("aten::detach", [made], 1)  # what is inserted goes before a node
+    holder.insertAfter(node)
+    body = _written_out().rounded.graph.copy()
+    with graph.insert_point_guard(holder):
+        (result,) = graph.insertGraph(body, [made, last])
+    made.replaceAllUsesAfterNodeWith(result.node(), result)
+    holder.destroy()
 
 
 def _prune(graph: Any, arguments: dict[int, Argument], first: int) -> dict[int, Argument]:

@@ -90,13 +90,18 @@ def _key(name: str) -> str:
 
 
 def _narrow(manifest: Manifest) -> list[str]:
-    """Dtypes that are computed in float32: the half ones always, double when most elements are double."""
+    """Dtypes that are computed in float32: the half ones unless most elements are wider, double when most elements are.
+
+    Where they are few, what is computed in them is rounded on purpose, and would be something else in float32.
+    """
     elements: Counter[str] = Counter()
     for address in manifest.tensors.values():
         elements[address.dtype] += address.elements
     others = elements["F32"] + elements["F16"] + elements["BF16"]
     double = ["F64"] if elements["F64"] > others else []
-    return [dtype for dtype in ("F16", "BF16") if elements[dtype]] + double
+    halves = [dtype for dtype in ("F16", "BF16") if elements[dtype]]
+    most = sum(elements[dtype] for dtype in halves) > elements["F32"] + elements["F64"]
+    return (halves if most else []) + double
 
 
 def served_dtype(manifest: Manifest) -> torch.dtype:

@@ -122,6 +122,36 @@ def test_other_precisions_compute_in_float32(dtype, how):
     assert "float32" in found.notes[0]
 
 
+class Rounds(torch.nn.Module):
+    """What a cast to half, or a product in it, makes of the mean: 1 stays, 10 overflows."""
+
+    def __init__(self, dtype, product):
+        super().__init__()
+        self.product = product
+        self.register_buffer("k", torch.full((3,), 1e4, dtype=torch.float16))
+        self.register_buffer("more", torch.ones(40, dtype=dtype))
+
+    def forward(self, x):
+        h = x.float().mean([2, 3])
+        if self.product:
+            y = h.half() * self.k
+        else:
+            y = (h * 1e4).to(torch.float16)
+        return y.float() * 1e-4 + self.more[:1].float() - 1.0
+
+
+@pytest.mark.parametrize(("dtype", "product"), [("float16", False), ("float32", False), ("float32", True)])
+def test_a_cast_to_half_keeps_its_rounding(dtype, product):
+    source, _, found = opened(as_bytes(torch.jit.script(Rounds(getattr(torch, dtype), product).eval())))
+    x = (torch.tensor([1.0, 1.2345, 10.0]).reshape(3, 1, 1, 1) * torch.ones(3, 3, 8, 8)).requires_grad_()
+    got = found.network(x)
+    torch.testing.assert_close(got, serve(source)(x.detach()), rtol=1e-3, atol=0)
+    assert got.isinf().all(1).tolist() == [False, False, True]
+    assert got[1, 0].item() != pytest.approx(1.2345, abs=1e-6)
+    got[:2].sum().backward()
+    assert x.grad[:2].min() > 0
+
+
 def test_what_the_file_tells():
     _, _, traced = opened(archive(network("cnn"), "traced", size=20))
     assert (traced.input.channels, traced.input.height, traced.input.width) == (3, 20, 20)
