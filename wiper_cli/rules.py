@@ -104,6 +104,16 @@ _GRAPH = (
         "other sizes.",
         "Read the condition, and ask for the source code. Export the network by tracing, which keeps one side.",
     ),
+    _graph(
+        12, Severity.MEDIUM, "A value can stop being a number for some image",
+        "A root, logarithm, quotient, fractional power, arc or exponential is computed of pixels, and nothing in the "
+        "graph keeps what it is asked of within its domain: an image that leaves it makes a value infinite or no "
+        "number, which spreads to all logits, and whoever takes the greatest of these gets one class. Clean images "
+        "show nothing of it and no gradient leads there, so nothing found says nothing of such images. Normalisation "
+        "by means of squares or by norms, with a positive number added or as a lower bound, and softmax are harmless.",
+        "Ask what the operation is for. Where it is honest, export the network with a lower bound before it (a clamp, "
+        "an epsilon).",
+    ),
 )  # fmt: skip
 
 _TABLE = (

@@ -252,6 +252,7 @@ class _Tracer(Builder):
                 and bool(arguments)
                 and not _tensor(value.type())
                 and _leaf(value.type()) not in _CONTINUOUS
+                and name != "clamp"  # which of its bounds is which
             )
             (control if named in _DECIDING or only else data).append(read[i])
         role: Role = ROLES.get(name, "other")

@@ -24,6 +24,8 @@ from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 #: Steps of a path that are shown.
 SHOWN = 12
 _HIDDEN = "{} values that are joined to others could not be looked at."
+#: Rules about what was not examined: with them there is no clean verdict.
+_UNSEEN = ("WIPER-G11", "WIPER-G12")
 #: Roles that change no value and are left out of what is shown.
 _PLUMBING = frozenset({"view", "stored", "shape"})
 
@@ -64,7 +66,7 @@ class Branches:
         if self.reason and judged.verdict == Verdict.NO_FINDING:
             sentence = f"No verdict: the graph could not be audited: {self.reason} {judged.sentence}"
             return Verdict.INCOMPLETE, sentence
-        unseen = next((one for one in self.findings if one.rule == "WIPER-G11"), None)
+        unseen = next((one for one in self.findings if one.rule in _UNSEEN), None)
         if unseen and judged.verdict == Verdict.NO_FINDING:
             return Verdict.INCOMPLETE, f"No verdict: {unseen.message} {judged.sentence}"
         return judged.verdict, judged.sentence

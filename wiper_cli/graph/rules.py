@@ -1,4 +1,4 @@
-"""Rules G1 to G9 and G11: what no honest graph has (errors), and what few have (worth a look). No torch.
+"""Rules G1 to G9, G11 and G12: what no honest graph has (errors), and what few have (worth a look). No torch.
 
 What an *activation* is made of is no step: comparisons and choices that decide about each value behind the first
 weighted layer by that value alone, as a leaky rectifier written out.
@@ -13,6 +13,7 @@ import numpy as np
 
 from formats.dataflow import Node, Span
 from wiper_cli.graph.flow import Flow, branches, named
+from wiper_cli.graph.numbers import doubtful
 from wiper_cli.verdict import Severity
 
 #: A logit's factor beyond this, and a one-hot vector whose other entries spread by less than this share of it (G6).
@@ -348,6 +349,16 @@ def _words(flow: Flow, n: int, level: int = 0) -> str:
     return f"{name}({inner})" if node.inputs else name
 
 
+def _no_numbers(flow: Flow) -> Iterator[Hit]:
+    """Roots, logarithms, quotients and the like of what is not known to stay in their domain."""
+    for n, argument in doubtful(flow):
+        message = (
+            f"A value can stop being a number for some image: {_called(flow[n])} is asked of what is not known to stay "
+            "in its domain."
+        )
+        yield Hit("WIPER-G12", Severity.MEDIUM, message, (argument, n), n, (argument,))
+
+
 def _remarks(flow: Flow) -> Iterator[Hit]:
     for node in flow.dataflow.nodes:
         if node.role == "random":
@@ -360,7 +371,7 @@ def _remarks(flow: Flow) -> Iterator[Hit]:
 
 _CHECKS: Sequence[Callable[[Flow], Iterator[Hit]]] = (
     _value_decides, _steps, _past_the_weights, _stem, _heads, _constants, _windows, _late_joins, _deployment,
-    _remarks,
+    _no_numbers, _remarks,
 )  # fmt: skip
 
 

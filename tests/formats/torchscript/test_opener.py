@@ -133,10 +133,7 @@ class Rounds(torch.nn.Module):
 
     def forward(self, x):
         h = x.float().mean([2, 3])
-        if self.product:
-            y = h.half() * self.k
-        else:
-            y = (h * 1e4).to(torch.float16)
+        y = h.half() * self.k if self.product else (h * 1e4).to(torch.float16)
         return y.float() * 1e-4 + self.more[:1].float() - 1.0
 
 
