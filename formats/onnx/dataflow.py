@@ -64,6 +64,14 @@ _INTEGERS = {
     number for name, number in onnx.TensorProto.DataType.items() if name.startswith(("INT", "UINT", "BOOL"))
 }
 
+#: Steps that leave a value's type as it is, and what makes whole numbers besides steps and sizes.
+_KEEPING_TYPE = frozenset(
+    {"Max", "Min", "Floor", "Ceil", "Round", "Sign", "Mod", "Shrink", "ThresholdedRelu", "Hardmax"}
+)
+_MAKING_INTEGERS = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "MulInteger", "TopK"}
+)
+
 
 def trace(source: Source, manifest: Manifest) -> Dataflow:
     """The dataflow of a checked file. Raises what :func:`formats.onnx.proto.load`, ``signature`` and
@@ -109,6 +117,8 @@ class _Tracer(Builder):
         self.stored, self.axes = stored, axes
         #: Node → the order of the image's axes in its value, as long as it has them.
         self.orders: dict[int, str] = {}
+        #: Stored tensors of whole numbers.
+        self.integers: set[int] = set()
 
     def image(self, name: str) -> int:
         number = self.add("input", "input", place=name)
@@ -121,9 +131,26 @@ class _Tracer(Builder):
         values = numpy_helper.to_array(tensor) if tensor is not None and small else None
         if values is not None and values.dtype.kind not in "fiub":
             values = None
-        return self.add(
+        number = self.add(
             "stored", "stored", place=name, values=None if values is None else values.astype(np.float64)
         )
+        if tensor is not None and tensor.data_type in _INTEGERS:
+            self.integers.add(number)
+        return number
+
+    def whole(self, at: int) -> bool:
+        """Whether a value is of a type of whole numbers, by what its first operand is made of."""
+        met = set[int]()
+        while at not in met:
+            met.add(at)
+            node = self.nodes[at]
+            asks = node.role in ("step", "shape") and node.operator not in _KEEPING_TYPE
+            if asks or at in self.integers or node.operator in _MAKING_INTEGERS:
+                return True
+            if node.operator in ("Cast", "DequantizeLinear") or not node.data:
+                return False
+            at = node.data[0]
+        return True
 
     def graph(self, graph: onnx.GraphProto, outer: Mapping[str, int]) -> dict[str, int]:
         """All names of ``graph`` and of what surrounds it, with their nodes."""
@@ -152,7 +179,9 @@ class _Tracer(Builder):
         operands = [i for i, name in enumerate(node.input) if name and i < len(read)]
         data = [read[i] for i in operands if i not in control]
         role = ROLES.get(node.op_type, "other")
-        if node.op_type == "Cast" and "to" in attributes and attributes["to"].i in _INTEGERS:
+        if (node.op_type == "Cast" and "to" in attributes and attributes["to"].i in _INTEGERS) or (
+            node.op_type == "CastLike" and self.whole(read[-1])
+        ):
             role = "step"
         details = {"place": node.name or (node.output[0] if node.output else "")}
         spans = self.spans(node, read, attributes) or [None] * len(node.output)

@@ -107,6 +107,10 @@ KERNEL = {"k": array(1, 3, 3, 1, 1)}
         # Rounding as in training for quantisation, and rounding of pixels.
         ("Conv x k > a; Round a > b; GlobalAveragePool b > p; Flatten p > f; MatMul f w > y", {}, set()),
         ("Round x > r; Conv r k > a; GlobalAveragePool a > p; Flatten p > f; MatMul f w > y", {}, {"G02"}),
+        # A cast by example.
+        (f"CastLike x one > i; CastLike i w > r; Conv r k > b; {TAIL}", {"one": np.int32(1)}, {"G02"}),
+        (f"Shape x > s; CastLike x s > i; CastLike i w > r; Conv r k > b; {TAIL}", {}, {"G02"}),
+        (f"Conv x k > a; CastLike a k > r; CastLike r a > b; {TAIL}", {}, set()),
         # Whether a value is a number no activation asks.
         (f"Conv x k > a; Sqrt a > q; IsNaN q > c; Where c a q > b; {TAIL}", {}, {"G01", "G02"}),
         (f"Conv x k > a; IsInf a > c; Where c k2 a > b; {TAIL}", {"k2": array(2, 1, 3, 1, 1)}, {"G01", "G02"}),
