@@ -144,6 +144,7 @@ def require_agreement(model: Model, served: Served, x: Tensor, called: str = "th
         )
         asked.same(f"in {served.runtime} in a larger batch", whole[::EVERY])
         _examined_is_served(opened(x), whole, asked, served.runtime)
+        _all_are_numbers(whole, called)
         before = _state(model)
         asked.each_way("in the opened network", opened, {**WAYS, **(TORCH_WAYS if model.network else {})})
         if changed := [name for name, version in _state(model).items() if version != before[name]]:
@@ -197,6 +198,19 @@ def _examined_is_served(answers: Tensor, reference: Tensor, asked: _Asked, runti
     evidence = {"difference": largest, "threshold": asked.limit, "images": len(apart), "runtime": runtime}
     # Which of the two readings is at fault is not known, and what is served was not examined: incomplete.
     raise Problem(sentence, ExitCode.NO_VERDICT, [Finding("WIPER-A01", Severity.HIGH, sentence, evidence)])
+
+
+def _all_are_numbers(logits: Tensor, called: str) -> None:
+    """Raises :class:`Problem` with a finding where logits [N,K] are NaN or infinite: whoever takes the greatest answers
+    one class for such images, and differences from them say nothing."""
+    count = int((~logits.isfinite()).any(1).sum())
+    if count:
+        sentence = (
+            f"A value can stop being a number for some image: {called} answers with NaN or infinity on {count} of "
+            f"{len(logits)} images (clean ones, with squares, and of noise), so that nothing else is said of it."
+        )
+        found = Finding("WIPER-G12", Severity.HIGH, sentence, {"images": len(logits), "broken": count})
+        raise Problem(sentence, ExitCode.NO_VERDICT, [found])
 
 
 def depends(sentence: str, evidence: Mapping[str, Any]) -> Problem:

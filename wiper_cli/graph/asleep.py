@@ -201,8 +201,8 @@ def wake(flow: Flow, side: Side, asked: Asked, clean: Tensor) -> Woken:
 def _usual(rows: list[Tensor], share: float) -> tuple[Tensor, float]:
     """The middle value of each element, and how far this share of the rows keeps to it, no less than rounding."""
     middle = _middle(rows)
-    spread = float(torch.stack([(row - middle).abs().max() for row in rows]).quantile(share))
-    return middle, spread + 1e-5 * float(middle.abs().max()) + 1e-12
+    spread = float(torch.tensor([_far(row, middle) for row in rows]).quantile(share))
+    return middle, spread + 1e-5 * float(middle.nan_to_num(0, 0, 0).abs().max()) + 1e-12
 
 
 def _middle(rows: list[Tensor]) -> Tensor:
@@ -215,7 +215,9 @@ def _middle(rows: list[Tensor]) -> Tensor:
 
 
 def _far(value: Tensor, middle: Tensor) -> float:
-    return float((value - middle).abs().max())
+    """How far the element is that is farthest; where only one of the two is a number, without end."""
+    apart = (value - middle).abs().nan_to_num(torch.inf, torch.inf)
+    return float(apart.masked_fill((value == middle) | (value.isnan() & middle.isnan()), 0).max())
 
 
 def _flat(like: Tensor) -> Iterator[Tensor]:

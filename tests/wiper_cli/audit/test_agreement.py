@@ -283,6 +283,25 @@ def test_differences_do_not_depend_on_the_scale_of_the_logits_nor_on_classes_out
     assert difference(broken, broken, 1.0).tolist() == [0.0, 0.0]
 
 
+class NoNumbers(Attack):
+    """For images with much of one colour, in what is opened as in what is served."""
+
+    def forward(self, x):
+        return self.logits(x) + (torch.sqrt(1.5 - x.mean((1, 2, 3)).abs()) * 0)[:, None]
+
+
+def test_logits_that_are_no_numbers_are_not_taken_for_equal():
+    model = open_model(scripted(NoNumbers))
+    served = Served(model, (0.5,) * 3, (0.25,) * 3)
+    x = torch.zeros(8, 3, 16, 16)
+    require_agreement(model, served, x)
+    x[5] = 2.0
+    with pytest.raises(Problem, match="NaN or infinity on 1 of 8 images") as caught:
+        require_agreement(model, served, x)
+    assert [one.rule for one in caught.value.findings] == ["WIPER-G12"]
+    assert (caught.value.exit_code, caught.value.verdict) == (ExitCode.NO_VERDICT, Verdict.INCOMPLETE)
+
+
 def test_the_gradient_mode_of_the_caller_is_left_as_it_was():
     compared(tiny.source_of(tiny.classifier()), size=8)
     assert torch.is_grad_enabled()

@@ -17,7 +17,7 @@ from small_classifiers import digits
 from torch import nn
 
 from formats import Source, trace
-from wiper_cli.graph.asleep import DEAFENING, LOUD, WORK, seek, sides, wake
+from wiper_cli.graph.asleep import DEAFENING, LOUD, WORK, _far, seek, sides, wake
 from wiper_cli.graph.flow import Flow
 from wiper_cli.graph.leaky import gradient
 from wiper_cli.graph.rules import audit
@@ -228,3 +228,11 @@ def test_nothing_of_a_network_runs_behind_the_value_that_is_looked_at():
             value(served.normalised(digits()[:1]))
         needed = sum("conv" in flow[n].operator for n in flow.above(side.node))
         assert sum(one.count for one in ran.key_averages() if one.key == "aten::_convolution") == needed
+
+
+def test_what_stops_being_a_number_is_far_and_what_never_was_one_is_not():
+    nan, inf = float("nan"), float("inf")
+    masked = torch.tensor([-inf, nan, 1.0])
+    assert _far(masked, masked) == 0
+    assert _far(torch.tensor([-inf, nan, 3.0]), masked) == 2
+    assert [_far(torch.tensor([-inf, nan, one]), masked) for one in (nan, inf)] == [inf, inf]
