@@ -48,7 +48,8 @@ def cropped(axis: int, before: int, after: int) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One value. ``operator``, ``place``: as the file says them, not to be trusted. ``data``: numbers of the nodes
+    """One value. ``operator``, ``place``: as the file says them, not to be trusted; ``ToHalf`` behind
+    the operator of a cast to half precision in a file of wider weights. ``data``: numbers of the nodes
     whose values it is computed from, ``control``: of those that only decide which (conditions, indices, shapes).
     ``values``: of a small stored tensor, or of its size, float64. ``spans``: what a ``pick`` takes, where
     that is constant."""

@@ -106,7 +106,8 @@ _GRAPH = (
     ),
     _graph(
         12, Severity.MEDIUM, "A value can stop being a number for some image",
-        "A root, logarithm, quotient, fractional power, arc or exponential is computed of pixels, and nothing in the "
+        "A root, logarithm, quotient, power, arc, exponential, or cast to half in a file of wider weights is made of "
+        "pixels, and nothing in the "
         "graph keeps what it is asked of within its domain: an image that leaves it makes a value infinite or no "
         "number, which spreads to all logits, and whoever takes the greatest of these gets one class. Clean images "
         "show nothing of it and no gradient leads there, so nothing found says nothing of such images. Normalisation "

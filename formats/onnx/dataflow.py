@@ -17,6 +17,7 @@ from formats.onnx import images, proto
 from formats.onnx.graph import build
 from formats.onnx.operators import SHAPE_INPUTS
 from formats.onnx.order import in_order
+from formats.onnx.precision import NARROW
 
 #: Those of onnx 1.23 and of the graphs that onnxruntime writes after optimising.
 ROLES = roles(
@@ -60,6 +61,7 @@ _CONTROL: Mapping[str, frozenset[int]] = {
 }
 #: A slice that ends beyond this ends where its axis does.
 _FAR = 1 << 30
+_WIDE = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 _INTEGERS = {
     number for name, number in onnx.TensorProto.DataType.items() if name.startswith(("INT", "UINT", "BOOL"))
 }
@@ -115,6 +117,10 @@ class _Tracer(Builder):
     def __init__(self, stored: Mapping[str, onnx.TensorProto], axes: str) -> None:
         super().__init__()
         self.stored, self.axes = stored, axes
+        half = sum(_elements(one) for one in stored.values() if one.data_type in NARROW)
+        wide = sum(_elements(one) for one in stored.values() if one.data_type in _WIDE)
+        #: Whether half precision is not what the file is in.
+        self.wide = wide >= half
         #: Node → the order of the image's axes in its value, as long as it has them.
         self.orders: dict[int, str] = {}
         #: Stored tensors of whole numbers.
@@ -183,6 +189,7 @@ class _Tracer(Builder):
             node.op_type == "CastLike" and self.whole(read[-1])
         ):
             role = "step"
+        operator = f"{node.op_type}ToHalf" if self.wide and self.to_half(node, attributes) else node.op_type
         details = {"place": node.name or (node.output[0] if node.output else "")}
         spans = self.spans(node, read, attributes) or [None] * len(node.output)
         order = next((self.orders[one] for one in read if one in self.orders), "")
@@ -191,14 +198,21 @@ class _Tracer(Builder):
         if node.op_type == "Pad" and spans[0]:
             role = "pick"
         made = [
-            self.add(
-                node.op_type, role, data, [read[i] for i in operands if i in control], spans=span, **details
-            )
+            self.add(operator, role, data, [read[i] for i in operands if i in control], spans=span, **details)
             for span in spans
         ]
         if kept := order and images.after(order, node):
             self.orders.update(dict.fromkeys(made, kept))
         return made
+
+    def to_half(self, node: onnx.NodeProto, attributes: Mapping[str, onnx.AttributeProto]) -> bool:
+        """Whether a node casts to half precision, or may."""
+        if node.op_type == "Cast":
+            return "to" in attributes and attributes["to"].i in NARROW
+        if node.op_type != "CastLike" or len(node.input) < 2:
+            return False
+        like = self.stored.get(node.input[1])
+        return like is None or like.data_type in NARROW
 
     def without_scale(self, read: Sequence[int]) -> Sequence[int]:
         """The operands of a product, less the scale by which the other one had been quantised while running: that gives
@@ -272,6 +286,10 @@ class _Tracer(Builder):
             both = zip(given(3, "") or range(len(pads)), pairs, strict=False)
             return [tuple(cropped(axis, *pair) for axis, pair in both if min(pair) < 0)]
         return None
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    return int(np.prod(tensor.dims, dtype=object))
 
 
 def _of_image(span: Span, order: str) -> Span:

@@ -20,7 +20,7 @@ from formats.dataflow import SMALL, Builder, Dataflow, Role, Span, cropped, role
 from formats.errors import Unsupported
 from formats.model import Manifest, Source
 from formats.torchscript import lift
-from formats.torchscript.opener import example_shape
+from formats.torchscript.opener import example_shape, served_dtype
 
 #: Operators of torch 2.13 without namespace and without the underscore of those that write in place.
 ROLES = roles(
@@ -66,6 +66,7 @@ _DECIDING = frozenset(
 )  # fmt: skip
 #: Codes of the integer dtypes and of bool (``c10::ScalarType``).
 _INTEGERS = frozenset({0, 1, 2, 3, 4, 11})
+_HALVES, _HALF_CODES = (torch.float16, torch.bfloat16), (5, 15)
 #: What changes or runs something that the graph does not show.
 _HIDDEN = frozenset(
     {"prim::SetAttr", "prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::fork"}
@@ -85,7 +86,7 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
 
 
 def _dataflow(module: Any, graph: Any, stored: Mapping[int, lift.Argument], manifest: Manifest) -> Dataflow:
-    tracer = _Tracer()
+    tracer = _Tracer(served_dtype(manifest) not in _HALVES)
     inputs = list(graph.inputs())
     for value in inputs:
         held = stored.get(value.unique())
@@ -139,8 +140,11 @@ class _Tracer(Builder):
     """Values of the graph, by number, → numbers of nodes: ``made`` by what computes them, ``known`` by what they hold
     at the moment. ``kin``: a value → all that may share its memory, itself included."""
 
-    def __init__(self) -> None:
+    def __init__(self, wide: bool) -> None:
+        """``wide``: half precision is not what the file is in."""
         super().__init__()
+        self.wide = wide
+        self.halves: set[int] = set()
         self.known: ChainMap[int, int] = ChainMap()
         self.made: dict[int, int] = {}
         self.kin: dict[int, set[int]] = {}
@@ -182,6 +186,8 @@ class _Tracer(Builder):
         )
         if not whole:
             self.real.add(number)
+        if isinstance(value, Tensor) and value.dtype in _HALVES:
+            self.halves.add(number)
         return number
 
     def block(self, block: Any) -> None:
@@ -218,6 +224,9 @@ class _Tracer(Builder):
         role, data, control = self.described(name, node, inputs, arguments)
         names = [argument.name for argument in arguments]
         place, spans, values = self.place(node), None, None
+        operator = node.kind()
+        if self.wide and self.to_half([self.known[value.unique()] for value in inputs], names, name):
+            operator += "ToHalf"
         if name == "size" and len(inputs) == 2:
             held, axis = self.values(data[0]), self.number(self.known[inputs[1].unique()])
             values = None if held is None or axis is None else np.array(held.shape[axis], dtype=np.float64)
@@ -226,7 +235,7 @@ class _Tracer(Builder):
         elif names[1:2] == ["pad"] and (spans := self.crop(inputs[1])):
             role = "pick"
         for i, value in enumerate(outputs):
-            number = self.add(node.kind(), role, data, control, place=place, spans=spans, values=values)
+            number = self.add(operator, role, data, control, place=place, spans=spans, values=values)
             kind = "places" if i and name in _PLACES else value.type().kind()
             self.judge(number, name, kind, self.cast(name, inputs, names))
             self.known[value.unique()] = self.made[value.unique()] = number
@@ -301,6 +310,14 @@ class _Tracer(Builder):
             self.real.discard(number)
         elif whole is False or kind == "FloatType" or name in _FLOATS:
             self.real.add(number)
+
+    def to_half(self, read: Sequence[int], names: Sequence[str], name: str) -> bool:
+        """Whether an operator casts to half precision, as a stored tensor has it or as a number says."""
+        said = dict(zip(names, read, strict=False))
+        dtype, other = said.get("dtype"), said.get("other") if name in ("to", "type_as") else None
+        if dtype is not None and self.nodes[dtype].operator == "prim::dtype":
+            other = self.nodes[dtype].inputs[0]
+        return other in self.halves or (dtype is not None and self.number(dtype) in _HALF_CODES)
 
     def place(self, node: Any) -> str:
         """Name of the layer, where the file tells it."""

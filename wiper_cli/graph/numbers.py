@@ -69,6 +69,9 @@ def doubtful(flow: Flow) -> Iterator[tuple[int, int]]:
     signs = _signs(flow)
     for n in flow.live:
         data, what = flow[n].inputs, name(flow[n])
+        if what.endswith("tohalf") and not _is_image(flow, data[0]) and data[0] in flow.parents:
+            yield n, data[0]  # beyond 65504 is infinite, and steps are wide
+            continue
         at, asked = _domain(flow, what, data)
         if at >= len(data) or data[at] not in flow.parents:
             continue
@@ -76,6 +79,13 @@ def doubtful(flow: Flow) -> Iterator[tuple[int, int]]:
             continue
         if asked is None or signs[data[at]] < asked:
             yield n, data[at]
+
+
+def _is_image(flow: Flow, n: int) -> bool:
+    """Whether a value is the image itself, whose pixels have bounds."""
+    while flow[n].role == "view" and flow[n].data:
+        n = flow[n].data[0]
+    return flow[n].role == "input"
 
 
 def _domain(flow: Flow, what: str, data: Sequence[int]) -> tuple[int, Sign | None]:
@@ -158,7 +168,7 @@ def _sign(flow: Flow, node: Node, held: list[Sign], every: list[Sign]) -> Sign:
         return held[0]
     if what in _AS_ANOTHER:
         held = held[:1]
-    if what in _CASTS:
+    if what in _CASTS or what.endswith("tohalf"):
         return min(*held, NOT_NEGATIVE)
     return min(held) if node.role in ("view", "pick", "concat", "choose") else ANY
 

@@ -51,6 +51,7 @@ LEAVES = {
     "the least of two": "Relu h > r; Min r h > n; Sqrt n > z",
     "two that differ": "Mul h d0 > q; Sqrt q > z".replace("Mul h d0", "Neg h > d0; Mul h d0"),
     "shifted codes": "Relu h > r; QuantizeLinear r one bytes > q; DequantizeLinear q two bytes > n; Sqrt n > z",
+    "half": "Cast h > i | to=10; Cast i > z | to=1",
     "epsilon lost in half": "Relu h > r; Add r eps > e; Cast e > i | to=10; Cast i > o | to=1; Log o > z",
 }  # fmt: skip
 STAYS = {
@@ -124,6 +125,11 @@ class Turned(Layer):
         return self.end(torch.sqrt(torch.relu(self.conv(x)) * -1))
 
 
+class Halved(Layer):
+    def forward(self, x):
+        return self.end(self.conv(x).to(torch.float16).float())
+
+
 class Normed(Layer):
     def forward(self, x):
         h = nn.functional.normalize(self.conv(x), dim=1)
@@ -135,7 +141,15 @@ class Normed(Layer):
 @pytest.mark.parametrize("how", ["traced", "scripted"])
 @pytest.mark.parametrize(
     ("net", "told"),
-    [(Root, True), (InPlace, True), (Subtracted, True), (Bounded, True), (Turned, True), (Normed, False)],
+    [
+        (Root, True),
+        (InPlace, True),
+        (Subtracted, True),
+        (Bounded, True),
+        (Turned, True),
+        (Halved, True),
+        (Normed, False),
+    ],
 )
 def test_torchscript(net, told, how):
     net = net().eval()
