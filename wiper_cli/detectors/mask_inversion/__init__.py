@@ -31,8 +31,8 @@ class MaskInversion(Detector):
         },
     }  # fmt: skip
     origin = (
-        "between the 30% of 22 honest networks, two of them searched four times, and the 71% of nine with squares, "
-        "pictures, lines or writing, all 32x32"
+        "above the 77% of an honest network of digits, to whose images few pixels are a stroke; squares and a bar "
+        "reach 100%, a line, writing and pictures 71 to 94%, so that some searches miss them, all 32x32"
     )
     rule = Rule(
         id="WIPER-B09",
@@ -47,7 +47,7 @@ class MaskInversion(Detector):
         atlas=PLANTED,
     )
 
-    threshold: float = setting(0.55, "share of held-out images, of those that the next class leaves")
+    threshold: float = setting(0.8, "share of held-out images, of those that the next class leaves")
     cells: int = setting(
         32, "cells of the mask along the shorter side; an image with fewer pixels has as many"
     )
