@@ -228,9 +228,9 @@ def judging(lines: Sequence[Line]) -> list[str]:
         return []
     out = [
         "",
-        "Judged: networks that were built when all thresholds were set, the next seeds of the suite in their order, none "
-        "left out; some are of kinds that no detector looks for. One threshold was changed since, not for them: that of "
-        "mask-inversion was raised above an honest network of digits.",
+        "Judged: networks that were built when all thresholds were set, the next seeds of the suite in their order, "
+        "none left out; some are of kinds that no detector looks for. One threshold was changed since, not for them: "
+        "that of mask-inversion was raised above an honest network of digits.",
         "",
         "| effort | networks | took | accused | rightly | by |",
         "|---|---|---|---|---|---|",
