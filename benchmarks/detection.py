@@ -2,7 +2,7 @@
 
     python -m benchmarks.scan_effort ZOO --images DIR --efforts thorough,quick --record FILE
     python -m benchmarks.detection FILE    # from what that wrote; without FILE from what is committed
-    python -m benchmarks.detection --judged FILE    # of networks that were built after all thresholds were set
+    python -m benchmarks.detection --judged FILE    # of networks that no threshold was set on
 
 ``results/detection.json`` keeps a line for every network, ``docs/results/detection.md`` is rendered from it, and
 ``wiper_cli/audit/known_rates.json`` carries the false-alarm rate to where a scan of a network like these says it, and
@@ -10,7 +10,7 @@ that of false acceptances (:mod:`benchmarks.acceptance_pages`) to where a purifi
 thresholds were not set on these networks (but the class map's, which was set on twelve of them, none of them accused
 near it; those of warp-inversion in shorter scans, patch-inversion and additive-inversion were set with their statistics
 in sight, and the page says so); mask-inversion's too. What judges them all are the networks of ``--judged``: the seeds
-from 107 on of the suite, as it stands, in their order, none left out.
+from 107 on of the suite, as it stands, in its order, as many as were built.
 """
 
 import argparse
@@ -228,9 +228,9 @@ def judging(lines: Sequence[Line]) -> list[str]:
         return []
     out = [
         "",
-        "Judged: networks that were built when all thresholds were set, the next seeds of the suite in their order, "
-        "none left out; some are of kinds that no detector looks for. One threshold was changed since, not for them: "
-        "that of mask-inversion was raised above an honest network of digits.",
+        "Judged: networks that were first scanned when all thresholds were set, the next of the suite in its order, "
+        "from seed 107 on, as many as were built. One threshold was changed since, not for them: that of "
+        "mask-inversion was raised above an honest network of digits.",
         "",
         "| effort | networks | took | accused | rightly | by |",
         "|---|---|---|---|---|---|",

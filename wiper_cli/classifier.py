@@ -56,7 +56,7 @@ class PixelNetwork(nn.Module):
     @property
     def dense(self) -> bool:
         """Whether most weights are convolutions, and all but the first of 16 channels and more each: of the others,
-        depthwise ones and attention, the backward pass is slower in bfloat16 (``memory_layout``)."""
+        depthwise ones and attention, the backward pass may be slower in bfloat16 (``memory_layout`` measures it)."""
         shapes, weights = self._kernels, sum(value.numel() for value in self.network.parameters())
         return 2 * sum(shape.numel() for shape in shapes) > weights and all(
             shape[1] >= 16 for shape in shapes[1:]

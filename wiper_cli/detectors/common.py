@@ -14,11 +14,12 @@ from wiper_cli.detectors.effort import (
     BRIEF_STEPS,
     SCREENED_ON,
     SLOPES_ON,
+    Bar,
     Inversion,
     Screened,
     halving,
 )
-from wiper_cli.detectors.evidence import Bar, CannotLookError, Clock, Evidence, judged
+from wiper_cli.detectors.evidence import CannotLookError, Clock, Evidence, judged
 from wiper_cli.images.splits import Clean
 from wiper_cli.perturbations import Additive, Pool, Shape
 from wiper_cli.progress import silent

@@ -97,6 +97,17 @@ def halving(rows: int, steps: int, least: int, first: int, second: int) -> list[
     return found
 
 
+class Bar(Protocol):
+    """Settings with a threshold, which comes from ``origin``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def origin(self) -> str: ...
+
+
 class Screened(Protocol):
     """The settings of a search for every class, or of many for those that the head puts first."""
 
@@ -130,15 +141,9 @@ def comparing(settings: Screened, scored: int, strengths: int, extent: Extent) -
     return round(height * width / (extent.height * extent.width) * passes) + held
 
 
-class Inversion(Protocol):
+class Inversion(Bar, Screened, Protocol):
     """The settings of a search by gradients for one transform a class (``wiper_cli/detectors/common.py``)."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def origin(self) -> str: ...
     @property
     def steps(self) -> int: ...
     @property
@@ -146,17 +151,9 @@ class Inversion(Protocol):
     @property
     def targets(self) -> tuple[int, ...]: ...
     @property
-    def most_targets(self) -> int: ...
-    @property
-    def searched(self) -> int: ...
-    @property
-    def held(self) -> int: ...
-    @property
     def scored(self) -> int: ...
     @property
     def by_head(self) -> bool: ...
-    @property
-    def resolution(self) -> float: ...
 
 
 #: Images and steps of the short search that screens classes.

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from wiper_cli.detectors.effort import Effort, Extent, Plan
+from wiper_cli.detectors.effort import Bar, Effort, Extent, Plan
 from wiper_cli.progress import Progress
 from wiper_cli.verdict import Rule
 
@@ -58,17 +58,6 @@ class Evidence:
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     title: str = ""
-
-
-class Bar(Protocol):
-    """Settings with a threshold."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def origin(self) -> str: ...
 
 
 def judged(
