@@ -154,8 +154,9 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     goes on from there, too (:func:`wiper_cli.audit.rounds.going_on`). The purifier
     sees whatever scans ever recovered and most of a sample of stamps that trigger the accused classes. The acceptance
     measures the rest of that sample, and also asks probes, drawn anew in each round, that the purifier did not train
-    against. A branch in the graph ends it before any work: no training removes one. So does a scan that finds nothing,
-    unless the request names a target, brings triggered images, or accepts what nothing verified.
+    against; an outcome that no later round bettered has to stand what these found, too. A branch in the graph ends it
+    before any work: no training removes one. So does a scan that finds nothing, unless the request names a target,
+    brings triggered images, or accepts what nothing verified.
     """
     notes = Notes()
     graph = branches.read(request, report, notes)
@@ -181,6 +182,8 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         if done:
             report.log(f"Round {len(done)}: {done[-1].reason}")
         done.append(_round(request, subject, ahead, found, triggered, done, report, notes))
+    if rounds.best(done) is not done[-1]:
+        done = [_with_later_finds(request, subject, one, done[-1], report, notes) for one in done]
     kept = rounds.best(done)
     accepted, reason = kept.accepted, kept.reason
     notes.findings += [*_asked(kept.before, subject.class_names), *_asked(kept.after, subject.class_names)]
@@ -249,6 +252,32 @@ def _round(
     )
     seconds = round(time.monotonic() - began, 3)
     return Round(looked, finds, purified, edit, before, after, again, accepted, reason, seconds)
+
+
+def _with_later_finds(
+    request: requests.PurifyRequest,
+    subject: Subject,
+    one: Round,
+    last: Round,
+    report: Reporter,
+    notes: Notes,
+) -> Round:
+    """An accepted round, judged again by all triggers that are known after the ``last`` one."""
+    if one is last or not one.accepted:
+        return one
+    with notes.stage("verify"):
+        served, opened = subject.served.with_edit(one.edit), subject.classifier.with_edit(one.edit)
+        known = [Stamper.recovered(find) for find in last.finds.measured]
+        after = measure(served, subject.clean.report, known, opened=opened, progress=report)
+    accepted, reason = accept(
+        last.before,
+        after,
+        one.probes,
+        request.max_accuracy_drop,
+        last.finds.accused,
+        request.accept_unverified,
+    )
+    return replace(one, before=last.before, after=after, accepted=accepted, reason=reason)
 
 
 def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answers.VerifyAnswer:

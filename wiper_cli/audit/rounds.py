@@ -72,7 +72,8 @@ class Finds:
 @dataclass(frozen=True)
 class Round:
     """``looked``: the scan that it began with. ``finds``: of all rounds so far. ``edit``: of the original file.
-    ``before``, ``after``: of the same triggers. ``probes``: asked of the outcome."""
+    ``before``, ``after``: of the same triggers, those of later rounds among them where these bettered nothing.
+    ``probes``: asked of the outcome."""
 
     looked: Detection
     finds: Finds
@@ -150,7 +151,7 @@ def shown(rounds: Sequence[Round]) -> list[dict[str, Any]]:
             "fired": [_statistic(piece) for piece in one.looked.evidence if piece.ran and piece.fired],
             "accused": list(one.finds.accused),
             "unlearned": len(one.finds.unlearned),
-            "measured": len(one.finds.measured),
+            "measured": len(one.after.triggers),
             "acc": one.after.acc.as_dict(),
             "asr": max((trigger.asr.share for trigger in one.after.triggers), default=None),
             "probes_fired": [_statistic(piece) for piece in one.fired],

@@ -153,7 +153,7 @@ def run(job, heard, monkeypatch):
     what ``outcomes`` say: for each whether it is accepted, and the classes of the probes that fire."""
 
     def start(outcomes, **changes):
-        asked = {"tasks": [], "scans": [], "samples": [], "probes": []}
+        asked = {"tasks": [], "scans": [], "samples": [], "probes": [], "measured": []}
         verdicts = iter([accepted for accepted, _ in outcomes])
 
         def detect(classifier, clean, names, class_names, seed, progress, stage, settings, *_):
@@ -170,6 +170,10 @@ def run(job, heard, monkeypatch):
             asked["tasks"].append(task)
             return Purified(bias(len(asked["tasks"])))
 
+        def measure(served, part, chosen, *, opened, **_):
+            asked["measured"].append((opened, len(chosen)))
+            return Measurement(100, Rate(90, 100), ())
+
         def look_closely(detectors, classifier, clean, seed, *_):
             asked["probes"].append((detectors, classifier, seed))
             fired = outcomes[len(asked["probes"]) - 1][1]
@@ -179,7 +183,7 @@ def run(job, heard, monkeypatch):
             monkeypatch.setattr(pipeline, name, double)
         accept = lambda *_: (next(verdicts), "as told")  # noqa: E731
         monkeypatch.setattr(pipeline, "accept", accept)
-        monkeypatch.setattr(pipeline, "measure", lambda served, *_, **__: Measurement(100, Rate(90, 100), ()))
+        monkeypatch.setattr(pipeline, "measure", measure)
         monkeypatch.setattr(METHODS["unlearn"], "run", method)
         request = partial(job, PurifyRequest, method=METHODS["unlearn"](), detectors=("square-probe",))
         return purify(request(max_accuracy_drop=0.5, **changes), heard), asked
@@ -191,7 +195,7 @@ def test_two_silent_rounds_are_enough(run):
     answer, asked = run([(True, ()), (True, ())])
     assert answer.accepted
     assert {name: len(calls) for name, calls in asked.items()} == {
-        "tasks": 2, "scans": 2, "samples": 2, "probes": 2,
+        "tasks": 2, "scans": 2, "samples": 2, "probes": 2, "measured": 4,
     }  # fmt: skip
     one, two = answer.purification["rounds"]
     assert (one["kept"], one["accepted"], one["accused"], one["unlearned"]) == (False, True, [4], 2)
@@ -242,11 +246,18 @@ def test_what_no_round_mends_is_refused(run, most):
     assert [one.rule for one in answer.findings if one.rule == "WIPER-P01"] == ["WIPER-P01"]
 
 
-def test_an_acceptable_state_is_not_lost_to_a_later_round(run):
-    answer, _ = run([(True, (9,)), (False, ()), (False, (4,))])
-    assert answer.accepted
-    assert answer.edit == bias(1)
-    assert [one["kept"] for one in answer.purification["rounds"]] == [True, False, False]
+@pytest.mark.parametrize("stands", [True, False])
+def test_an_acceptable_state_stands_what_later_rounds_found_or_is_refused(run, stands):
+    answer, asked = run([(True, (9,)), (False, ()), (False, (4,)), (stands, ())])
+    assert answer.accepted == stands
+    assert answer.edit == bias(1 if stands else 2)
+    first, *_ = answer.purification["rounds"]
+    assert (first["kept"], first["accepted"]) == (stands, stands)
+    assert len(asked["tasks"]) == len(answer.purification["rounds"]) == 3
+    opened, triggers = asked["measured"][-1]
+    changed = opened.head()[1] - asked["tasks"][0].classifier.head()[1]
+    assert changed.allclose(changed.new_ones(10))
+    assert triggers == 6
 
 
 @pytest.mark.slow
