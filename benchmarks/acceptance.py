@@ -32,8 +32,8 @@ from benchmarks.shape_probe import plantable, planted
 from formats import Edit, apply_edit, open_model, read_source
 from triggers.family import Trigger
 from triggers.store import load as load_trigger
-from wiper_cli.audit.pipeline import NOTHING_TO_GO, purify
 from wiper_cli.audit.requests import PurifyRequest
+from wiper_cli.audit.stories.purify import NOTHING_TO_GO, purify
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.rates import count

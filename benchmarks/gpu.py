@@ -37,8 +37,9 @@ from benchmarks.common import RESULTS, opened, write_result
 from benchmarks.gpu_page import PAGE, bad, page
 from benchmarks.method_throughput import SHORT, Operations
 from wiper_cli.audit.measure import Stamper, measure
-from wiper_cli.audit.pipeline import purify, scan
 from wiper_cli.audit.requests import PurifyRequest, ScanRequest
+from wiper_cli.audit.stories.purify import purify
+from wiper_cli.audit.stories.scan import scan
 from wiper_cli.audit.subject import SILENT, Notes, ready
 from wiper_cli.bench import plans
 from wiper_cli.bench.cells import DEFAULT, Cell

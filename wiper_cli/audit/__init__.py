@@ -1,7 +1,8 @@
 """One pipeline from scan to verify: what the worker, the bench and the zoo run, and Python may call.
 
     from pathlib import Path
-    from wiper_cli.audit.pipeline import purify, scan
+    from wiper_cli.audit.stories.purify import purify
+    from wiper_cli.audit.stories.scan import scan
     from wiper_cli.audit.requests import PurifyRequest, ScanRequest
     found = scan(ScanRequest(model=Path("model.onnx"), clean=Path("clean")))
     done = purify(PurifyRequest(model=Path("model.onnx"), clean=Path("clean")))

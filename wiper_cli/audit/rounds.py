@@ -1,6 +1,6 @@
 """Rounds of a purification: what was ever found, what each round came to, which of them stands.
 
-Pure functions and values; the loop itself stands in :func:`wiper_cli.audit.pipeline.purify`.
+Pure functions and values; the loop itself stands in :func:`wiper_cli.audit.stories.purify`.
 """
 
 from __future__ import annotations

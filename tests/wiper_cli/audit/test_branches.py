@@ -15,8 +15,9 @@ from triggers.families.badnet import BadNet
 from wiper_cli.audit import branches
 from wiper_cli.audit.branches import Branches
 from wiper_cli.audit.judgement import Judgement
-from wiper_cli.audit.pipeline import purify, scan
 from wiper_cli.audit.requests import InspectRequest, PurifyRequest
+from wiper_cli.audit.stories.purify import purify
+from wiper_cli.audit.stories.scan import scan
 from wiper_cli.audit.subject import Notes
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 

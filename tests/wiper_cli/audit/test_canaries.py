@@ -8,7 +8,7 @@ from digits_network import classifier, clean, digits, opened, trained  # noqa: F
 
 from wiper_cli.audit import canaries as canaries_
 from wiper_cli.audit.canaries import Canary, canaries, passes, power
-from wiper_cli.audit.pipeline import scan
+from wiper_cli.audit.stories.scan import scan
 from wiper_cli.audit.subject import SILENT
 from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.detectors.shape_probe import ShapeProbe

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from wiper_cli.audit import detection, explanation, pipeline
-from wiper_cli.audit.pipeline import scan
+from wiper_cli.audit import detection, explanation
+from wiper_cli.audit.stories.scan import scan
+from wiper_cli.audit.stories.shared import images_of
 from wiper_cli.audit.subject import Notes
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.images.splits import Part
@@ -37,7 +38,7 @@ def stamped(few_digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def part(job, digits_subject, stamped):
-    return pipeline._images(stamped, job(), digits_subject)
+    return images_of(stamped, job(), digits_subject)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from wiper_cli.audit import planning
-from wiper_cli.audit.pipeline import run, scan
+from wiper_cli.audit.pipeline import run
 from wiper_cli.audit.planning import planned
 from wiper_cli.audit.requests import Asked, PlanRequest
+from wiper_cli.audit.stories.scan import scan
 from wiper_cli.detectors import DETECTORS, PROBES, probes
 from wiper_cli.detectors.effort import EFFORTS, Cost, Extent
 from wiper_cli.detectors.square_probe import SquareProbe

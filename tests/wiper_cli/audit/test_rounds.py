@@ -9,13 +9,15 @@ import pytest
 
 from formats import Edit, NewTensor, open_model, read_source
 from formats.tensors import to_bytes
-from wiper_cli.audit import pipeline, rounds
+from wiper_cli.audit import rounds
 from wiper_cli.audit.detection import Detection
 from wiper_cli.audit.judgement import Judgement
 from wiper_cli.audit.measure import Measurement
-from wiper_cli.audit.pipeline import purify
 from wiper_cli.audit.requests import PurifyRequest
 from wiper_cli.audit.rounds import Finds, Round
+from wiper_cli.audit.stories import purify as story
+from wiper_cli.audit.stories import shared
+from wiper_cli.audit.stories.purify import purify
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.detectors import DETECTORS, PROBE_SEED_OFFSET, probes
 from wiper_cli.detectors.evidence import Evidence
@@ -180,10 +182,11 @@ def run(job, heard, monkeypatch):
             return tuple(probe(True, k) for k in fired) or (probe(False),)
 
         for name, double in (("detect", detect), ("sample_of", sample_of), ("look_closely", look_closely)):
-            monkeypatch.setattr(pipeline, name, double)
+            monkeypatch.setattr(story, name, double)
+        monkeypatch.setattr(shared, "detect", detect)
         accept = lambda *_: (next(verdicts), "as told")  # noqa: E731
-        monkeypatch.setattr(pipeline, "accept", accept)
-        monkeypatch.setattr(pipeline, "measure", measure)
+        monkeypatch.setattr(story, "accept", accept)
+        monkeypatch.setattr(story, "measure", measure)
         monkeypatch.setattr(METHODS["unlearn"], "run", method)
         request = partial(job, PurifyRequest, method=METHODS["unlearn"](), detectors=("square-probe",))
         return purify(request(max_accuracy_drop=0.5, **changes), heard), asked

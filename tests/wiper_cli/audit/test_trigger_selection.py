@@ -7,10 +7,10 @@ import torch
 import triggers
 from triggers.families.badnet import BadNet
 from triggers.store import dump
-from wiper_cli.audit import pipeline
 from wiper_cli.audit.measure import Measurement, TriggerRates
-from wiper_cli.audit.pipeline import verify
 from wiper_cli.audit.requests import VerifyRequest
+from wiper_cli.audit.stories import verify as story
+from wiper_cli.audit.stories.verify import verify
 from wiper_cli.audit.subject import Notes
 from wiper_cli.audit.trigger_selection import stampers, victim
 from wiper_cli.rates import Rate
@@ -96,7 +96,7 @@ def test_a_fitted_trigger_is_measured_on_other_images(asked, heard, monkeypatch)
 
 @pytest.mark.parametrize("origin", ["built-in", "known", "fitted"])
 def test_a_fitted_trigger_works_on_honest_models_too(origin):
-    found = pipeline._working(measured(row(origin, 90)), 0.2, [])
+    found = story._working(measured(row(origin, 90)), 0.2, [])
     assert [finding.rule for finding in found] == ([] if origin == "fitted" else ["WIPER-B04"])
 
 
@@ -111,7 +111,7 @@ def test_what_aims_at_a_class_needs_its_number(change, asked, heard):
     [("fitted", "with a fitted ia"), ("known", "with the known trigger"), ("built-in", "with ia")],
 )
 def test_the_sentence_names_the_most_successful_trigger(origin, words):
-    found = pipeline._measured(measured(row("built-in", 10), row(origin, 25)), None)
+    found = story._measured(measured(row("built-in", 10), row(origin, 25)), None)
     assert found == f"Accuracy 50.0 %; attack success 25.0 % {words}."
 
 

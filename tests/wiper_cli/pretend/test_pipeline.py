@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from wiper_cli.audit import canaries as canaries_
 from wiper_cli.audit import detection
-from wiper_cli.audit.pipeline import purify, scan
 from wiper_cli.audit.requests import PurifyRequest, ScanRequest
+from wiper_cli.audit.stories.purify import purify
+from wiper_cli.audit.stories.scan import scan
 from wiper_cli.bench import cells, running
 from wiper_cli.bench.cells import Cell
 from wiper_cli.bench.store import Place

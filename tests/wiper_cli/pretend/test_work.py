@@ -8,8 +8,10 @@ import torch
 from formats import apply_edit
 from triggers.families.badnet import BadNet
 from wiper_cli.audit.measure import Stamper, measure
-from wiper_cli.audit.pipeline import plan, purify, scan, verify
 from wiper_cli.audit.requests import PlanRequest, PurifyRequest, ScanRequest, VerifyRequest
+from wiper_cli.audit.stories.purify import purify
+from wiper_cli.audit.stories.scan import plan, scan
+from wiper_cli.audit.stories.verify import verify
 from wiper_cli.classifier import Classifier
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.detectors import DETECTORS, PROBES

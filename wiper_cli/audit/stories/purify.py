@@ -1,0 +1,195 @@
+"""Rounds of a purification, from request to answer."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from wiper_cli.audit import answers, branches, requests, results, rounds
+from wiper_cli.audit.acceptance import accept
+from wiper_cli.audit.detection import Detection, detect, look_closely, sample_of
+from wiper_cli.audit.judgement import called
+from wiper_cli.audit.measure import Stamper, measure
+from wiper_cli.audit.planning import Planned
+from wiper_cli.audit.rounds import Finds, Round
+from wiper_cli.audit.stories.shared import asked, images_of, plan_of, scan_of
+from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, prepare
+from wiper_cli.detectors import PROBE_SEED_OFFSET
+from wiper_cli.detectors.shape_probe import ShapeProbe
+from wiper_cli.images.splits import Part
+from wiper_cli.purifiers import METHODS
+from wiper_cli.purifiers.contract import Task
+from wiper_cli.purifiers.machinery.training import live_norms
+from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
+
+#: Said where a purification could not be judged.
+NOTHING_TO_GO = (
+    "The scan found nothing, so no purification could be seen to remove anything, and none was tried; not every "
+    "backdoor is found. --accept-unverified tries and writes it all the same, --target names a class to be wary of."
+)
+
+
+def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
+    """Rounds of a scan, the method, and the question whether its outcome can be accepted, until two looks are silent.
+
+    The first scan is of the original file, each later one of what the round before left, with other seeds; the method
+    goes on from there, too (:func:`wiper_cli.audit.rounds.going_on`). The purifier
+    sees whatever scans ever recovered and most of a sample of stamps that trigger the accused classes. The acceptance
+    measures the rest of that sample, and also asks probes, drawn anew in each round, that the purifier did not train
+    against; an outcome that no later round bettered has to stand what these found, too. A branch in the graph ends it
+    before any work: no training removes one. So does a scan that finds nothing, unless the request names a target,
+    brings triggered images, or accepts what nothing verified.
+    """
+    notes = Notes()
+    graph = branches.read(request, report, notes)
+    if graph.standing:
+        raise Problem(graph.refusal, ExitCode.NO_VERDICT, graph.findings, Verdict.SUSPICIOUS)
+    subject = prepare(request, report, notes)
+    if subject.doubt:
+        raise Problem(subject.doubt, ExitCode.NO_VERDICT, notes.findings)
+    with notes.stage("graph"):
+        graph = graph.confirm(subject.served, subject.clean.select.images, subject.class_names, report)
+    if graph.standing:
+        raise Problem(graph.refusal, ExitCode.NO_VERDICT, graph.findings, Verdict.SUSPICIOUS)
+    _require(request, subject)
+    triggered = None if request.triggered is None else images_of(request.triggered, request, subject)
+
+    ahead = plan_of(request, subject)
+    found = scan_of(request, subject, report, notes, ahead)
+    fired = any(piece.fired for piece in found.evidence)
+    if ahead and not (fired or request.targets or request.triggered or request.accept_unverified):
+        raise Problem(NOTHING_TO_GO, ExitCode.NO_VERDICT, (*graph.findings, *notes.findings))
+    done: list[Round] = []
+    while len(done) < rounds.most(request, len(subject.clean.report)) and not rounds.settled(done):
+        if done:
+            report.log(f"Round {len(done)}: {done[-1].reason}")
+        done.append(_round(request, subject, ahead, found, triggered, done, report, notes))
+    if rounds.best(done) is not done[-1]:
+        done = [_with_later_finds(request, subject, one, done[-1], report, notes) for one in done]
+    kept = rounds.best(done)
+    accepted, reason = kept.accepted, kept.reason
+    notes.findings += [*asked(kept.before, subject.class_names), *asked(kept.after, subject.class_names)]
+    if not accepted:
+        notes.findings.append(Finding("WIPER-P01", Severity.HIGH, reason))
+    return answers.PurifyAnswer(
+        findings=(*graph.findings, *found.judged.findings, *notes.findings),
+        detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
+        verification=results.verification(
+            kept.before,
+            kept.after,
+            [results.shown_detector(subject, piece) for piece in kept.probes],
+            accepted,
+            reason,
+        ),
+        purification=results.purification(subject.model, request.method, kept, rounds.shown(done)),
+        verdict=found.judged.verdict,
+        sentence=_purified(reason, accepted, kept.finds, subject.class_names, _removal(request, ahead)),
+        edit=kept.edit,
+        expected=results.expectation(subject.classifier.with_edit(kept.edit), subject.clean.report.images),
+        architecture=subject.model.architecture.name,
+        logits=subject.model.source.logits,
+        **results.examined(subject, notes),
+    )
+
+
+def _round(
+    request: requests.PurifyRequest,
+    subject: Subject,
+    ahead: Planned | None,
+    first: Detection,
+    triggered: Part | None,
+    done: Sequence[Round],
+    report: Reporter,
+    notes: Notes,
+) -> Round:
+    """One more round after those that are ``done``; ``first``: the scan of the original."""
+    began = time.monotonic()
+    classifier, clean, seed = subject.classifier, subject.clean, rounds.seed_of(request, len(done))
+    current, looked, finds = classifier, first, Finds(request.targets).scanned(first)
+    if done and ahead:
+        current = classifier.with_edit(done[-1].edit)
+        settings, names = rounds.anew(ahead.detectors, len(done)), subject.class_names
+        looked = detect(current, clean, request.detectors, names, seed, report, notes.stage, settings)
+        finds = done[-1].finds.scanned(looked, done[-1].fired)
+    usual = ahead.detectors.get(ShapeProbe.name) if ahead else None
+    sought = list(finds.accused) if request.detectors else []
+    finds = finds.sampled(*sample_of(current, clean, sought, seed, report, notes.stage, usual))
+    chosen = [Stamper.recovered(one) for one in finds.measured]
+    with notes.stage("verify"):
+        before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
+    with notes.stage("purify"):
+        begun = rounds.going_on(done, request.max_accuracy_drop)
+        student = classifier.with_edit(begun) if begun else classifier
+        task = Task(student, clean, finds.suspects, finds.unlearned, report, seed, triggered, request.live)
+        purified = request.method.run(task)
+    edit = rounds.joined(begun, purified.edit)
+    edited = classifier.with_edit(edit)
+    with notes.stage("verify"):
+        served = subject.served.with_edit(edit)
+        after = measure(served, clean.report, chosen, opened=edited, progress=report)
+    asked = rounds.anew(ahead.probes(finds.accused), len(done)) if ahead else {}
+    again = look_closely(asked, edited, clean, seed + PROBE_SEED_OFFSET, report, notes.stage)
+    accepted, reason = accept(
+        before, after, again, request.max_accuracy_drop, finds.accused, request.accept_unverified
+    )
+    seconds = round(time.monotonic() - began, 3)
+    return Round(looked, finds, purified, edit, before, after, again, accepted, reason, seconds)
+
+
+def _with_later_finds(
+    request: requests.PurifyRequest,
+    subject: Subject,
+    one: Round,
+    last: Round,
+    report: Reporter,
+    notes: Notes,
+) -> Round:
+    """An accepted round, judged again by all triggers that are known after the ``last`` one."""
+    if one is last or not one.accepted:
+        return one
+    with notes.stage("verify"):
+        served, opened = subject.served.with_edit(one.edit), subject.classifier.with_edit(one.edit)
+        known = [Stamper.recovered(find) for find in last.finds.measured]
+        after = measure(served, subject.clean.report, known, opened=opened, progress=report)
+    accepted, reason = accept(
+        last.before,
+        after,
+        one.probes,
+        request.max_accuracy_drop,
+        last.finds.accused,
+        request.accept_unverified,
+    )
+    return replace(one, before=last.before, after=after, accepted=accepted, reason=reason)
+
+
+def _removal(request: requests.PurifyRequest, ahead: Planned | None) -> str:
+    """A sentence on how often a backdoor outlives what is accepted; empty where no rate is known."""
+    usual = (requests.PurifyRequest.max_accuracy_drop, requests.PurifyRequest.accept_unverified)
+    asked = (request.max_accuracy_drop, request.accept_unverified)
+    known = asked == usual and request.method == next(iter(METHODS.values()))()
+    return ahead.rate.removal if known and ahead and ahead.rate else ""
+
+
+def _require(request: requests.PurifyRequest, subject: Subject) -> None:
+    """Refuses, before the long work, a method or a target that this model or this call cannot serve."""
+    method, model = request.method, subject.model
+    for target in request.targets:
+        if target >= model.classes:
+            raise Problem(f"--target {target} is no class of the model; it has {model.classes}, from 0.")
+    method.require(model, request.live, request.triggered is not None)
+    if request.live and model.network is not None:
+        live_norms(model, model.network)
+    if "head" in method.needs and (model.head is None or not model.head.linear):
+        raise Problem(
+            "This model has no linear head to train alone: leave out --train head.", ExitCode.NO_VERDICT
+        )
+
+
+def _purified(reason: str, accepted: bool, finds: Finds, class_names: Sequence[str], removal: str) -> str:
+    """What was suspected, what became of it, and, where it is accepted, how far that can be trusted."""
+    names = ", ".join(called(target, class_names) for target in finds.accused)
+    mapped = any(one.mapping for one in finds.recovered)
+    towards = [f"towards {names}"] * bool(finds.accused) + ["from each class to another one"] * mapped
+    suspected = (
+        f"A backdoor {' and '.join(towards)} was suspected" if towards else "No backdoor was suspected"
+    )
+    return f"{suspected}. {reason} {removal if accepted else 'Nothing was written.'}".rstrip()
