@@ -77,10 +77,10 @@ def _snapshot(folder: Path) -> Path:
 
 def blob(link: Path) -> tuple[Path, str] | None:
     """(folder of the contents, name there) of a link of a cache to the contents of its own repository; ``None`` for any
-    other link. ``link``: an absolute path whose folders are no links."""
+    other link, and where that folder is one. ``link``: an absolute path whose folders are no links."""
     snapshot = next((above for above in link.parents if above.parent.name == "snapshots"), None)
     if snapshot is None:
         return None
     blobs = snapshot.parents[1] / "blobs"
     target = Path(os.path.normpath(link.parent / link.readlink()))
-    return (blobs, target.name) if target.parent == blobs else None
+    return (blobs, target.name) if target.parent == blobs and not blobs.is_symlink() else None

@@ -85,6 +85,19 @@ def test_links_that_leave_the_contents_are_findings(tmp_path: Path, target: str)
     assert refusal.value.rule == "WIPER-FILE-002"
 
 
+def test_contents_that_are_a_link_are_none(tmp_path: Path):
+    root = cache(tmp_path / "models--a--b", "abc")
+    (root / "blobs").rename(tmp_path / "private")
+    (root / "blobs").symlink_to(tmp_path / "private")
+    model = root / "snapshots/abc/onnx/model.onnx"
+    model.unlink()
+    put(model)
+    assert read_model(model).sidecars == {}
+    with pytest.raises(Hostile) as refusal:
+        read_external(model, ["model.onnx_data"])
+    assert refusal.value.rule == "WIPER-FILE-002"
+
+
 def test_a_link_outside_a_cache_stays_a_finding(tmp_path: Path):
     put(tmp_path / "blobs/bb22", tmp_path / "a/b/model.onnx")
     (tmp_path / "a/b/data").symlink_to("../../blobs/bb22")

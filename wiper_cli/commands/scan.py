@@ -12,6 +12,7 @@ from wiper_cli.commands.fleet.batch import Item, in_order, items
 from wiper_cli.commands.fleet.manifest import lines
 from wiper_cli.commands.fleet.output_folder import FleetFolder
 from wiper_cli.commands.fleet.scanning import Scan, planned
+from wiper_cli.commands.shared.cache import seal
 from wiper_cli.commands.shared.help import Command
 from wiper_cli.commands.shared.ignore import Ignores, append, text_of
 from wiper_cli.commands.shared.options import (
@@ -143,7 +144,7 @@ def scan(
             folder = FleetFolder.at(asked["output_dir"], every, display.say)
             every = folder.items
         root = folder.root.absolute() if folder else None
-        work = Scan(explain and explain.absolute(), not asked["no_cache"], root)
+        work = Scan(explain and explain.absolute(), not asked["no_cache"], root, seal() if root else None)
         hold = folder is None or any((settings.output_formats, earlier, asked["write_ignore"], run.ignores))
         with _cluster(context, asked["ray"], settings) as cluster:
             outcomes = in_order(run, every, work, jobs, folder, hold, cluster)

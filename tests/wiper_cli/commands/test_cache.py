@@ -58,6 +58,28 @@ def scan(wiper, child, folder, images, model):
     return run
 
 
+def test_a_folder_of_reports_that_came_from_elsewhere_brings_no_verdict(scan, monkeypatch, tmp_path):
+    reports = ("--output-dir", tmp_path / "reports")
+    assert [scan(*reports)[1], scan(*reports)[1]] == [1, 0]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another's"))
+    first, opened, err = scan(*reports)
+    assert (opened, first["cached"]) == (1, None)
+    assert "is no entry of this cache" in err
+    (kept,) = (tmp_path / "reports").glob("*/kept/*.scan")
+    _, _, data = kept.read_bytes().partition(b"\n")
+    kept.write_bytes(module._head(data, b"") + data)  # a digest is no seal
+    assert scan(*reports)[1] == 1
+    assert scan(*reports)[1] == 0
+
+
+def test_where_no_seal_can_stand_nothing_of_a_folder_of_reports_is_taken(scan, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    reports = ("--output-dir", tmp_path / "reports")
+    assert [scan(*reports)[1], scan(*reports)[1]] == [1, 1]
+    assert not [*(tmp_path / "reports").glob("*/kept/*")]
+
+
 def test_the_second_scan_takes_what_the_first_found_and_says_so_in_every_report(scan, folder, tmp_path):
     first, opened, _ = scan()
     assert (opened, first["cached"]) == (1, None)

@@ -24,12 +24,13 @@ _MOST_KEPT = 4
 @dataclass(frozen=True)
 class Scan:
     """A ``Work`` of :mod:`wiper_cli.commands.fleet.batch`. ``explain``: see :class:`ScanRequest`. ``cached``: whether
-    earlier scans are looked for and this one is kept, in ``kept`` below the item's own folder in ``folder``, else where
-    the user has all of them."""
+    earlier scans are looked for and this one is kept, in ``kept`` below the item's own folder in ``folder``, under the
+    user's ``seal``, else where the user has all of them."""
 
     explain: Path | None
     cached: bool
     folder: Path | None
+    seal: bytes | None = None
 
     def __call__(self, run: Run, item: Item, document: Document) -> None:
         with run.subject(item.model, document) as subject:
@@ -39,11 +40,11 @@ class Scan:
         documents.conclude(document, run.settings.fail_on, run.settings.exit_zero)
 
     def _cache(self, run: Run, item: Item) -> Cache:
-        if not self.cached:
-            return Cache(None)
-        if self.folder is None:
+        if self.cached and self.folder is None:
             return Cache(place(), run.display.say)
-        return Cache(self.folder / item.folder / "kept", run.display.say, _MOST_KEPT)
+        if self.cached and self.folder and self.seal:
+            return Cache(self.folder / item.folder / "kept", run.display.say, _MOST_KEPT, self.seal)
+        return Cache(None)
 
 
 def planned(run: Run, item: Item) -> str:

@@ -3,11 +3,15 @@
 An entry is one file under the key of its scan: a line with the digest of what follows, then one message
 (:mod:`wiper_cli.worker.protocol`). The parent alone reads and writes here. What a child said of a model comes back for
 the same model only; whatever is no entry of ours is left out with a remark. Without a place for a cache there is none.
+
+Outside the user's own cache entries are sealed with a secret that stands there: a folder may have come with a model.
 """
 
 import hashlib
+import hmac
 import io
 import os
+import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +28,7 @@ from wiper_cli.worker.protocol import ProtocolError, receive, send
 #: Largest entry in bytes, most entries, and most bytes of all; the oldest go first.
 LARGEST, MOST, TOTAL = 256 << 20, 500, 1 << 30
 _SUFFIX, _FIRST = ".scan", b"wiper-scan/1 "
+_SEAL, _SEAL_BYTES = "seal", 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +49,32 @@ def place() -> Path | None:
     return home / "wiper" if home else None
 
 
+def seal() -> bytes | None:
+    """The user's secret, made where there is none yet; ``None`` where there is no place for a cache."""
+    folder = Cache(place()).folder
+    if folder is None:
+        return None
+    path = folder / _SEAL
+    with suppress(Problem, OSError):
+        if not path.exists():
+            write_whole(path, secrets.token_bytes(_SEAL_BYTES))
+        found = _own_bytes(path, _SEAL_BYTES)
+        return found if len(found) == _SEAL_BYTES else None
+    return None
+
+
 class Cache:
-    """The entries in ``folder``, at most ``most``; ``remark`` hears what is wrong with it, a sentence each."""
+    """The entries in ``folder``, at most ``most``; ``remark`` hears what is wrong with it, a sentence each. ``seal``:
+    what entries are sealed with."""
 
     def __init__(
-        self, folder: Path | None, remark: Callable[[str], None] = lambda _: None, most: int | None = None
+        self,
+        folder: Path | None,
+        remark: Callable[[str], None] = lambda _: None,
+        most: int | None = None,
+        seal: bytes = b"",
     ) -> None:
-        self._remark, self._most = remark, most
+        self._remark, self._most, self._seal = remark, most, seal
         self.folder = folder if folder is not None and self._usable(folder) else None
 
     def find(self, key: str) -> Entry | None:
@@ -64,12 +88,11 @@ class Cache:
         if not self.folder or message.tell() > LARGEST:
             return
         data = message.getvalue()
-        head = _FIRST + hashlib.sha256(data).hexdigest().encode() + b"\n"
         path = self._path(entry.key)
         with suppress(Problem, OSError):
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 path.unlink()  # to write through a link or into a pipe would be to do so elsewhere
-            write_whole(path, head + data)
+            write_whole(path, _head(data, self._seal) + data)
             total = 0
             for number, old in enumerate(self._paths()):
                 total += old.lstat().st_size
@@ -119,7 +142,7 @@ class Cache:
 
     def _read(self, path: Path) -> Entry | None:
         try:
-            return _entry(path)
+            return _entry(path, self._seal)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, ProtocolError, MemoryError):
@@ -127,21 +150,33 @@ class Cache:
             return None
 
 
-def _entry(path: Path) -> Entry:
+def _head(data: bytes, seal: bytes) -> bytes:
+    digest = hmac.digest(seal, data, "sha256") if seal else hashlib.sha256(data).digest()
+    return _FIRST + digest.hex().encode() + b"\n"
+
+
+def _entry(path: Path, seal: bytes) -> Entry:
     """Raises OSError, ValueError or ProtocolError for whatever :meth:`Cache.put` did not write."""
-    flags = (
-        os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        status = os.fstat(file.fileno())
-        foreign = sys.platform != "win32" and status.st_uid != os.geteuid()
-        if foreign or not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST + 100:
-            raise ValueError("not ours")
-        head, data = file.readline(100), file.read()
-    if head != _FIRST + hashlib.sha256(data).hexdigest().encode() + b"\n":
+    whole = _own_bytes(path, LARGEST + 100)
+    size = len(_head(b"", seal))
+    first, data = whole[:size], whole[size:]
+    if not hmac.compare_digest(first, _head(data, seal)):
         raise ValueError("its digest")
     message = io.BytesIO(data)
     entry: Entry | None = receive(message, Entry)
     if entry is None or message.read(1) or f"{entry.key}{_SUFFIX}" != path.name:
         raise ValueError("another's")
     return entry
+
+
+def _own_bytes(path: Path, most: int) -> bytes:
+    """A file of our own, no link. Raises OSError, or ValueError for what is none or larger."""
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        foreign = sys.platform != "win32" and status.st_uid != os.geteuid()
+        if foreign or not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise ValueError("not ours")
+        return file.read()
