@@ -12,12 +12,14 @@ is a result with a verdict. Importing this loads no torch.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
+from formats.errors import FormatError
 from formats.hub import model_in
 from wiper_cli.api.results import InspectResult, PurifyResult, Result, ScanResult, VerifyResult
 from wiper_cli.audit.requests import (
@@ -222,9 +224,17 @@ class _Silent(Display):
 
 
 def _model(place: Where) -> Path:
-    """A folder stands for the model file in it."""
+    """A folder stands for the model file in it. Raises :class:`Problem` for no name, and for a folder without one."""
     path = Path(place)
-    return model_in(path) if path.is_dir() else path
+    try:
+        return model_in(path) if stat.S_ISDIR(path.stat().st_mode) else path
+    except FileNotFoundError:  # which the run will say
+        return path
+    except FormatError as error:
+        raise Problem(str(error)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Problem(f"{ascii(str(place))[:80]} cannot be read: {reason}.") from error
 
 
 def _path(place: Where | None) -> Path | None:
@@ -245,7 +255,9 @@ def _run(
         "output_formats": (), "origins": {}, "clean": _path(clean),
     }  # fmt: skip
     settings = Settings(**{**usual, **given})
-    if clean is not None:
+    if (effort := (asked or {}).get("effort")) not in (None, *get_args(Asked)):
+        raise Problem(f"There is no effort {effort!r}; there are {', '.join(get_args(Asked))}.")
+    if command != "inspect":
         require_clean(settings)
     arguments = _words([model], {"clean": clean, **(asked or {}), **given})
     return Run(command, settings, _Silent(options.get("progress", silent)), arguments=arguments)

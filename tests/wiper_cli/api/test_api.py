@@ -66,6 +66,12 @@ def test_progress_is_heard_and_nothing_printed(capfd):
     ("call", "words"),
     [
         (lambda there: inspect(there / "absent.onnx"), "does not exist"),
+        (lambda there: inspect(there), "without a model file"),
+        (lambda there: inspect("a" * 5000), "File name too long"),
+        (lambda there: inspect("a\0b"), "null byte"),
+        (lambda there: inspect("\ud800"), "cannot be read"),
+        (lambda there: scan(DIGITS / "model.onnx", None), "A folder of clean images is needed"),
+        (lambda there: scan(DIGITS / "model.onnx", there, effort="x"), "no effort 'x'"),
         (lambda there: scan(DIGITS / "model.onnx", there / "absent"), "The clean folder"),
         (lambda there: scan(DIGITS / "model.onnx", there, explain=there / "absent"), "folder of triggered images"),
         (lambda there: purify(DIGITS / "model.onnx", there, there / "o", method="none"), "no method 'none'"),
