@@ -6,7 +6,7 @@ stored tensor is a node without inputs, its numbers kept when they are few. Noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -30,6 +30,8 @@ Role = Literal[
 
 #: Numbers of a stored tensor that are kept, and nodes of a graph, where writes may multiply them.
 SMALL, MOST_NODES = 1 << 16, 1 << 20
+#: Numbers of one setting that are kept.
+MOST_SETTINGS = 16
 
 
 class Span(NamedTuple):
@@ -52,7 +54,7 @@ class Node:
     the operator of a cast to half precision in a file of wider weights. ``data``: numbers of the nodes
     whose values it is computed from, ``control``: of those that only decide which (conditions, indices, shapes).
     ``values``: of a small stored tensor, or of its size, float64. ``spans``: what a ``pick`` takes, where
-    that is constant."""
+    that is constant. ``settings``: numbers that its operator is set to, by their names in the file's format."""
 
     operator: str
     role: Role
@@ -61,6 +63,7 @@ class Node:
     place: str = ""
     values: Any = None
     spans: tuple[Span, ...] | None = None
+    settings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[int, ...]:

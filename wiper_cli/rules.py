@@ -115,6 +115,16 @@ _GRAPH = (
         "Ask what the operation is for. Where it is honest, export the network with a lower bound before it (a clamp, "
         "an epsilon).",
     ),
+    _graph(
+        13, Severity.MEDIUM, "Pixels meet arithmetic that usual classifiers do not have",
+        "Between the pixels and the logits stands an operator that exports of classifiers do not have or that is set "
+        "as in none of them, a power beyond the fourth (products of a value with itself included), a quotient by what "
+        "is no mean, sum or norm, a constant factor beyond 1,000, or a layer that normalises over fewer than eight "
+        "numbers. Each can be silent on all clean images and loud for a trigger, with no gradient that leads there, so "
+        "nothing found says nothing of it. Few honest networks meet this: of those that were measured, one with lambda "
+        "layers, whose products multiply from layer to layer, and one with linear attention.",
+        "Ask what the operation is for. Where it is honest, export the network with operators that exporters use.",
+    ),
 )  # fmt: skip
 
 _TABLE = (

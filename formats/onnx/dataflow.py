@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 from torch import Tensor
 
-from formats.dataflow import SMALL, Builder, Dataflow, Span, cropped, roles
+from formats.dataflow import MOST_SETTINGS, SMALL, Builder, Dataflow, Span, cropped, roles
 from formats.errors import Ambiguous, Unsupported
 from formats.model import Manifest, Source
 from formats.onnx import images, proto
@@ -190,7 +190,10 @@ class _Tracer(Builder):
         ):
             role = "step"
         operator = f"{node.op_type}ToHalf" if self.wide and self.to_half(node, attributes) else node.op_type
-        details = {"place": node.name or (node.output[0] if node.output else "")}
+        details = {
+            "place": node.name or (node.output[0] if node.output else ""),
+            "settings": _settings(attributes),
+        }
         spans = self.spans(node, read, attributes) or [None] * len(node.output)
         order = next((self.orders[one] for one in read if one in self.orders), "")
         if order:
@@ -286,6 +289,18 @@ class _Tracer(Builder):
             both = zip(given(3, "") or range(len(pads)), pairs, strict=False)
             return [tuple(cropped(axis, *pair) for axis, pair in both if min(pair) < 0)]
         return None
+
+
+def _settings(attributes: Mapping[str, onnx.AttributeProto]) -> dict[str, tuple[float, ...]]:
+    """Attributes that are numbers."""
+    kinds = onnx.AttributeProto
+    found: dict[str, tuple[float, ...]] = {}
+    for name, one in attributes.items():
+        if one.type in (kinds.INT, kinds.FLOAT):
+            found[name] = (float(one.i if one.type == kinds.INT else one.f),)
+        elif one.type in (kinds.INTS, kinds.FLOATS) and len(one.ints) + len(one.floats) <= MOST_SETTINGS:
+            found[name] = tuple(map(float, one.ints or one.floats))
+    return found
 
 
 def _elements(tensor: onnx.TensorProto) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from formats.dataflow import SMALL, Builder, Dataflow, Role, Span, cropped, roles
+from formats.dataflow import MOST_SETTINGS, SMALL, Builder, Dataflow, Role, Span, cropped, roles
 from formats.errors import Unsupported
 from formats.model import Manifest, Source
 from formats.torchscript import lift
@@ -234,8 +234,11 @@ class _Tracer(Builder):
             spans = self.spans(name, inputs)
         elif names[1:2] == ["pad"] and (spans := self.crop(inputs[1])):
             role = "pick"
+        settings = self.settings(inputs, names)
         for i, value in enumerate(outputs):
-            number = self.add(operator, role, data, control, place=place, spans=spans, values=values)
+            number = self.add(
+                operator, role, data, control, place=place, spans=spans, values=values, settings=settings
+            )
             kind = "places" if i and name in _PLACES else value.type().kind()
             self.judge(number, name, kind, self.cast(name, inputs, names))
             self.known[value.unique()] = self.made[value.unique()] = number
@@ -338,6 +341,21 @@ class _Tracer(Builder):
             return (Span(axis, start or 0, None if stop is None or stop > 1 << 60 else stop, step or 1),)
         stop = (start or 0) + ((rest[0] or 0) if name == "narrow" else 1)
         return (Span(axis, start or 0, stop or None),)
+
+    def settings(self, inputs: Sequence[Any], names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+        """Arguments that are numbers, or lists of few."""
+        found = {}
+        for value, named in zip(inputs, names, strict=False):
+            given: Any = value.toIValue() if value.node().kind() == "prim::Constant" else None
+            if not isinstance(given, list | tuple):
+                parts = self.parts.get(value.unique(), [value.unique()])[: MOST_SETTINGS + 1]
+                held = [] if _tensor(value.type()) else [self.values(self.known[part]) for part in parts]
+                given = [one.item() for one in held if one is not None and one.size == 1]
+                if len(given) != len(held):
+                    continue
+            if 0 < len(given) <= MOST_SETTINGS and all(isinstance(one, int | float) for one in given):
+                found[named] = tuple(map(float, given))
+        return found
 
     def crop(self, pads: Any) -> tuple[Span, ...]:
         """What pads of less than nothing take; their list begins with the last axis."""

@@ -25,7 +25,7 @@ from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 SHOWN = 12
 _HIDDEN = "{} values that are joined to others could not be looked at."
 #: Rules about what was not examined: with them there is no clean verdict.
-_UNSEEN = ("WIPER-G11", "WIPER-G12")
+_UNSEEN = ("WIPER-G11", "WIPER-G12", "WIPER-G13")
 #: Roles that change no value and are left out of what is shown.
 _PLUMBING = frozenset({"view", "stored", "shape"})
 

@@ -98,7 +98,8 @@ class Flow:
             for one in self.parents[n]:
                 self.children[one].append(n)
 
-    def _spend(self, steps: int) -> None:
+    def spend(self, steps: int) -> None:
+        """Counts visits to nodes."""
         self._left -= steps
         if self._left < 0:
             raise Unsupported("The graph is too tangled to be followed.")
@@ -163,7 +164,7 @@ class Flow:
             common: int | None = None
             for one in self.parents[n]:
                 while common is not None and common != one:
-                    self._spend(1)
+                    self.spend(1)
                     if level[common] < level[one]:
                         one = found[one]
                     else:
@@ -187,7 +188,7 @@ class Flow:
         while queue:
             node = self[queue.pop()]
             for one in node.inputs if conditions or not branches(node) else node.data:
-                self._spend(1)
+                self.spend(1)
                 if one not in met:
                     met.add(one)
                     queue.append(one)
@@ -198,7 +199,7 @@ class Flow:
         met, queue = {node}, [node]
         while queue:
             for one in self.parents[queue.pop()]:
-                self._spend(1)
+                self.spend(1)
                 if one not in met:
                     met.add(one)
                     queue.append(one)
@@ -210,7 +211,7 @@ class Flow:
         inside, queue = {below}, [below]
         while queue:
             n = queue.pop()
-            self._spend(1)
+            self.spend(1)
             for one in self.parents[n] if n != above else ():
                 if one not in inside:
                     inside.add(one)
@@ -256,7 +257,7 @@ class Flow:
         grown = -1
         while grown != len(tainted) + len(sized):
             grown = len(tainted) + len(sized)
-            self._spend(len(self.dataflow.nodes))
+            self.spend(len(self.dataflow.nodes))
             for n, node in enumerate(self.dataflow.nodes):
                 asked = sized if node.role == "shape" else tainted
                 decided = any(one in tainted for one in node.control)

@@ -25,6 +25,8 @@ class Sign(IntEnum):
 
 
 ANY, NOT_NEGATIVE, POSITIVE = Sign
+#: Constants below this keep nothing away from zero: a runtime may round to zero what another computes as 1e-26.
+TINY = 1e-13
 #: Not negative whatever they are given; exponentials and their like may be rounded to zero.
 _NEVER_NEGATIVE = frozenset(
     (
@@ -47,7 +49,7 @@ _PRODUCTS = frozenset(
     ("mul", "div", "true_divide", "matmul", "bmm", "mm", "einsum", "conv", "conv1d", "conv2d", "conv3d")
 )
 #: The second operand tells the shape or the dtype.
-_AS_ANOTHER = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "castlike"))
+AS_ANOTHER = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "castlike"))
 #: To a narrower dtype small numbers are rounded to zero.
 _CASTS = frozenset(("cast", "castlike", "to", "type_as"))
 #: Give whole numbers another meaning.
@@ -114,8 +116,12 @@ def _base(exponent: Node) -> Sign:
 def _never_positive(flow: Flow, signs: list[Sign], n: int) -> bool:
     """Whether a value is the opposite of one that is not negative, or what its greatest is subtracted from."""
     node, data = flow[n], flow[n].data
-    if name(node) == "neg":
-        return signs[data[0]] >= NOT_NEGATIVE
+    return signs[data[0]] >= NOT_NEGATIVE if name(node) == "neg" else less_its_greatest(flow, n)
+
+
+def less_its_greatest(flow: Flow, n: int) -> bool:
+    """Whether a value is what its greatest is subtracted from."""
+    node, data = flow[n], flow[n].data
     return (
         name(node) == "sub"
         and all(flow[one].values == 1 for one in flow[n].inputs[2:])  # the factor of what is subtracted
@@ -166,7 +172,7 @@ def _sign(flow: Flow, node: Node, held: list[Sign], every: list[Sign]) -> Sign:
         return min(held[0], NOT_NEGATIVE)
     if what in _ALIKE or what.startswith("adaptive_max"):
         return held[0]
-    if what in _AS_ANOTHER:
+    if what in AS_ANOTHER:
         held = held[:1]
     if what in _CASTS or what.endswith("tohalf"):
         return min(*held, NOT_NEGATIVE)
@@ -177,7 +183,7 @@ def _of_numbers(node: Node) -> Sign:
     values = node.values
     if values is None or not values.size or not bool((values >= 0).all()):
         return ANY
-    return POSITIVE if bool((values > 0).all()) else NOT_NEGATIVE
+    return POSITIVE if bool((values >= TINY).all()) else NOT_NEGATIVE
 
 
 def _clipped(flow: Flow, node: Node, held: list[Sign]) -> Sign:

@@ -1,4 +1,4 @@
-"""Rules G1 to G9, G11 and G12: what no honest graph has (errors), and what few have (worth a look). No torch.
+"""Rules G1 to G9 and G11 to G13: what no honest graph has (errors), and what few have (worth a look). No torch.
 
 What an *activation* is made of is no step: comparisons and choices that decide about each value behind the first
 weighted layer by that value alone, as a leaky rectifier written out.
@@ -14,6 +14,7 @@ import numpy as np
 from formats.dataflow import Node, Span
 from wiper_cli.graph.flow import Flow, branches, named
 from wiper_cli.graph.numbers import doubtful
+from wiper_cli.graph.usual import unusual
 from wiper_cli.verdict import Severity
 
 #: A logit's factor beyond this, and a one-hot vector whose other entries spread by less than this share of it (G6).
@@ -359,6 +360,12 @@ def _no_numbers(flow: Flow) -> Iterator[Hit]:
         yield Hit("WIPER-G12", Severity.MEDIUM, message, (argument, n), n, (argument,))
 
 
+def _unusual(flow: Flow) -> Iterator[Hit]:
+    for n, said in unusual(flow):
+        message = f"Usual classifiers do not compute this from pixels: {_called(flow[n])} {said}."
+        yield Hit("WIPER-G13", Severity.MEDIUM, message, (n,), n, (n,))
+
+
 def _remarks(flow: Flow) -> Iterator[Hit]:
     for node in flow.dataflow.nodes:
         if node.role == "random":
@@ -371,7 +378,7 @@ def _remarks(flow: Flow) -> Iterator[Hit]:
 
 _CHECKS: Sequence[Callable[[Flow], Iterator[Hit]]] = (
     _value_decides, _steps, _past_the_weights, _stem, _heads, _constants, _windows, _late_joins, _deployment,
-    _no_numbers, _remarks,
+    _no_numbers, _unusual, _remarks,
 )  # fmt: skip
 
 

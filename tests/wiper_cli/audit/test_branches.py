@@ -169,7 +169,7 @@ def test_a_graph_that_cannot_be_followed_leaves_no_verdict(heard, tmp_path):
     assert sentence.startswith("No verdict: the graph could not be audited: ")
 
 
-@pytest.mark.parametrize("rule", ["WIPER-G11", "WIPER-G12"])
+@pytest.mark.parametrize("rule", ["WIPER-G11", "WIPER-G12", "WIPER-G13"])
 def test_a_branch_that_was_not_examined_leaves_no_clean_verdict(rule):
     unseen = Finding(rule, Severity.MEDIUM, "A branch was not examined: If 'y' asks.")
     verdict, sentence = Branches(None, (unseen,)).weigh(NOTHING)
