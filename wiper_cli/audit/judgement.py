@@ -137,7 +137,7 @@ def _finding(
         more = f" and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
         parts.append(f"It leads from {', '.join(pairs[:MOST_PAIRS])}{more}.")
     if agreeing:
-        parts.append(f"The same class was named by {' and '.join(agreeing)}.")
+        parts.append(f"The same class was named by {_listed(agreeing)}.")
     return Finding(
         rule=detector.rule.id,
         severity=Severity.CRITICAL if critical else Severity.HIGH,
@@ -156,6 +156,10 @@ def _finding(
         },
         place={} if target is None else {"class": target},
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def alarms(piece: Evidence, known: KnownRate | None) -> float | None:

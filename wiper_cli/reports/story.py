@@ -108,9 +108,9 @@ def outcome(report: Report) -> str:
     return str(report["verdict"])
 
 
-def sentence(report: Report, limit: int = 400) -> str:
+def sentence(report: Report) -> str:
     """The verdict's sentence without the verdict's word, which stands above it anyway."""
-    said = plain(report["sentence"], limit)
+    said = plain(report["sentence"])
     head, colon, rest = said.partition(": ")
     return rest[:1].upper() + rest[1:] if colon and head == OUTCOMES[outcome(report)][0] and rest else said
 

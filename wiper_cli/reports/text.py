@@ -75,7 +75,8 @@ def _report(console: Console, report: Report) -> None:
         _heading(console, "Next")
         console.print(Padding(Text(said), (0, 0, 0, 2)))
     if command:
-        console.print(Padding(Text(command, style="bold"), (0, 0, 0, 2)), soft_wrap=True)
+        # Not in a Padding, which would cut it at the width: it is to be pasted.
+        console.print(Text(f"  {command}", style="bold"), soft_wrap=True)
 
 
 def _heading(console: Console, title: str) -> None:

@@ -74,6 +74,8 @@ def ask(
     took, or gave no usable answer.
     """
     given = launcher.environment(PYTHONUNBUFFERED="1", ORT_LOGGING_LEVEL="3", ORT_DISABLE_TELEMETRY="1")
+    # Threads that wait for each other by spinning cost a scan nine times the processor time on a busy machine.
+    given.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if allowed.beside > 1:
         given.setdefault("OMP_NUM_THREADS", str(allowed.cores))
     if mode != "off":

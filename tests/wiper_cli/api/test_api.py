@@ -37,7 +37,9 @@ def test_the_page_runs(tmp_path, few_digits, monkeypatch, capsys):
     page = (ROOT / "docs/python.md").read_text("utf-8")
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(block, names)
+        own: dict = {}  # each can be pasted alone
+        exec(block, own)
+        names |= own
     out = capsys.readouterr().out
     found, done = names["found"], names["done"]
     assert (found.verdict, found.suspects[0], found.exit_code) == (Verdict.SUSPICIOUS, 0, 1)

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -107,6 +107,9 @@ def test_a_finding_says_all_that_it_rests_on():
         },
         {"class": 1},
     )  # fmt: skip
+    shape = replace(square(1), name="shape-probe")
+    more = judge([margin(1), warp(1, 0.95), square(1), shape], 2, ["0", "class"]).findings[0]
+    assert more.message.endswith("was named by max-margin, square-probe and shape-probe.")
     assert "(square-probe 80%, threshold 75%, which is close, not calibrated)" in square_s.message
     assert "(max-margin 9.0, threshold 4.0, not calibrated). The same class" in margin_s.message
     assert not {"success", "images"} & set(margin_s.evidence)

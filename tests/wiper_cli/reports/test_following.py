@@ -7,6 +7,7 @@ import pytest
 from wiper_cli.main import cli
 from wiper_cli.reports import render, story
 from wiper_cli.reports.following import following
+from wiper_cli.reports.plain import Style
 from wiper_cli.rules import RULES
 
 
@@ -45,6 +46,22 @@ def test_the_command_can_be_typed(make, name, words):
     assert following(make(name))[1] == words
     for form in ("text", "html"):
         assert words.replace("'", "&#39;" if form == "html" else "'") in render(form, [make(name)])
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_long_command_is_neither_cut_nor_broken(make, width):
+    report = make("scan_finding")
+    report["model"]["path"] = f"models/{'long-' * 20}name.onnx"
+    command = following(report)[1]
+    assert len(command) > 200
+    assert f"  {command}\n" in render("text", [report], Style(width)) + "\n"
+
+
+@pytest.mark.parametrize("form", ["text", "html", "markdown"])
+def test_our_own_sentence_is_shown_whole(make, form):
+    report = make("purify_accepted")
+    report["sentence"] += f" The probes{', squares elsewhere' * 20} found nothing at all."  # 480 characters
+    assert "found nothing at all" in " ".join(render(form, [report]).split())
 
 
 def test_a_branch_is_not_purified(make):

@@ -50,6 +50,18 @@ def run(timeout=None):
     return ask(request, lambda *progress: said.append(progress), said.append, until), said
 
 
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_do_not_spin_unless_asked_to(child, monkeypatch, given, policy):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    child(
+        "send(out, Log(os.environ['OMP_WAIT_POLICY']))\n"
+        "send(out, CheckAnswer(largest_logit_difference=0.5, agrees=True))\n"
+    )
+    assert policy in run()[1]
+
+
 def test_an_answer_with_progress_and_tensors(child):
     child(
         "send(out, Progress('stage', 1, 2))\n"
