@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -175,8 +174,8 @@ def _zip_refusal(data: bytes, name: str) -> FormatError:
 
 def _pickle(name: str) -> Unsupported:
     return Unsupported(
-        f"{name} is a Python pickle (torch.save), which can run any code when it is loaded; take its tensors out "
-        f"without loading it: wiper convert {shlex.quote(name)} -o {shlex.quote(Path(name).stem + '.safetensors')}"
+        f"{name} is a Python pickle (torch.save), which can run any code when it is loaded; wiper convert takes its "
+        "tensors out without loading it."
     )
 
 

@@ -125,7 +125,7 @@ def connect(address: str, jobs: int | None = None, device: str = "auto") -> Iter
             with launcher.exported(), chdir(empty):
                 ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            raise _unreachable(address, error) from error
+            raise _unreachable(address, error, _tokens(address)) from error
         finally:
             signal.signal(signal.SIGTERM, terminate)  # Ray's own would end this process at once
         try:
@@ -149,10 +149,17 @@ def _reach(address: str) -> None:
         raise _unreachable(address, error) from error
 
 
-def _unreachable(address: str, error: Exception) -> Problem:
+def _tokens(address: str) -> str:
+    """``ray start`` asks for a token wherever it finds one, but Ray sends none to an address that was named."""
+    if address in ("auto", "local") or os.environ.get("RAY_AUTH_MODE"):
+        return ""
+    return " If it asks for a token, set RAY_AUTH_MODE=token."
+
+
+def _unreachable(address: str, error: Exception, hint: str = "") -> Problem:
     said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     reason = said.splitlines()[0].rstrip(".")
-    return Problem(f"--ray {address}: no Ray cluster can be used there: {reason}.")
+    return Problem(f"--ray {address}: no Ray cluster can be used there: {reason}.{hint}")
 
 
 def _shared_out(jobs: int | None, device: str) -> Fleet:

@@ -11,6 +11,7 @@ def following(report: Report) -> tuple[str, str]:
     """The sentence, and the command, which is empty where none helps."""
     model = str((report.get("model") or {}).get("path", "MODEL"))
     clean = str((report.get("clean") or {}).get("path", "DIR"))
+    name = PurePath(model.replace("\\", "/"))
     worst = next((finding["rule"] for finding in story.findings(report)), None)
     explained = _command("rules", worst) if worst else ""
     outcome = story.outcome(report)
@@ -28,11 +29,13 @@ def following(report: Report) -> tuple[str, str]:
     if outcome == "suspicious" and "://" in model:
         return "Do not deploy it: get the file and purify it, or take another model.", explained
     if outcome == "suspicious":
-        name = PurePath(model.replace("\\", "/"))
         output = name.with_name(f"{name.stem}-purified{name.suffix}") if name.name else PurePath("OUT")
         return "Do not deploy it: purify it, or take another model.", _command(
             "purify", model, "--clean", clean, "-o", str(output)
         )
+    if outcome == "incomplete" and "wiper convert takes" in str(report["sentence"]):
+        output = name.with_suffix(".safetensors") if name.name else PurePath("OUT")
+        return "Scan what this writes.", _command("convert", model, "-o", str(output))
     if outcome == "incomplete":
         return "Nothing can be said of it yet; what is not done says why.", explained
     if outcome == "inspected":

@@ -157,6 +157,23 @@ def test_an_address_where_nothing_answers_is_a_sentence(address):
     assert raised.value.exit_code == ExitCode.USAGE
 
 
+@pytest.mark.parametrize(("mode", "told"), [(None, True), ("token", False)])
+def test_a_cluster_that_refuses_may_want_a_token(monkeypatch, mode, told):
+    pytest.importorskip("ray")
+
+    def refuse(*_, **__):
+        raise ConnectionError("Failed to connect.")
+
+    monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.setattr(fleet, "_reach", lambda _: None)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(Problem, match="Failed to connect") as raised, connect("head:6379"):
+        pass
+    assert ("RAY_AUTH_MODE=token" in str(raised.value)) is told
+
+
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(Problem, match=r"pip install 'ray\[client\]'") as raised, connect("local"):

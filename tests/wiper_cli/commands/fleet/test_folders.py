@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from wiper_cli.commands.fleet import walking
 from wiper_cli.commands.fleet.walking import models_in
 from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.reports.following import following
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import gate
 
@@ -62,6 +64,9 @@ def test_what_is_called_like_a_model_is_examined_and_not_passed_over(models, wip
         ("empty.safetensors", 2), ("good.onnx", 0), ("pickle.pth", 3),
     ]  # fmt: skip
     assert "wiper convert" in reports[2]["sentence"]
+    assert following(reports[2])[1] == shlex.join(
+        ["wiper", "convert", str(models / "pickle.pth"), "-o", str(models / "pickle.safetensors")]
+    )
 
 
 def test_a_folder_of_a_hub_is_one_model(models):

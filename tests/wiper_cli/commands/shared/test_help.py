@@ -28,6 +28,14 @@ def helped(*arguments):
     return done.output
 
 
+@pytest.mark.parametrize("group", [(), ("zoo",), ("cache",)])
+def test_what_a_command_does_is_said_whole(group):
+    text = helped(*group).partition("Commands:")[2]
+    assert text.count("\n") > 2
+    assert "..." not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("name", ["scan", "purify", "verify", "inspect", "rebuild"])
 def test_sections(name):
     text = helped(name)
