@@ -402,6 +402,12 @@ def test_the_page_is_inert_whatever_models_are_called():
     assert text.count("default-src 'none'") == 1
 
 
+def test_the_page_tells_days_and_times_as_the_reports_do():
+    text = fleet(rows(), finished="2026-01-02T03:04:05+00:00", since="2025-12-31T23:59:00+00:00")
+    assert "2026-01-02 03:04 UTC" in text
+    assert "since the run of 2025-12-31 23:59 UTC" in text
+
+
 def test_the_page_filters_and_sorts_without_a_script():
     names = ("no_finding", "malicious", "suspicious", "incomplete")
     text = fleet(
