@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -37,8 +38,11 @@ _RECORDS, _LONGEST = "wiper-runs", 1 << 24
 _TOLD = 3
 #: Seconds that a report waits for another run which writes the same file.
 _PATIENCE = 10.0
-#: Most dots in a line of a TOML file: the library's time grows with the square of the parts of a key.
-_DOTS = 500
+#: Most dots in a line of a TOML file, and most steps over parts of keys: for each key the library asks for every
+#: beginning of it below the whole header, some 0.2 microseconds a step.
+_DOTS, _STEPS = 500, 10_000_000
+_PART = r"""(?:[\w-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
+_KEY = re.compile(rf"[ \t]*(\[*)[ \t]*({_PART}(?:[ \t]*\.[ \t]*{_PART})*)")
 
 
 @dataclass
@@ -168,9 +172,37 @@ def read_table(path: Path, most: int = 1 << 20) -> dict[str, Any]:
         text = read_whole(path, most).decode()
         if max(line.count(".") for line in text.split("\n")) > _DOTS:
             raise ValueError(f"a line has more than {_DOTS} dots")
-        return tomllib.loads(text)
+        if _steps(text) > _STEPS:
+            raise ValueError("its keys have too many parts")
+        table = tomllib.loads(text)
+        if _has_large_integer(table):
+            raise ValueError("a whole number has more than 64 bits")
+        return table
     except (ValueError, RecursionError) as error:
         raise Problem(f"{path} is not valid TOML: {error}.") from error
+
+
+def _steps(text: str) -> int:
+    """That the library takes at most over the parts of keys; lines of long texts count, too."""
+    header, steps = 0, 0
+    for line in text.split("\n"):
+        if found := _KEY.match(line):
+            parts = found[2].count(".") + 1
+            header = parts if found[1] else header
+            steps += parts * (header + parts)
+    return steps
+
+
+def _has_large_integer(table: dict[str, Any]) -> bool:
+    """As the format does not allow; the library does, and Python writes none that is much larger."""
+    left: list[Any] = [table]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict | list):
+            left += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, int) and not -(1 << 63) <= one < 1 << 63:
+            return True
+    return False
 
 
 def resolved(path: Path) -> Path:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from wiper_cli.verdict import Problem
 
-#: Most that a folder may hold, and how deep. ImageNet has 22,000 classes, and 1.3 million files of the usual 1,000;
-#: links that lead on to links make more of a few than any machine can count.
-MOST_FILES, MOST_FOLDERS, DEEPEST = 4_000_000, 30_000, 32
+#: Most that a folder may hold, letters of all their names, and how deep. ImageNet has 22,000 classes, and 1.3 million
+#: files of the usual 1,000; links that lead on to links make more of a few than any machine can count.
+MOST_FILES, MOST_FOLDERS, MOST_LETTERS, DEEPEST = 4_000_000, 30_000, 1 << 28, 32
 
 
 def walk(root: Path, enter: Callable[[Path], None] = lambda _: None) -> tuple[list[str], list[str]]:
@@ -18,10 +18,10 @@ def walk(root: Path, enter: Callable[[Path], None] = lambda _: None) -> tuple[li
     Raises :class:`Problem` where there are too many, OSError where one cannot be read."""
     files: list[str] = []
     top: list[str] = []
-    folders = 0
+    folders = letters = 0
 
     def visit(place: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        nonlocal folders
+        nonlocal folders, letters
         status = Path(place).stat()
         here = (status.st_dev, status.st_ino)
         if here in above:  # a link that leads back up
@@ -43,6 +43,11 @@ def walk(root: Path, enter: Callable[[Path], None] = lambda _: None) -> tuple[li
                     if len(files) == MOST_FILES:
                         raise Problem(f"{root} holds more than {MOST_FILES:,} files; name a smaller folder.")
                     files.append(prefix + entry.name)
+                    letters += len(files[-1])
+                    if letters > MOST_LETTERS:
+                        raise Problem(
+                            f"{root} holds names that are too long together; name a smaller folder."
+                        )
                     continue
                 if not prefix:
                     top.append(entry.name)

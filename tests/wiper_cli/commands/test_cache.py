@@ -72,6 +72,20 @@ def test_a_folder_of_reports_that_came_from_elsewhere_brings_no_verdict(scan, mo
     assert scan(*reports)[1] == 0
 
 
+def test_looking_for_an_earlier_scan_ends_with_the_time(scan, folder, monkeypatch):
+    scan()
+    looked = []
+
+    def stamp(path):
+        looked.append(path)
+        time.sleep(0.3)
+
+    monkeypatch.setattr("wiper_cli.commands.shared.cache_key._stamp", stamp)
+    report, opened, _ = scan("--timeout", "1")
+    assert (report["cached"], opened) == (None, 1)
+    assert len(looked) <= 4
+
+
 def test_where_no_seal_can_stand_nothing_of_a_folder_of_reports_is_taken(scan, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -59,6 +59,18 @@ def test_very_many_entries(tmp_path, monkeypatch):
         read_folder(tmp_path, 10)
 
 
+def test_very_long_names_that_links_multiply(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "MOST_LETTERS", 20_000)
+    for name in range(100):
+        (tmp_path / "0" / ("x" * 100)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "0" / ("x" * 100) / f"{name}.png").touch()
+    assert len(listing.walk(tmp_path / "0")[0]) == 100
+    (tmp_path / "0" / "again").symlink_to("x" * 100)
+    (tmp_path / "0" / ("y" * 100)).symlink_to("x" * 100)
+    with refused("names that are too long together", ExitCode.USAGE):
+        read_folder(tmp_path / "0", 10)
+
+
 def test_what_is_no_file_or_has_an_odd_name_is_left_out_alone(tmp_path):
     odd = ["\x1b[2J.png", "a\nb.png", "‮gnp.png", "-rf", "$(touch x).png", "x" * 250 + ".png", "con.png"]
     for name in odd:

@@ -94,9 +94,13 @@ def _scan(
 
 
 def _key(run: Run, subject: Subject, request: ScanRequest) -> Key | None:
+    def progress(stage: str, done: int, total: int) -> None:
+        run.in_time()
+        run.display.progress(stage, done, total)
+
     try:
-        return key_of(request, subject.source, run.settings.isolation, run.display.progress)
-    except (Problem, OSError):  # which the scan itself will meet, and explain
+        return key_of(request, subject.source, run.settings.isolation, progress)
+    except (Problem, OSError, MemoryError):  # which the scan itself will meet, and explain
         return None
 
 

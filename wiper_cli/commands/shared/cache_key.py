@@ -50,6 +50,7 @@ class Key:
 
 def key_of(request: ScanRequest, source: Source, isolation: str, progress: Progress) -> Key | None:
     """The key of ``request`` on ``source``; ``None`` where code of others takes part, which no digest of ours covers.
+    ``progress`` is told of every folder and file, and may end it.
 
     Raises :class:`Problem` or OSError where something that the request names cannot be read.
     """
@@ -83,7 +84,12 @@ def _content(path: Path, files: dict[Path, Stamp | None], progress: Callable[[in
     """Digest of a file, or of all names and files in a folder."""
     if not path.is_dir():
         return _digest(path, files)
-    names, folders = walk(path, lambda folder: files.update({folder: _stamp(folder)}))
+
+    def enter(folder: Path) -> None:
+        progress(0, 0)
+        files[folder] = _stamp(folder)
+
+    names, folders = walk(path, enter)
     # An empty class folder, too, moves the numbers of those behind it.
     whole = hashlib.sha256(json.dumps(folders).encode())
     for number, name in enumerate(names):

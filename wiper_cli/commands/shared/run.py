@@ -109,13 +109,23 @@ class Run:
         """The answer of a fresh child to ``job``; with ``bounds`` it opens no model. ``interim`` hears what stands if
         no other answer follows."""
         settings, display = self.settings, self.display
-        if self.stop.is_set():
-            raise Problem(INTERRUPTED, ExitCode.NO_VERDICT)
+        self.interruptible()
         allowed = Allowance(settings.timeout or math.inf, self._began, self.stop, self.beside)
         return ask(
             job, display.progress, display.log, allowed, settings.isolation,
             self.isolated if bounds is None else lambda _: None, bounds, interim,
         )  # fmt: skip
+
+    def interruptible(self) -> None:
+        """Raises :class:`Problem` once the user has ended all work."""
+        if self.stop.is_set():
+            raise Problem(INTERRUPTED, ExitCode.NO_VERDICT)
+
+    def in_time(self) -> None:
+        """As :meth:`interruptible`, and where the time for this file is over: for long work of this process."""
+        self.interruptible()
+        if time.monotonic() - self._began > (self.settings.timeout or math.inf):
+            raise Problem("The time is over.", ExitCode.NO_VERDICT)
 
     def isolated(self, isolation: Isolation) -> None:
         """Of several children that opened a model the report tells of the one that was confined least."""
