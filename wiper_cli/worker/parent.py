@@ -74,8 +74,10 @@ def ask(
     took, or gave no usable answer.
     """
     given = launcher.environment(PYTHONUNBUFFERED="1", ORT_LOGGING_LEVEL="3", ORT_DISABLE_TELEMETRY="1")
-    # Threads that wait for each other by spinning cost a scan nine times the processor time on a busy machine.
-    given.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads wait for each other by spinning, on a busy machine nine times as long as they work: they shall soon sleep.
+    # To sleep at once (OMP_WAIT_POLICY) makes small networks slower by half where the machine is free.
+    if "OMP_WAIT_POLICY" not in given:
+        given.setdefault("GOMP_SPINCOUNT", "10000")
     if allowed.beside > 1:
         given.setdefault("OMP_NUM_THREADS", str(allowed.cores))
     if mode != "off":

@@ -50,16 +50,20 @@ def run(timeout=None):
     return ask(request, lambda *progress: said.append(progress), said.append, until), said
 
 
-@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_do_not_spin_unless_asked_to(child, monkeypatch, given, policy):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({}, "10000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_spin_for_a_moment_only_unless_told_otherwise(child, monkeypatch, given, told):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     child(
-        "send(out, Log(os.environ['OMP_WAIT_POLICY']))\n"
+        "send(out, Log(str(os.environ.get('GOMP_SPINCOUNT'))))\n"
         "send(out, CheckAnswer(largest_logit_difference=0.5, agrees=True))\n"
     )
-    assert policy in run()[1]
+    assert told in run()[1]
 
 
 def test_an_answer_with_progress_and_tensors(child):
