@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import fleet_lost
 from wiper_cli.commands.shared.example_files import example_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,8 +69,8 @@ def measure(count: int, jobs: list[int], effort: str) -> dict[str, Any]:
     }
 
 
-def page(result: dict[str, Any]) -> str:
-    """The page, from the result alone."""
+def page(result: dict[str, Any], lost: dict[str, Any]) -> str:
+    """The page, from the results alone. ``lost``: that of :mod:`benchmarks.fleet_lost`."""
     asked, runs, again = result["settings"], result["runs"], result["again"]
     count, first = asked["models"], runs[0]
     each = first["processor"] / count
@@ -99,6 +100,31 @@ The same command again, with all verdicts in DIR, took {again["processor"] / cou
 On paper, from these processor seconds and not tried: {NIGHT:,} such models in a night of {HOURS} hours are
 {NIGHT * each / 3600:,.0f} core hours, {math.ceil(NIGHT * each / (HOURS * 3600))} cores. A network for 224 pixels takes
 as many times more as [scan-cost.md](scan-cost.md) says.
+{_losses(lost)}"""
+
+
+def _losses(lost: dict[str, Any]) -> str:
+    asked, first, second = lost["settings"], lost["first"], lost["second"]
+    count = asked["models"]
+    detectors = f"`--effort {asked['effort']} --detectors {asked['detectors']}`"
+    return f"""
+## What is lost when workers and the driver are killed
+
+Made by `python -m benchmarks.fleet_lost` from `benchmarks/results/fleet_lost.json`.
+
+{count} small networks, no two files alike, on a Ray cluster of one machine with {asked["cores"]} cores and other work
+(load {asked["load"]:.0f}), {asked["workers"]} scans at once, with {detectors} alone: what is tried is the
+fleet, not what a scan finds. A worker that was scanning was killed after a wait drawn at random,
+{asked["every"]:.0f} s in the mean (seed {asked["seed"]}), and the driver once; then the same command was given again.
+
+| driver | seconds | workers killed | reports at its end |
+|---|---:|---:|---:|
+| first, killed | {first["seconds"]:.0f} | {first["killed"]} | {first["reports"]} |
+| second | {second["seconds"]:.0f} | {second["killed"]} | {second["reports"]} |
+
+Verdicts at the end: {lost["verdicts"]} of {count} models, {lost["twice"]} with two, {lost["as_expected"]} as expected
+(each tenth network has a backdoor, the others are its honest twin). The second driver took {lost["taken"]} from what stood;
+models with a report that it scanned again: {lost["again"]}.
 """
 
 
@@ -112,7 +138,7 @@ def main() -> None:
     if not option.page:
         jobs = [int(number) for number in option.jobs.split(",")]
         RESULT.write_text(json.dumps(measure(option.models, jobs, option.effort), indent=1) + "\n")
-    PAGE.write_text(page(json.loads(RESULT.read_text())))
+    PAGE.write_text(page(json.loads(RESULT.read_text()), json.loads(fleet_lost.RESULT.read_text())))
 
 
 if __name__ == "__main__":

@@ -104,10 +104,13 @@ def test_the_costs_of_a_scan_are_those_of_todays_plans():
 
 def test_the_throughput_of_a_fleet_is_rendered_from_its_result():
     fleet = importlib.import_module("benchmarks.fleet")
-    committed = json.loads(fleet.RESULT.read_text(encoding="utf-8"))
-    assert fleet.PAGE.read_text(encoding="utf-8") == fleet.page(committed), (
+    results = (fleet.RESULT, importlib.import_module("benchmarks.fleet_lost").RESULT)
+    committed, lost = (json.loads(result.read_text(encoding="utf-8")) for result in results)
+    assert fleet.PAGE.read_text(encoding="utf-8") == fleet.page(committed, lost), (
         "run: python -m benchmarks.fleet --page"
     )
+    count = lost["settings"]["models"]
+    assert (lost["verdicts"], lost["twice"], lost["as_expected"], lost["digests"]) == (count, 0, count, count)
 
 
 def test_a_change_that_was_shown_to_alter_nothing_can_be_vouched_for(tmp_path):
