@@ -123,8 +123,8 @@ fleet, not what a scan finds. A worker that was scanning was killed after a wait
 | second | {second["seconds"]:.0f} | {second["killed"]} | {second["reports"]} |
 
 Verdicts at the end: {lost["verdicts"]} of {count} models, {lost["twice"]} with two, {lost["as_expected"]} as expected
-(each tenth network has a backdoor, the others are its honest twin). The second driver took {lost["taken"]} from what stood;
-models with a report that it scanned again: {lost["again"]}.
+(each tenth network has a backdoor, the others are its honest twin). The second driver took {lost["taken"]} from what
+stood; models with a report that it scanned again: {lost["again"]}.
 """
 
 
