@@ -436,14 +436,38 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     return F.gelu(x, approximate=approximate)
 
 
+class _Clamp(torch.autograd.Function):
+    """``clamp`` with a backward pass of one kernel in place of five; the gradients are the same."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        # That backward pass leaves the bounds out; the numbers next to them leave out no more than ``clamp`` does.
+        bounds = torch.tensor([low, high], dtype=x.dtype).float()
+        ctx.beyond = torch.nextafter(bounds, torch.tensor([-math.inf, math.inf])).tolist()
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.beyond), None, None
+
+
+def _clamp(x: Tensor, low: Any, high: Any) -> Tensor:
+    if low is None or high is None or not x.requires_grad or x.dtype == torch.float64:
+        return x.clamp(low, high)
+    found: Tensor = _Clamp.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return found
+
+
 def clip_6(x: Tensor, *, max: float = 3.4028234663852886e38, min: float = -3.4028234663852886e38) -> Tensor:
-    return x.clamp(min, max)
+    return _clamp(x, min, max)
 
 
 def clip_11(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     if low is None and high is None:
         return x
-    return x.clamp(None if low is None else low.item(), None if high is None else high.item())
+    return _clamp(x, None if low is None else low.item(), None if high is None else high.item())
 
 
 def softmax_1(x: Tensor, *, axis: int = 1) -> Tensor:

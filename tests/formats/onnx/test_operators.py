@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from formats.onnx.graph import _resolve
-from formats.onnx.operators import OPERATORS, SHAPE_INPUTS, lookup
+from formats.onnx.operators import OPERATORS, SHAPE_INPUTS, clip_11, lookup
 from formats.onnx.proto import _keywords
 
 
@@ -477,6 +477,24 @@ def test_functions_take_the_inputs_of_the_schemas(operator):
             for ours, kind in zip(positional, kinds, strict=False):
                 if kind == onnx.defs.OpSchema.FormalParameterOption.Optional:
                     assert ours.default is None, (operator, schema.since_version, ours.name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-0.5, 1e-7), (0.0, None), (0.0, 1e37)])
+def test_a_clip_has_the_gradients_of_clamp(dtype, low, high):
+    at_bounds = [0.0, -0.0, 6.0, -0.5, 1e-7, *np.nextafter(np.float32([0, 0, 6, 6]), np.float32([-1, 1, 0, 9]))]
+    x = torch.tensor([*at_bounds, -2.0, 2.0, 1e38], dtype=dtype)
+    ours, theirs = (x.clone().requires_grad_(True) for _ in range(2))
+    bounds = [None if bound is None else torch.tensor(bound) for bound in (low, high)]
+    # a bound goes through float32, as it stands in a file
+    low, high = (None if bound is None else bound.item() for bound in bounds)
+    clipped, clamped = clip_11(ours, *bounds), theirs.clamp(low, high)
+    assert torch.equal(clipped, clamped)
+    weights = torch.arange(1, len(x) + 1, dtype=dtype)
+    for found, leaf in ((clipped, ours), (clamped, theirs)):
+        (slope,) = torch.autograd.grad((found * weights).sum(), leaf, create_graph=True)
+        leaf.slope = slope
+    assert torch.equal(ours.slope, theirs.slope)
 
 
 def signature_of(schema):
