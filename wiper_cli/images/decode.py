@@ -18,6 +18,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from wiper_cli.images.listing import MOST_BYTES
+
 # Pillow warns of odd metadata and of large pictures: the first is harmless, the second has a limit here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -95,8 +97,10 @@ def open_picture(path: str, channels: int) -> tuple[Image.Image, tuple[str, ...]
             raise SkipError("not a regular file")
         if status.st_size == 0:
             raise SkipError("empty file")
+        if status.st_size > MOST_BYTES:
+            raise SkipError("larger than a gigabyte")
         with Image.open(path, formats=FORMATS) as picture:
-            pixels = picture.width * picture.height
+            pixels = max(picture.width * picture.height, _tile(picture))
             if pixels > MAX_PIXELS:
                 raise SkipError(f"larger than {MAX_PIXELS // 1_000_000} megapixels")
             if pixels > max(LARGE, DENSEST * status.st_size):
@@ -115,6 +119,14 @@ def open_picture(path: str, channels: int) -> tuple[Image.Image, tuple[str, ...]
         raise SkipError("no permission to read") from None
     except Exception as error:  # decoders raise anything at all on damaged data
         raise SkipError("truncated" if "truncated" in str(error).lower() else "damaged") from None
+
+
+def _tile(picture: Image.Image) -> int:
+    """Pixels of one tile of a TIFF, which may be larger than the picture, and is decoded whole."""
+    tags = getattr(picture, "tag_v2", {})
+    width, height = tags.get(322, 0), tags.get(323, 0)
+    plain = all(isinstance(one, int) and one >= 0 for one in (width, height))
+    return width * height if plain else MAX_PIXELS + 1
 
 
 def _convert(picture: Image.Image, channels: int) -> tuple[Image.Image, tuple[str, ...]]:

@@ -9,6 +9,8 @@ from wiper_cli.verdict import Problem
 #: Most that a folder may hold, letters of all their names, and how deep. ImageNet has 22,000 classes, and 1.3 million
 #: files of the usual 1,000; links that lead on to links make more of a few than any machine can count.
 MOST_FILES, MOST_FOLDERS, MOST_LETTERS, DEEPEST = 4_000_000, 30_000, 1 << 28, 32
+#: Bytes of a picture at most: as many as the largest that is decoded has, uncompressed, in 16 bits.
+MOST_BYTES = 1 << 30
 
 
 def walk(root: Path, enter: Callable[[Path], None] = lambda _: None) -> tuple[list[str], list[str]]:

@@ -27,9 +27,9 @@ FORMATS: Mapping[str, str] = {
     "model-card": "wiper_cli.reports.modelcard",
 }
 
-#: Bytes of a file with reports that is read, and commas and brackets in it: a value that is read takes far more memory
-#: than it has letters.
-MOST, MOST_VALUES = 1 << 30, 3_000_000
+#: Bytes of a file with reports that is read, and commas and brackets in it: a text takes nine times its bytes of memory
+#: while it is read, and a value far more than it has letters.
+MOST, MOST_VALUES = 128 << 20, 3_000_000
 
 
 @dataclass(frozen=True)

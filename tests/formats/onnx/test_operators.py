@@ -482,7 +482,14 @@ def test_functions_take_the_inputs_of_the_schemas(operator):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-0.5, 1e-7), (0.0, None), (0.0, 1e37)])
 def test_a_clip_has_the_gradients_of_clamp(dtype, low, high):
-    at_bounds = [0.0, -0.0, 6.0, -0.5, 1e-7, *np.nextafter(np.float32([0, 0, 6, 6]), np.float32([-1, 1, 0, 9]))]
+    at_bounds = [
+        0.0,
+        -0.0,
+        6.0,
+        -0.5,
+        1e-7,
+        *np.nextafter(np.float32([0, 0, 6, 6]), np.float32([-1, 1, 0, 9])),
+    ]
     x = torch.tensor([*at_bounds, -2.0, 2.0, 1e38], dtype=dtype)
     ours, theirs = (x.clone().requires_grad_(True) for _ in range(2))
     bounds = [None if bound is None else torch.tensor(bound) for bound in (low, high)]

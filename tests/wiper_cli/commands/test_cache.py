@@ -18,6 +18,7 @@ from wiper_cli.audit.requests import ScanRequest
 from wiper_cli.commands.shared import cache as module
 from wiper_cli.commands.shared.cache import Cache, Entry, place
 from wiper_cli.commands.shared.example_files import example_folder
+from wiper_cli.images import listing
 from wiper_cli.verdict import ExitCode, Finding, Problem, Severity, Verdict
 from wiper_cli.worker import gate
 from wiper_cli.worker.confinement import Isolation
@@ -84,6 +85,35 @@ def test_looking_for_an_earlier_scan_ends_with_the_time(scan, folder, monkeypatc
     report, opened, _ = scan("--timeout", "1")
     assert (report["cached"], opened) == (None, 1)
     assert len(looked) <= 4
+
+
+@pytest.mark.parametrize("size", [0, listing.MOST_BYTES + 1])
+def test_pictures_that_no_scan_reads_are_not_read_for_its_key(scan, images, monkeypatch, size):
+    picture = next(images.rglob("*.png"))
+    with (picture.parent / "large.png").open("wb") as file:
+        file.truncate(size)
+    opened = []
+    real = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more)
+    )
+    scan()
+    assert picture in opened
+    assert picture.parent / "large.png" not in opened
+
+
+def test_a_picture_under_many_names_is_read_once_for_the_key(scan, images, monkeypatch):
+    picture = next(images.rglob("*.png"))
+    names = [picture.parent / f"{number}.png" for number in range(9)]
+    for name in names:
+        name.symlink_to(picture)
+    opened = []
+    real = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more)
+    )
+    scan()
+    assert len({picture, *names} & {*opened}) == 1
 
 
 def test_where_no_seal_can_stand_nothing_of_a_folder_of_reports_is_taken(scan, monkeypatch, tmp_path):

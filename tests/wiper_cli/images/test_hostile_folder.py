@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 from refusals import refused
 
 from wiper_cli.images import decode, listing
@@ -127,3 +127,19 @@ def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert most == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("tile", "skipped"), [((16, 16), []), ((100_000, 20_000), ["a/x.tif"])])
+def test_the_tile_of_a_picture_is_bounded_as_the_picture_is(tile, skipped, tmp_path):
+    """libtiff makes room for the whole tile."""
+    (tmp_path / "a").mkdir()
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in zip((322, 323), tile, strict=True):
+        tags.tagtype[tag] = TiffTags.LONG
+        tags[tag] = value
+    picture(tmp_path / "a" / "x.png")
+    Image.new("L", (8, 8)).save(tmp_path / "a" / "x.tif", tiffinfo=tags)
+    picture(tmp_path / "b" / "x.png")
+    found = read_folder(tmp_path, 2)
+    assert sum(len(batch.images) for batch in found.stream(SMALL)) == 3 - len(skipped)
+    assert [*found.skipped] == skipped

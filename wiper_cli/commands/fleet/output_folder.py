@@ -30,7 +30,7 @@ from wiper_cli.scratch import read_whole, write_whole
 from wiper_cli.verdict import Problem
 
 #: Largest index that is read, in bytes, and seconds between two that are written.
-MOST, _EVERY = 256 << 20, 10.0
+MOST, _EVERY = 128 << 20, 10.0
 _REPORT, _PAGE, _INDEX = "report.json", "report.html", "index"
 #: What a name is made of; the rest becomes a hyphen.
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]+")

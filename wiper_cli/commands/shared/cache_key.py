@@ -7,7 +7,7 @@ import platform
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from formats import Source
 from wiper_cli import __version__
 from wiper_cli.audit.requests import ScanRequest
-from wiper_cli.images.listing import walk
+from wiper_cli.images.listing import MOST_BYTES, walk
 from wiper_cli.progress import Progress
 from wiper_cli.tables.plugins import VARIABLE
 from wiper_cli.worker.codec import pack
@@ -29,9 +29,11 @@ _LIBRARIES = (
 _CODE = (".py", ".json", ".gz")
 
 #: What tells whether a file or folder was written to meanwhile, also by somebody who sets its times back.
-Stamp = tuple[int, int, int, int]
+Stamp = tuple[int, int, int, int, int]
 #: Digests of files that stand as they were when they were read: all models of a fleet have the same images.
-_KNOWN: dict[tuple[Path, Stamp], str] = {}
+_KNOWN: dict[Stamp, str] = {}
+#: Bytes read at a time.
+_PART = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def key_of(request: ScanRequest, source: Source, isolation: str, progress: Progr
 def _content(path: Path, files: dict[Path, Stamp | None], progress: Callable[[int, int], None]) -> str:
     """Digest of a file, or of all names and files in a folder."""
     if not path.is_dir():
-        return _digest(path, files)
+        return _digest(path, files, lambda: progress(0, 0))
 
     def enter(folder: Path) -> None:
         progress(0, 0)
@@ -93,26 +95,35 @@ def _content(path: Path, files: dict[Path, Stamp | None], progress: Callable[[in
     # An empty class folder, too, moves the numbers of those behind it.
     whole = hashlib.sha256(json.dumps(folders).encode())
     for number, name in enumerate(names):
-        progress(number, len(names))
+        here = partial(progress, number, len(names))
+        here()
         whole.update(
-            f"{len(os.fsencode(name))} ".encode() + os.fsencode(name) + _digest(path / name, files).encode()
+            f"{len(os.fsencode(name))} ".encode()
+            + os.fsencode(name)
+            + _digest(path / name, files, here).encode()
         )
     return whole.hexdigest()
 
 
-def _digest(path: Path, files: dict[Path, Stamp | None]) -> str:
-    """Of a plain file; what is none, or cannot be read, is not read by the scan either."""
+def _digest(path: Path, files: dict[Path, Stamp | None], progress: Callable[[], None]) -> str:
+    """Of a plain file; what is none, or too large, or cannot be read, is not read by the scan either."""
     files[path] = stamp = _stamp(path)
-    if stamp and (path, stamp) in _KNOWN:
-        return _KNOWN[path, stamp]
+    if stamp is None or not 0 < stamp[0] <= MOST_BYTES:
+        return "none"
+    if stamp in _KNOWN:
+        return _KNOWN[stamp]
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if stamp and stamp == _stamp(path):
-                    _KNOWN[path, stamp] = digest
-                return digest
+                whole, left = hashlib.sha256(), stamp[0]
+                while left > 0 and (part := file.read(min(_PART, left))):
+                    progress()
+                    whole.update(part)
+                    left -= len(part)
+                if stamp == _stamp(path):
+                    _KNOWN[stamp] = whole.hexdigest()
+                return whole.hexdigest()
     except OSError:
         pass
     return "none"
@@ -123,7 +134,7 @@ def _stamp(path: Path) -> Stamp | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
 
 
 def _digests(files: Any) -> dict[str, str]:

@@ -157,6 +157,7 @@ def _new_reports(value: Any) -> bool:
     places = [output.path for output in outputs(value) if output.path]
     return all(
         _within(str(place)) and place.suffix in SUFFIXES and not place.exists()
+        and not place.is_symlink()  # to a name that is another
         and not any(part.startswith(".") for part in place.resolve().relative_to(Path.cwd()).parts)
         for place in places
     )  # fmt: skip

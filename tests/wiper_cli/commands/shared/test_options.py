@@ -144,6 +144,7 @@ LOOSER = {
     "a seed": "seed = 7",
     "images elsewhere": "clean = '/'",
     "images through a link": "clean = 'out'",
+    "a report through a link to a name that is run": "format = ['text=link.txt']",
     "what only the user decides": "accept-unverified = true",
     "more of the accuracy": "max-accuracy-drop = 50",
 }
@@ -153,6 +154,7 @@ LOOSER = {
 def test_a_found_file_may_only_tighten(probe, text, tmp_path_factory):
     Path("out").symlink_to(tmp_path_factory.mktemp("elsewhere"))
     Path("package.json").write_text("{}")
+    Path("link.txt").symlink_to("conftest.py")
     Path("wiper.toml").write_text(text)
     with pytest.raises(Problem, match=r"was merely found in this folder, and its .* give --.*--config"):
         probe()
