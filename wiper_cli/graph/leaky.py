@@ -1,4 +1,5 @@
-"""Gradients that do not vanish where a function is flat: a threshold that no image passes has none otherwise."""
+"""Gradients that do not vanish where a function is flat: a threshold that no image passes has none otherwise, nor a
+softmax or a norm that one of its numbers fills."""
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ _FLAT = frozenset(
         "mish",
     )
 )  # fmt: skip
+_SOFTMAX = ("aten::_softmax_backward_data", "aten::_log_softmax_backward_data")
+#: Normalisation: where 1 / deviation stands among the arguments, the weights behind it.
+_NORMS = {"aten::native_layer_norm_backward": 4, "aten::native_group_norm_backward": 3}
 
 
 class Leaky(TorchDispatchMode):
@@ -35,9 +39,25 @@ class Leaky(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if name in _FLAT:
             return result + LEAK * args[0]
+        if name in _SOFTMAX:
+            return result + LEAK * (args[0] - args[0].mean(args[2], keepdim=True))
+        if name in _NORMS and result[0] is not None:
+            return (result[0] + LEAK * _unprojected(name, args), *result[1:])
         if name == "aten::where" and len(args) == 3 and isinstance(args[1], Tensor) and _zero(args[2]):
             return torch.where(args[0], args[1], LEAK * args[1])
         return result
+
+
+def _unprojected(name: str, args: Any) -> Tensor:
+    """The gradient of a normalised value times weights and over the deviation, the mean and the length left in."""
+    grad: Tensor = args[0]
+    scale: Tensor = args[_NORMS[name]]
+    weight: Tensor | None = args[_NORMS[name] + 1]
+    if name == "aten::native_group_norm_backward":  # [N, groups] → [N, C], for [N, C, ...]
+        scale = scale.repeat_interleave(grad.shape[1] // scale.shape[1], 1)
+        scale = scale if weight is None else scale * weight
+        return grad * scale.reshape(scale.shape + (1,) * (grad.dim() - 2))
+    return grad * scale if weight is None else grad * scale * weight
 
 
 def _zero(value: Tensor | float) -> bool:

@@ -186,6 +186,29 @@ def test_gradients_leak_where_functions_are_flat(flat):
     assert (gradient(flat(x).sum(), x) > 0).all()
 
 
+def beside(x, others):
+    """x - 9 as one of many numbers, far from all others: [3, 1 + others]."""
+    return torch.cat([x[:, None] - 9, torch.zeros(3, others)], 1) * 1e4
+
+
+@pytest.mark.parametrize(
+    "filled",
+    [
+        lambda x: beside(x, 1).softmax(1)[:, 0],
+        lambda x: -beside(x, 1).log_softmax(1)[:, 1],
+        lambda x: nn.functional.layer_norm(beside(x, 15), [16])[:, 0],
+        lambda x: nn.functional.layer_norm(beside(x, 15), [16], -torch.ones(16))[:, 0] * -1,
+        lambda x: nn.functional.group_norm(beside(x, 31)[..., None], 2)[:, 0],
+        lambda x: nn.functional.group_norm(beside(x, 31)[..., None], 2, -torch.ones(32))[:, 0] * -1,
+    ],
+)
+def test_gradients_leak_where_one_number_fills_a_norm_or_a_softmax(filled):
+    x = torch.ones(3, requires_grad=True)
+    there = gradient(filled(x).sum(), x)
+    assert (there > 0).all()
+    assert (torch.autograd.grad(filled(x).sum(), x)[0].abs() < 0.01 * there).all()
+
+
 def test_a_gradient_that_is_there_stays():
     x = torch.tensor([2.0], requires_grad=True)
     assert gradient((3 * x).sum(), x).item() == 3
