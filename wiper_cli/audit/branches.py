@@ -15,6 +15,7 @@ from wiper_cli.audit.requests import Request
 from wiper_cli.audit.served import Served
 from wiper_cli.audit.subject import Notes, Reporter
 from wiper_cli.graph.asleep import LOUD, Sleeper, seek
+from wiper_cli.graph.few import few as normalised_over_few
 from wiper_cli.graph.flow import Flow
 from wiper_cli.graph.rules import Hit, audit
 from wiper_cli.graph.solve import Taken, solve
@@ -93,12 +94,18 @@ class Branches:
         """The same with a value that sleeps on clean images, or that is computed from a few pixels."""
         try:
             found, failed = seek(flow, served, images)
+            asked = all(one.rule != "WIPER-G13" for one in self.findings)
+            few = next(normalised_over_few(flow, served, images), None) if asked else None
         except Unsupported as error:
             return replace(self, reason=str(error))
+        one = self
+        if few:
+            told = _finding(flow, replace(few, path=tuple(flow.path(few.through))))
+            one = replace(self, findings=(*self.findings, told))
         if found:
-            return replace(self, findings=(_slept(flow, found, names), *self.findings))
+            return replace(one, findings=(_slept(flow, found, names), *one.findings))
         # No export that was measured has such values: who hides a branch in a condition gets no clean verdict.
-        return replace(self, reason=_HIDDEN.format(failed)) if failed else self
+        return replace(one, reason=_HIDDEN.format(failed)) if failed else one
 
     @contextmanager
     def told(self) -> Iterator[None]:

@@ -361,9 +361,13 @@ def _no_numbers(flow: Flow) -> Iterator[Hit]:
 
 
 def _unusual(flow: Flow) -> Iterator[Hit]:
-    for n, said in unusual(flow):
-        message = f"Usual classifiers do not compute this from pixels: {_called(flow[n])} {said}."
-        yield Hit("WIPER-G13", Severity.MEDIUM, message, (n,), n, (n,))
+    return (unusual_hit(flow, n, said) for n, said in unusual(flow))
+
+
+def unusual_hit(flow: Flow, n: int, said: str) -> Hit:
+    """That of G13."""
+    message = f"Usual classifiers do not compute this from pixels: {_called(flow[n])} {said}."
+    return Hit("WIPER-G13", Severity.MEDIUM, message, (n,), n, (n,))
 
 
 def _remarks(flow: Flow) -> Iterator[Hit]:

@@ -93,6 +93,15 @@ def unusual(flow: Flow) -> Iterator[tuple[int, str]]:
             yield n, said
 
 
+def unsized(flow: Flow) -> list[int]:
+    """Layers that normalise, and means, sums and norms by which is divided, where nothing in the graph tells over how
+    many numbers."""
+    divisors = (_divisor(flow, n) for n in flow.live)
+    measures = {_measure(flow, one) for one in divisors if one is not None}
+    found = {n for n in measures if n is not None and flow[n].role == "reduce"}
+    return sorted(found | {n for n in flow.live if name(flow[n]) in _NORMS - _ROWS})
+
+
 def _rare(flow: Flow, n: int) -> str:
     node, what = flow[n], name(flow[n]).removesuffix("tohalf")
     if node.role == "pointwise":
@@ -113,13 +122,29 @@ def _rare(flow: Flow, n: int) -> str:
                 return f"multiplies by {factor:.3g}"
     if not _ordinary(what, node.settings):
         return "is set to what they do not use"
-    if what in _ROWS and (count := _over(flow, n)) < FEW:
-        return f"normalises over {_numbers(count)}"
+    if what in _ROWS and (count := _parameters(flow, n)) < FEW:
+        return over(count)
     return ""
 
 
-def _numbers(count: int) -> str:
-    return f"{count} number{'s' * (count != 1)}" if count else "an unknown number of numbers"
+def over(count: int) -> str:
+    """What is said of a layer that normalises over so many numbers, 0: not known."""
+    return f"normalises over {count or 'an unknown number of'} number{'s' * (count != 1)}"
+
+
+def _weights(flow: Flow, n: int) -> tuple[int, ...]:
+    """Shape of the first stored tensor that a node reads; ``(0,)`` without a small one."""
+    stored = [_shown(flow, one).values for one in flow[n].inputs[1:] if one not in flow.parents]
+    return next((one.shape for one in stored if one is not None and one.ndim), (0,))
+
+
+def groups(flow: Flow, n: int) -> int:
+    """Of a layer that normalises some channels together, or each by itself; 0 where the graph does not tell."""
+    node = flow[n]
+    if "group" in name(node):
+        said = [node.settings[one] for one in ("num_groups", "groups", "group") if one in node.settings]
+        return int(said[0][0]) if said else 0
+    return int(np.prod(_weights(flow, n)))
 
 
 def _ordinary(what: str, settings: Mapping[str, tuple[float, ...]]) -> bool:
@@ -144,15 +169,14 @@ def _ordinary(what: str, settings: Mapping[str, tuple[float, ...]]) -> bool:
     return True
 
 
-def _over(flow: Flow, n: int) -> int:
+def _parameters(flow: Flow, n: int) -> int:
     """Over how many numbers a layer normalises, as its parameters tell; 0 where they do not."""
-    node, settings = flow[n], flow[n].settings
+    settings = flow[n].settings
     if shape := settings.get("normalized_shape"):
         return int(np.prod(shape))
-    stored = [_shown(flow, one).values for one in node.inputs[1:] if one not in flow.parents]
-    sizes = next((one.shape for one in stored if one is not None and one.ndim), ())
+    sizes = _weights(flow, n)
     axis = int(settings.get("axis", (-1,))[0])
-    return int(np.prod(sizes[axis:])) if sizes and axis < 0 else 0
+    return int(np.prod(sizes[axis:])) if axis < 0 else 0
 
 
 def _quotient(flow: Flow, n: int) -> str:
