@@ -295,32 +295,40 @@ def test_the_readme_quotes_the_false_acceptances():
     (found,) = re.findall(r"after (\d+) of (\d+) acceptances it still worked", " ".join(README.split()))
     rate = acceptance_pages.outlived()
     assert tuple(map(int, found)) == (rate.hits, rate.n)
-    tried = {line["specimen"]: line for line in acceptance_pages.committed() if not line.get("untried")}
+    lines = acceptance_pages.current(acceptance_pages.committed())
+    tried = {line["specimen"]: line for line in lines if not line.get("untried")}
     left = {
         name: " of ".join(f"{acceptance_pages.value(line, when, 'asr'):.0f}" for when in ("after", "before"))
         for name, line in tried.items()
         if not acceptance_pages.honest(line)
     }
-    blend, warp, other, second = (
-        left[name]
-        for name in (
-            "cifar10-vgg11-bn-w8-blend-target3-s102",
-            "cifar10-vgg11-bn-w8-wanet-rate0.2-target0-s101",
-            "cifar10-resnet10-patch-w16-wanet-rate0.2-target0-s101",
-            "cifar10-resnet10-patch-w16-blend-target3-s102",
-        )
-    )
-    assert warp == other
-    assert tried["cifar10-vgg11-bn-w8-wanet-rate0.2-target0-s101"]["accepted"] is False
+    refused = [name for name, line in tried.items() if not line["accepted"] and name in left]
+    assert len(refused) == 5
+    assert len(left) == 17
+    assert "five of seventeen are refused" in " ".join(README.split())
+    assert not any(acceptance_pages.works(tried[name], "after") for name in refused)
     for quoted in (
-        f"{left['sticker-planted']} % are left",
-        f"({left['frame-planted']} % are left)",
-        f"{second.split()[0]} of 100 and {left['text-planted']} % are left",
-        f"{blend} % are left now",
-        f"of two warps {warp} % are left",
-        f"all the same, {left['reflection-planted']} % were left",
+        f"of a blend {left['cifar10-vgg11-bn-w8-blend-target3-s102']} %, of a warp",
+        f"of a warp {left['cifar10-vgg11-bn-w8-wanet-rate0.2-target0-s101']}, of a cross",
+        f"of a cross {left['cross-planted']}, of a frame {left['frame-planted']} and of the sticker",
+        f"of the sticker {left['sticker-planted']}.",
     ):
         assert quoted in " ".join(README.split())
+
+
+def test_the_readme_shows_every_kind_that_is_held_out():
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+ → [\d.]+) \| ([\d.]+) \| ([a-z, ]+) \|$", README, re.MULTILINE)
+    measured = [
+        (
+            line["kind"],
+            " → ".join(f"{acceptance_pages.value(line, when, 'asr'):.1f}" for when in ("before", "after")),
+            f"{acceptance_pages.floor(line):.1f}",
+            "written" if line["accepted"] else "not seen, not tried" if line.get("untried") else "refused",
+        )
+        for line in acceptance_pages.current(acceptance_pages.committed())
+        if line["held_out"]
+    ]
+    assert rows == measured
 
 
 def test_no_specimen_that_is_held_out_is_purified_without_judge(tmp_path, monkeypatch):

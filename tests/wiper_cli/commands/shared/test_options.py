@@ -112,8 +112,12 @@ def test_a_named_file_must_exist(probe):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--mean", "red"], ["--input-size", "1x2x3"], ["--input-size", "0"], ["--seed", "x"]]
-)
+    "arguments",
+    [
+        ["--mean", "red"], ["--input-size", "1x2x3"], ["--input-size", "0"], ["--seed", "x"],
+        ["--seed", "9" * 20], ["--max-images", "9" * 20],
+    ],
+)  # fmt: skip
 def test_wrong_values_are_wrong_usage(probe, arguments):
     assert probe(*arguments).exit_code == ExitCode.USAGE
 
