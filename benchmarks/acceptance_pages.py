@@ -163,10 +163,10 @@ def acceptance(measured: Sequence[Line]) -> str:
         "were made on warps, blends and a patch of noise, when it was known what held-out kinds had come to. The shape "
         "probe came later than the names and draws dots, crosses and corner patches itself, so the table is no "
         "judgement on these three (docs/zoo.md). mask-inversion was made for the text, and nothing about the purifier "
-        "was changed when it had been seen what it leaves of a sticker; its threshold was 0.45 when corners, an L and a "
-        "reflection were run, and was raised to 0.8 for an honest network of digits, when the sticker's statistic, 0.96, "
-        "was known. The acceptance was changed after the sticker: its first round had been accepted with 16 % left, "
-        "though what the second round found still worked, and an outcome that no later round betters now has to stand "
+        "was changed when it had been seen what it leaves of a sticker; its threshold was 0.45 when corners, an L and "
+        "a reflection were run, and was raised to 0.8 for an honest network of digits, when the sticker's statistic, "
+        "0.96, was known. The acceptance was changed after the sticker: its first round had been accepted with 16 % "
+        "left, though what the second round found still worked, and an outcome that no later round betters now has to stand "
         "what these find. So the sticker judges that rule no more.",
         "",
         *matrix(backdoored(lines, True)),

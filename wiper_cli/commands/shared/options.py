@@ -281,7 +281,10 @@ SHARED: Sequence[Callable[[Any], Any]] = (
         help="Most images in memory.",
     ),
     option("--device", default=Examination.device, metavar="auto|cpu|cuda[:N]", help="Where the model runs."),
-    option("--seed", type=click.IntRange(-(1 << 62), 1 << 62), default=Examination.seed, metavar="N", help="Of all that is random."),
+    option(
+        "--seed", type=click.IntRange(-(1 << 62), 1 << 62), default=Examination.seed, metavar="N",
+        help="Of all that is random.",
+    ),
     option("--timeout", type=Number(min=1), metavar="SECONDS", help="Give up after this long."),
     option(
         "--isolation", type=click.Choice(["auto", "require", "off"]), default="auto", metavar="auto|require|off",
