@@ -166,8 +166,8 @@ def acceptance(measured: Sequence[Line]) -> str:
         "was changed when it had been seen what it leaves of a sticker; its threshold was 0.45 when corners, an L and "
         "a reflection were run, and was raised to 0.8 for an honest network of digits, when the sticker's statistic, "
         "0.96, was known. The acceptance was changed after the sticker: its first round had been accepted with 16 % "
-        "left, though what the second round found still worked, and an outcome that no later round betters now has to stand "
-        "what these find. So the sticker judges that rule no more.",
+        "left, though what the second round found still worked, and an outcome that no later round betters now has "
+        "to stand what these find. So the sticker judges that rule no more.",
         "",
         *matrix(backdoored(lines, True)),
         "## Honest networks",
