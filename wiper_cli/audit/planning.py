@@ -155,7 +155,7 @@ def usual(extent: Extent) -> Effort:
 
 def _lightened(probe: Detector, effort: Effort, extent: Extent) -> Detector:
     """``probe`` with the settings in which an effort differs; its bar is its own, since it looks otherwise."""
-    usual, less = probe.at(effort, extent), probe.efforts.get(effort, {})
+    usual, less = probe.at(effort, extent), probe.less(effort, extent)
     return replace(probe, **{name: getattr(usual, name) for name in less if name != "threshold"})
 
 

@@ -139,14 +139,14 @@ def flips(classifier: Classifier, images: Tensor, before: Tensor, pool: Pool, me
 
 @dataclass(frozen=True)
 class Pace:
-    """Of a search by sign steps: a step is ``first`` of the bound falling to ``last``. ``drops``: after a third of the
-    steps the half of the targets with the larger loss stays as it is, after two thirds three quarters of them: a class
-    that gives way to a real trigger is far ahead by then."""
+    """Of a search by sign steps: a step is ``first`` of the bound falling to ``last``. After a third of the steps the
+    half of the targets with the larger loss stays as it is, after two thirds three quarters of them, but ``least`` go
+    on, or, where that is ``None``, all: a class that gives way to a real trigger is far ahead by then."""
 
     first: float = 0.15
     last: float = 0.03
     momentum: float = 0.7
-    drops: bool = True
+    least: int | None = 3
 
 
 def invert(
@@ -174,7 +174,8 @@ def invert(
     others = [(before != target).nonzero().flatten() for target in targets]
     alive = [i for i, rows in enumerate(others) if len(rows)]
     loss = [float("inf")] * len(targets)
-    going = halving(len(alive), steps, 3 if pace.drops else len(alive), steps // 3, 2 * steps // 3)
+    least = len(alive) if pace.least is None else pace.least
+    going = halving(len(alive), steps, least, steps // 3, 2 * steps // 3)
     seen = images
     if small is not None:
         ratio = small.shape[2] / images.shape[2]

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from wiper_cli.detectors.effort import Bar, Effort, Extent, Plan
+from wiper_cli.detectors.effort import LEAST_SIDE, Bar, Effort, Extent, Plan
 from wiper_cli.progress import Progress
 from wiper_cli.verdict import Rule
 
@@ -128,11 +128,19 @@ class Detector:
     quick: ClassVar[Mapping[str, Any]] = {}
     #: The fields in which an effort differs from the defaults, which are those of ``thorough``.
     efforts: ClassVar[Mapping[Effort, Mapping[str, Any]]] = {}
+    #: The fields in which it differs further for images of :data:`LEAST_SIDE` pixels and more, whose passes are dear.
+    large: ClassVar[Mapping[Effort, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def less(cls, effort: Effort, extent: Extent) -> dict[str, Any]:
+        """The fields in which an effort differs from the defaults for a problem of this shape."""
+        large = min(extent.height, extent.width) >= LEAST_SIDE
+        return {**cls.efforts.get(effort, {}), **(cls.large.get(effort, {}) if large else {})}
 
     @classmethod
     def at(cls, effort: Effort, extent: Extent) -> Self:
         """The settings for an effort and a problem of this shape."""
-        chosen = dict(cls.efforts.get(effort, {}))
+        chosen = cls.less(effort, extent)
         if "resolution" in chosen:
             chosen["resolution"] = max(chosen["resolution"], extent.resolution)
         return cls(**chosen)

@@ -28,6 +28,7 @@ class AdditiveInversion(Detector):
             "steps": 12, "per_target": 24, "searched": 128, "held": 100, "scored": 3, "resolution": REDUCED,
         },
     }  # fmt: skip
+    large = {"normal": {"lean": True}, "quick": {"lean": True, "most_targets": 16}}
     origin = "between the 37% of 22 honest networks and the 97% of two with planted pictures, all 32x32"
     rule = Rule(
         id="WIPER-B08",
@@ -50,3 +51,4 @@ class AdditiveInversion(Detector):
     held: int = setting(200, "held-out images to score on")
     scored: int = setting(4, "classes that are scored, those of the least loss")
     resolution: float = setting(1.0, "side of the images, as a share")
+    lean: bool = setting(False, "classes that lag are dropped on the way, but for those that are scored")

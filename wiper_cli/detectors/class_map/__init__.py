@@ -30,6 +30,7 @@ class ClassMap(Detector):
             "resolution": REDUCED,
         },
     }  # fmt: skip
+    large = {"quick": {"searched": 128, "kept": 16}}
     origin = (
         "between the 28% or less of eight networks without a map, honest or with one target, and the 87% or more of "
         "four that a square sends from all classes to all, at any effort, CIFAR-10 and GTSRB, 32x32"

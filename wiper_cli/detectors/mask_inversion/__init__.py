@@ -30,6 +30,7 @@ class MaskInversion(Detector):
             "steps": 100, "per_target": 6, "searched": 128, "held": 100, "scored": 5, "resolution": REDUCED,
         },
     }  # fmt: skip
+    large = {"normal": {"lean": True}, "quick": {"lean": True, "scored": 3}}
     origin = (
         "above the 77% of an honest network of digits, to whose images few pixels are a stroke; squares and a bar "
         "reach 100%, a line, writing and pictures 71 to 94%, so that some searches miss them, all 32x32"
@@ -58,3 +59,6 @@ class MaskInversion(Detector):
     held: int = setting(200, "held-out images to score on")
     scored: int = setting(8, "classes that are scored, those with the smallest masks")
     resolution: float = setting(1.0, "side of the images searched on, as a share")
+    lean: bool = setting(
+        False, "classes with large masks are dropped on the way, but for those that are scored"
+    )

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
 from wiper_cli.detectors.common import Flips, begun, concluded, flips, image_shape, leading
-from wiper_cli.detectors.effort import Extent, Plan, beginning, comparing, reduced
+from wiper_cli.detectors.effort import Extent, Plan, beginning, comparing, halving, reduced
 from wiper_cli.detectors.evidence import Clock, Evidence
 from wiper_cli.detectors.mask_inversion import MaskInversion
 from wiper_cli.images.splits import Clean
@@ -27,7 +27,7 @@ def plan(settings: MaskInversion, extent: Extent) -> Plan:
     tried, known, forward, backward = beginning(settings, extent)
     height, width = reduced(extent, settings.resolution)
     share = height * width / (extent.height * extent.width)
-    both = round(share * tried * settings.steps * settings.per_target)
+    both = round(share * settings.per_target * sum(_going(settings, tried)))
     scores = comparing(settings, min(settings.scored, tried), len(KEPT), extent)
     how = {"steps": settings.steps, "images": settings.per_target, "side": min(height, width)}
     return Plan(settings.name, tried, forward + both + scores, backward + both, how, known)
@@ -38,9 +38,8 @@ def look(settings: MaskInversion, classifier: Classifier, clean: Clean, clock: C
     generator = torch.Generator().manual_seed(seed)
     begin = begun(settings, classifier, clean, generator)
     tried = begin.tried
-    mask, colour = _searched(settings, classifier, begin.seen, begin.before, tried, clock, generator)
-    size = mask.sum((1, 2, 3)).tolist()
-    close = sorted(range(len(tried)), key=lambda i: size[i])[: settings.scored]
+    mask, colour, left = _searched(settings, classifier, begin.seen, begin.before, tried, clock, generator)
+    close = _smallest(mask, left, settings.scored)
 
     def cut(kept: float, images: Tensor) -> Patch:
         shape = image_shape(images)
@@ -54,6 +53,18 @@ def look(settings: MaskInversion, classifier: Classifier, clean: Clean, clock: C
     return concluded(settings, classifier, begin, first, "cells", lambda kept: cut(kept, begin.held))
 
 
+def _going(settings: MaskInversion, classes: int) -> list[int]:
+    """How many of ``classes`` go on at each step."""
+    least = settings.scored if settings.lean else classes
+    return halving(classes, settings.steps, least, settings.steps // 3, 2 * settings.steps // 3)
+
+
+def _smallest(mask: Tensor, of: list[int], count: int) -> list[int]:
+    """The ``count`` members in ``of`` with the smallest masks [T,1,h,w]."""
+    size = mask.sum((1, 2, 3)).tolist()
+    return sorted(of, key=lambda i: size[i])[:count]
+
+
 def _searched(
     settings: MaskInversion,
     classifier: Classifier,
@@ -62,8 +73,9 @@ def _searched(
     targets: list[int],
     clock: Clock,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Of every target mask [T,1,h,w] and colours [T,C,h,w], float32 in 0..1, in cells."""
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Of every target mask [T,1,h,w] and colours [T,C,h,w], float32 in 0..1, in cells; members that were not dropped
+    on the way."""
     device, each = classifier.device, settings.per_target
     channels, *side = image_shape(images)
     ratio = min(1.0, settings.cells / min(side))
@@ -77,7 +89,12 @@ def _searched(
     reached = torch.zeros(count, device=device)
     others = [(before != k).nonzero().flatten().cpu() for k in targets]
     alive = torch.tensor([i for i, rows in enumerate(others) if len(rows)], dtype=torch.long)
+    going = _going(settings, len(alive))
+    left = list(range(count))
     for step in range(settings.steps):
+        if going[step] < len(alive):
+            left = sorted(_smallest(torch.sigmoid(leaves[0].detach()), alive.tolist(), going[step]))
+            alive = torch.tensor(left)
         clock.tick(step, settings.steps)
         now = torch.zeros(count, device=device)
         for some in alive.split(max(1, classifier.batch // each)):
@@ -105,7 +122,7 @@ def _searched(
         price = torch.where(reached > REACHED, price * FACTOR, price / FACTOR).clamp(*BOUNDS)
     clock.tick(settings.steps, settings.steps)
     found = [torch.sigmoid(leaf.detach()) for leaf in leaves]
-    return found[0], found[1]
+    return found[0], found[1], left
 
 
 def _spread(values: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -27,6 +27,7 @@ class MaxMargin(Detector):
         "normal": {"starts": 8, "steps": 60, "most_classes": 64, "compared": 24, "resolution": REDUCED},
         "quick": {"starts": 4, "steps": 30, "most_classes": 24, "compared": 24, "resolution": REDUCED},
     }
+    large = {"quick": {"most_classes": 16}}
     origin = ORIGIN
     rule = Rule(
         id="WIPER-B01",

@@ -31,6 +31,7 @@ class PatchInversion(Detector):
             "resolution": REDUCED,
         },
     }  # fmt: skip
+    large = {"normal": {"lean": True}, "quick": {"lean": True, "most_targets": 16, "images": (3, 6, 12)}}
     origin = "between the 14% of 22 honest networks and the 100% of four with planted squares, all 32x32"
     rule = Rule(
         id="WIPER-B07",
@@ -59,3 +60,7 @@ class PatchInversion(Detector):
     searched: int = setting(512, "images to search on")
     held: int = setting(200, "held-out images to score on")
     resolution: float = setting(1.0, "side of the images before the last steps, as a share")
+    lean: bool = setting(
+        False,
+        "half of the classes go no further than the first steps, two thirds of the last steps are on reduced images",
+    )

@@ -24,11 +24,22 @@ def plan(settings: PatchInversion, extent: Extent) -> Plan:
     height, width = reduced(extent, settings.resolution)
     share = height * width / (extent.height * extent.width)
     closely, places = min(settings.closely, tried), settings.places**2
-    patches = tried * places, tried * min(settings.kept, places), closely
+    patches = tried * places, _further(settings, tried) * min(settings.kept, places), closely
     each = [p * s * i for p, s, i in zip(patches, settings.steps, settings.images, strict=True)]
-    both = round(share * (each[0] + each[1]) + each[2])
+    late = closely * settings.images[2] * _before(settings)
+    both = round(share * (each[0] + each[1] + late) + each[2] - late)
     how = {"places": places, "steps": sum(settings.steps), "side": min(height, width), "closely": closely}
     return Plan(settings.name, tried, forward + both + closely * known[1], backward + both, how, known)
+
+
+def _further(settings: PatchInversion, classes: int) -> int:
+    """Of so many classes those that go on after the first stage."""
+    return min(classes, max(settings.closely, (classes + 1) // 2)) if settings.lean else classes
+
+
+def _before(settings: PatchInversion) -> int:
+    """Steps of the last stage on reduced images."""
+    return 2 * settings.steps[2] // 3 if settings.lean else 0
 
 
 @dataclass
@@ -80,15 +91,23 @@ def look(settings: PatchInversion, classifier: Classifier, clean: Clean, clock: 
     whole = image_shape(fit)
     found = _drawn(settings, tried, image_shape(seen), generator, classifier.device)
     found = _improved(settings, 0, classifier, seen, before, found, clock, generator)
-    found = found[found.best(settings.kept)]
+    first = found.best(settings.kept)
+    if settings.lean:
+        ahead_of_others = list(dict.fromkeys(found.target[first].tolist()))[: _further(settings, len(tried))]
+        first = first[torch.isin(found.target[first].cpu(), torch.tensor(ahead_of_others)).to(first.device)]
+    found = found[first]
     found = _improved(settings, 1, classifier, seen, before, found, clock, generator)
     found = found[found.best(1)]
     found = found[found.loss.argsort(stable=True)[: settings.closely]]
+    early = range(_before(settings))
+    if early:
+        found = _improved(settings, 2, classifier, seen, before, found, clock, generator, early)
     if seen is not fit:
         side = _side(settings, whole)
         last = torch.tensor([whole[1] - side, whole[2] - side])
         found = found.enlarged(whole[1] / seen.shape[2], side, last)
-    found = _improved(settings, 2, classifier, fit, before, found, clock, generator)
+    late = range(len(early), settings.steps[2])
+    found = _improved(settings, 2, classifier, fit, before, found, clock, generator, late)
     share = [_share(classifier, begin.held, begin.held_before, found, i) for i in range(len(found.target))]
     order = sorted(range(len(share)), key=lambda i: (-share[i][0], float(found.loss[i])))
     targets = found.target.tolist()
@@ -149,14 +168,17 @@ def _improved(
     found: Patches,
     clock: Clock,
     generator: torch.Generator,
+    part: range | None = None,
 ) -> Patches:
-    """The patches after the steps of one stage, with the mean cross-entropy to their class, smoothed over steps."""
+    """The patches after the steps of one stage, or of a ``part`` of it, with the mean cross-entropy to their class,
+    smoothed over steps."""
     steps, each, device = settings.steps[stage], settings.images[stage], classifier.device
     others = [(before != k).nonzero().flatten().cpu() for k in found.target.tolist()]
     member = torch.tensor([i for i, rows in enumerate(others) if len(rows)], dtype=torch.long)
     member = member.repeat_interleave(each)
     momentum, loss = torch.zeros_like(found.pixels), torch.full_like(found.loss, torch.inf)
-    for step in range(steps):
+    part = range(steps) if part is None else part
+    for step in part:
         drawn = torch.cat(
             [rows[torch.randint(len(rows), (each,), generator=generator)] for rows in others if len(rows)]
         )
@@ -176,7 +198,7 @@ def _improved(
             rate = STEP + (LAST_STEP - STEP) * step / steps
             found = replace(found, pixels=(found.pixels - rate * momentum.sign()).clamp(0, 1))
             now = torch.nan_to_num(now, nan=torch.inf)
-            loss = now if step == 0 else 0.5 * loss + 0.5 * now
+            loss = now if step == part[0] else 0.5 * loss + 0.5 * now
         clock.tick(sum(settings.steps[:stage]) + step + 1, sum(settings.steps))
     return replace(found, loss=loss)
 

@@ -28,6 +28,7 @@ class ShapeProbe(Detector):
             "drawn": 800, "ranked": 3, "kept": 3, "rounds": 5, "searched": 256, "held": 60, "resolution": REDUCED,
         },
     }  # fmt: skip
+    large = {"normal": {"lean": True}, "quick": {"lean": True, "searched": 128, "handed_on": 2}}
     origin = (
         "between the 35% of an honest network of digits and the 64% or more of three CIFAR-10 networks with a bar, a "
         "line and an L, all 32x32"
@@ -58,3 +59,8 @@ class ShapeProbe(Detector):
     held: int = setting(200, "held-out images to score on")
     handed_on: int = setting(3, "working stamps of every class that are handed on")
     resolution: float = setting(1.0, "side of the images that are searched on, as a share")
+    lean: bool = setting(
+        False,
+        "reduced held-out images tell which stamp of a class is scored on whole ones, and where it works the next that "
+        "are handed on; innocent classes are searched for only where the verdict hangs on them",
+    )

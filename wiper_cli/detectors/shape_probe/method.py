@@ -27,7 +27,10 @@ def plan(probe: ShapeProbe, extent: Extent) -> Plan:
     climbing = classes * probe.rounds * probe.kept * (probe.children + 1) * images
     searching = round(share * (probe.drawn * min(probe.ranked, extent.fit) + climbing))
     known = min(probe.searched, extent.fit), held
-    forward = sum(known) + searching + classes * probe.kept * held
+    ranking, scored = 0, probe.kept
+    if _ranks(probe):
+        ranking, scored = round(share * classes * probe.kept * held), min(probe.handed_on, probe.kept)
+    forward = sum(known) + searching + ranking + classes * scored * held
     how = {"drawn": probe.drawn, "kept": probe.kept, "rounds": probe.rounds, "side": min(height, width)}
     return Plan(probe.name, classes, forward, 0, how, known)
 
@@ -40,6 +43,7 @@ def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, 
     drawn = draw(image_shape(fit), probe.drawn, generator)
     if probe.resolution != 1:  # stamps fit images of any size
         fit = smaller(fit, probe.resolution)
+    shown = smaller(held, probe.resolution) if _ranks(probe) else held
     few = fit[: probe.ranked]
     worth = torch.cat(
         [
@@ -56,9 +60,18 @@ def look(probe: ShapeProbe, classifier: Classifier, clean: Clean, clock: Clock, 
     for number, k in enumerate([*aimed, *innocent]):
         first = drawn[worth[:, k].topk(min(probe.kept, len(drawn))).indices]
         clock.tick(number, len(aimed) + len(innocent))
+        if probe.lean and number == len(aimed) and float(score[aimed].amax()) <= probe.threshold:
+            innocent = []  # nothing can be ahead of them
+            break
         best = _climbed(probe, classifier, fit[(before != k).to(fit.device)], first, k, generator)
-        others = held[(held_before != k).to(held.device)]
-        success = _reached(classifier, others, best, k)
+        rest = (held_before != k).to(held.device)
+        others = held[rest]
+        if _ranks(probe):
+            best = _ranked(classifier, shown[rest], best, k)[: probe.handed_on]
+        success = _reached(classifier, others, best[:1], k)
+        if not _ranks(probe) or float(success[0]) >= WORKS:
+            success = torch.cat([success, _reached(classifier, others, best[1:], k)])
+        best = best[: len(success)]
         score[k] = (success - allowance(best.area)).amax()
         order = success.argsort(descending=True, stable=True).tolist()
         working = [i for i in order if success[i] >= WORKS][: probe.handed_on]
@@ -89,14 +102,23 @@ def _passes(
         yield part, classifier.logits(part.stamp(x), most, rough).reshape(len(part), len(x), -1)
 
 
-def _reached(classifier: Classifier, images: Tensor, stamps: Stamps, k: int) -> Tensor:
+def _reached(classifier: Classifier, images: Tensor, stamps: Stamps, k: int, rough: bool = False) -> Tensor:
     """Share of ``images`` that each stamp sends to class ``k``, float64 [S]."""
-    if not len(images):
+    if not len(images) or not len(stamps):
         return torch.zeros(len(stamps), dtype=torch.float64)
-    found = [
-        (logits.argmax(2) == k).double().mean(1).cpu() for _, logits in _passes(classifier, images, stamps)
-    ]
-    return torch.cat(found)
+    answers = _passes(classifier, images, stamps, rough)
+    return torch.cat([(logits.argmax(2) == k).double().mean(1).cpu() for _, logits in answers])
+
+
+def _ranks(probe: ShapeProbe) -> bool:
+    """Whether reduced held-out images tell which stamp is scored on whole ones."""
+    return probe.lean and probe.resolution != 1
+
+
+def _ranked(classifier: Classifier, images: Tensor, stamps: Stamps, k: int) -> Stamps:
+    """The stamps, first the one that sends most of ``images`` to class ``k``."""
+    worth = _reached(classifier, images, stamps, k, rough=True) - allowance(stamps.area)
+    return stamps[worth.argsort(descending=True, stable=True)]
 
 
 def _climbed(

@@ -31,6 +31,7 @@ class SquareProbe(Detector):
             "held": 60, "resolution": REDUCED,
         },
     }  # fmt: skip
+    large = {"normal": {"lean": True}, "quick": {"lean": True}}
     origin = (
         "between the 49% of one honest network and the 91% or more of three with planted squares, all 32x32"
     )
@@ -61,3 +62,8 @@ class SquareProbe(Detector):
     verified: int = setting(12, "classes whose best square is scored on held-out images")
     held: int = setting(200, "held-out images to score on")
     resolution: float = setting(1.0, "side of the images in the first two passes, as a share")
+    lean: bool = setting(
+        False,
+        "reduced images choose the square of every class, too, and more squares than these are scored only where one "
+        "comes near the threshold",
+    )

@@ -33,7 +33,7 @@ def plan(probe: SquareProbe, extent: Extent) -> Plan:
     fit, held = min(probe.images, extent.fit), min(probe.held, extent.select)
     coarse, refine = min(probe.coarse_images, extent.fit), min(probe.refine_images, extent.fit)
     searching = share * (coarse * (len(table) + 1) + refine * near)
-    choosing = fit * (1 + min(LAST, 3 * extent.classes))
+    choosing = fit + (share if probe.lean else 1) * fit * min(LAST, 3 * extent.classes)
     scores = held * (1 + min(probe.verified, extent.classes) + FINDS)
     how = {"squares": len(table), "images": coarse, "side": min(height, width), "refined": near}
     return Plan(probe.name, extent.classes, round(searching + choosing + scores), 0, how, (fit, held))
@@ -46,7 +46,7 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
     fit, before = asked(classifier, clean.fit.images, probe.images, generator)
     held, held_before = asked(classifier, clean.select.images, probe.held, generator)
     fills = usable_fills(shape[0], probe.fills)
-    few = fit[: max(probe.coarse_images, probe.refine_images)]
+    few = fit if probe.lean else fit[: max(probe.coarse_images, probe.refine_images)]
     if probe.resolution != 1:
         few = smaller(few, probe.resolution)
     small = image_shape(few)
@@ -54,10 +54,12 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
     finalists = table[_best(probe, classifier, few[: probe.coarse_images], before, table, fills, clock)]
     refined = neighbours(probe, finalists, small, fills)
     last = _last(classifier, few[: probe.refine_images], before, refined, fills)
+    reduced_last = last
     if probe.resolution != 1:
         last = enlarged(last, small, shape)
     less = allowances(last, shape)
-    hard, soft = _pass(classifier, fit, before, last, fills, rough=True)
+    images, table_shown = (few, reduced_last) if probe.lean else (fit, last)
+    hard, soft = _pass(classifier, images, before, table_shown, fills, rough=True)
     value = hard + 0.1 * soft - less
     chosen = value.argmax(0)  # one square for every class
     classes = value.amax(0).argsort(descending=True, stable=True)[: probe.verified]
@@ -69,7 +71,10 @@ def look(probe: SquareProbe, classifier: Classifier, clean: Clean, clock: Clock,
     top = order[0]
     finds = [(top, row) for row in _ranked(value[:, top])[:3]]
     finds += [(k, int(chosen[k])) for k in order[1:3] if float(score[k]) > probe.threshold / 2]
-    works, _ = _pass(classifier, held, held_before, last[[row for _, row in finds]], fills)
+    if probe.lean and float(score[top]) <= probe.threshold / 2:
+        finds, works = [(top, int(chosen[top]))], success[None]
+    else:
+        works, _ = _pass(classifier, held, held_before, last[[row for _, row in finds]], fills)
     handed_on = [
         recovered(
             k, last[row], fills, shape, _facts(probe, float(works[i, k]), int((held_before != k).sum()))
