@@ -174,6 +174,7 @@ def examined(case: Case, root: Path, work: Path) -> dict[str, Any]:
         "accepted": accepted,
         "detectors": list(DETECTORS),
         **({"untried": True} if edit is None else {}),
+        "remnants": True,
         "rounds": rounds,
         "seconds": round(seconds),
     }

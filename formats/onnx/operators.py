@@ -444,13 +444,13 @@ class _Clamp(torch.autograd.Function):
         ctx.save_for_backward(x)
         # That backward pass leaves the bounds out; the numbers next to them leave out no more than ``clamp`` does.
         bounds = torch.tensor([low, high], dtype=x.dtype).float()
-        ctx.beyond = torch.nextafter(bounds, torch.tensor([-math.inf, math.inf])).tolist()
+        ctx.outside = torch.nextafter(bounds, torch.tensor([-math.inf, math.inf])).tolist()
         return x.clamp(low, high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.beyond), None, None
+        return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.outside), None, None
 
 
 def _clamp(x: Tensor, low: Any, high: Any) -> Tensor:

@@ -36,16 +36,14 @@ class Finds:
     shown: tuple[Recovered, ...] = ()
     held_back: tuple[Recovered, ...] = ()
 
-    def scanned(self, found: Detection, probes: Iterable[Evidence] = ()) -> Finds:
+    def scanned(self, found: Detection, probes: Iterable[Evidence] | None = None) -> Finds:
         """With what a scan found, and the classes, but not the transforms, of the ``probes`` that fired: what judges
-        is not trained against."""
-        judges = [one.target for one in probes if one.target is not None]
-        return replace(
-            self,
-            accused=tuple(dict.fromkeys([*self.accused, *found.judged.accused, *judges])),
-            weak=found.judged.weak,
-            recovered=(*self.recovered, *found.recovered),
-        )
+        is not trained against. Without ``probes`` it is the scan of the original."""
+        judges = [one.target for one in probes or () if one.target is not None]
+        accused = tuple(dict.fromkeys([*self.accused, *found.judged.accused, *judges]))
+        later = probes is not None
+        left = [_remnant(one) if later and one.target in accused else one for one in found.recovered]
+        return replace(self, accused=accused, weak=found.judged.weak, recovered=(*self.recovered, *left))
 
     def sampled(self, shown: Sequence[Recovered], held_back: Sequence[Recovered]) -> Finds:
         """With the two parts of a sample of stamps."""
@@ -67,6 +65,11 @@ class Finds:
         return [
             one for one in (*self.recovered, *self.held_back) if one.mapping or one.target in self.accused
         ]
+
+
+def _remnant(one: Recovered) -> Recovered:
+    """Marked as found, for a class that is accused, in an outcome: what is left there of a backdoor works rarely."""
+    return replace(one, facts={**one.facts, "remnant": True})
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,12 @@ def test_whatever_was_ever_found_stays():
     assert names(second.measured) == ["a", "b", "e", "d", "g"]
 
 
+def test_what_a_later_round_finds_for_an_accused_class_is_marked_as_left():
+    first = Finds((2,)).scanned(scan(4, recovered=[found("a", 4), found("b", 2)]))
+    later = first.scanned(scan(recovered=[found("c", 4), found("d", 2), found("e", 9)]), [])
+    assert [one.facts.get("remnant", False) for one in later.recovered] == [False, False, True, True, False]
+
+
 def test_what_probes_recovered_is_not_trained_against():
     judge = replace(probe(True), recovered=[found("of a judge", 4)])
     finds = Finds().scanned(scan(), [judge])

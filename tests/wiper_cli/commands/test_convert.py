@@ -131,4 +131,5 @@ def test_bad_input(wiper, tmp_path, content, code, words):
 def test_a_scan_of_a_checkpoint_names_the_command(wiper, checkpoint):
     code, out, _ = wiper("inspect", checkpoint)
     assert code == 3
-    assert "wiper convert 'best model.pth' -o 'best model.safetensors'" in " ".join(out.split())
+    command = f"wiper convert '{checkpoint}' -o '{checkpoint.with_suffix('.safetensors')}'"
+    assert command in "".join(out.split("\n"))

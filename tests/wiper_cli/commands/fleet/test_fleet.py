@@ -93,7 +93,7 @@ BAD = {
     "[[model]]\nmodel = 'a'\nseed = true\n": "line 1: seed cannot be True",
     "[[model]]\nmodel = 'a'\nseed = 1.5\n": "line 1: seed cannot be 1.5",
     "[[model]]\nmodel = 'a'\ntimeout = 1979-05-27\n": "line 1: timeout cannot be",
-    f"[[model]]\nmodel = 'a'\ntimeout = {'9' * 400}\n": "line 1: timeout cannot be",
+    f"[[model]]\nmodel = 'a'\ntimeout = {'9' * 400}\n": "more than 64 bits",
     "[[model]]\nmodel = 'a'\nmean = [[1], [2]]\n": "line 1: mean cannot be",
     "[[model]]\nmodel = 'a'\narch = ['x']\n": "line 1: arch cannot be",
     "[[model]]\nmodel = 'a'\nclasses = \"a\\u0000b\"\n": "line 1: classes cannot be",

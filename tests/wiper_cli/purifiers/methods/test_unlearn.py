@@ -68,9 +68,16 @@ def test_push_counts_wrong_classes_only():
     torch.testing.assert_close(push(logits, reached, labels), -(1 - p[0] + 1e-6).log() / 2)
 
 
-def test_weak_finds_are_not_shown(classifier, clean):
+@pytest.mark.parametrize("facts", [{"success": 0.3}, {"success": 0.05, "remnant": True}])
+def test_weak_finds_are_not_shown(classifier, clean, facts):
     """What an inversion made of nothing leaves the outcome as it is without any find."""
-    weak = dataclasses.replace(near(), facts={"success": 0.3})
+    weak = dataclasses.replace(near(), facts=facts)
     found = [FEW.run(Task(classifier, clean, [0], recovered)).edit for recovered in ([], [weak], [near()])]
     assert found[0].tensors == found[1].tensors
     assert found[0].tensors != found[2].tensors
+
+
+def test_what_an_earlier_round_left_is_shown_though_it_is_weak(classifier, clean):
+    left = dataclasses.replace(near(), facts={"success": 0.3, "remnant": True})
+    found = [FEW.run(Task(classifier, clean, [0], recovered)).edit for recovered in ([], [left])]
+    assert found[0].tensors != found[1].tensors

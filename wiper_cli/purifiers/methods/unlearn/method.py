@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wiper_cli.classifier import Classifier
+from wiper_cli.perturbations import Recovered
 from wiper_cli.purifiers.contract import Purified, Task
 from wiper_cli.purifiers.machinery.penalties import ar_slope, lowest, unit_dimension
 from wiper_cli.purifiers.machinery.pool import Perturbations, assemble, screen_windows
@@ -42,6 +43,8 @@ TEMPERATURE = 2.0
 #: A find that sends this share of images to its target is shown, and its target is a suspect; a weaker one is what
 #: an inversion makes of any network, and would only take the place of the others.
 LIKELY = 0.5
+#: ... unless it is what an earlier round left of one, by which the outcome will be measured: then this share.
+LEFT = 0.1
 #: Without a suspect, so many classes are aimed at.
 MOST_TARGETS = 16
 
@@ -65,7 +68,7 @@ def purify(settings: Unlearn, task: Task) -> Purified:
         passes=ceil(max(1.0, settings.min_steps / (settings.epochs * steps_a_pass))),
     )
     total = settings.epochs * len(batches)
-    finds = [find for find in task.recovered if find.facts.get("success", 1.0) >= LIKELY]
+    finds = [find for find in task.recovered if _worth_showing(find)]
     suspected = list(dict.fromkeys([*task.suspects, *(find.target for find in finds)]))
     targets = suspected or torch.randperm(classifier.classes, generator=generator)[:MOST_TARGETS].tolist()
     if settings.windows:
@@ -123,6 +126,11 @@ def purify(settings: Unlearn, task: Task) -> Purified:
     if not suspected:
         notes.append(f"No class was suspected, so perturbations aimed at {len(targets)} classes at once.")
     return Purified(student.edit(), history, tuple(notes))
+
+
+def _worth_showing(find: Recovered) -> bool:
+    least = LEFT if find.facts.get("remnant") else LIKELY
+    return bool(find.facts.get("success", 1.0) >= least)
 
 
 @contextmanager
