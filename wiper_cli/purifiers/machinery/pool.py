@@ -104,9 +104,9 @@ def assemble(
     """Random groups, half untargeted and half aimed at ``suspects``, and one group for every find.
 
     ``recovered_share`` of the images goes to the finds, to each in proportion to the success that its
-    ``facts`` report (1 where they do not).
+    ``facts`` report (1 where they do not); half of it to those that an earlier round left, if there are any.
     """
-    success = [max(1e-3, float(find.facts.get("success", 1.0))) for find in recovered]
+    worth = _worth(recovered)
     share = 1 - recovered_share if recovered else 1.0
     plain = members - members // 2 if suspects else members
     targets = torch.tensor([UNTARGETED] * plain + aims(suspects, members - members // 2))
@@ -114,11 +114,22 @@ def assemble(
     for family in OPEN_FAMILIES:
         pool = FAMILIES[family].random(len(targets), shape, generator)
         groups.append(Group(pool, targets, share / len(OPEN_FAMILIES)))
-    for find, worth in zip(recovered, success, strict=True):
+    for find, part in zip(recovered, worth, strict=True):
         pool = variants(find, members, generator)
         found = torch.full((members,), find.target)
-        groups.append(Group(pool, found, recovered_share * worth / sum(success), find))
+        groups.append(Group(pool, found, recovered_share * part / sum(worth), find))
     return groups
+
+
+def _worth(recovered: Sequence[Recovered]) -> list[float]:
+    """Of each find, in proportion to which images are given to them."""
+    success = [max(1e-3, float(find.facts.get("success", 1.0))) for find in recovered]
+    left = [bool(find.facts.get("remnant")) for find in recovered]
+    parts = {
+        kind: sum(one for one, is_left in zip(success, left, strict=True) if is_left == kind)
+        for kind in {*left}
+    }
+    return success if len(parts) < 2 else [one / parts[kind] for one, kind in zip(success, left, strict=True)]
 
 
 def aims(suspects: Sequence[int], count: int) -> list[int]:

@@ -60,6 +60,15 @@ def test_finds_share_by_their_success():
     assert groups[-1].targets.tolist() == [3, 3, 3, 3]
 
 
+def test_finds_that_an_earlier_round_left_get_half_of_their_share():
+    left = [
+        Recovered(one.family, one.target, one.parameters, {**one.facts, "remnant": True})
+        for one in (find(4, 0.2), find(5, 0.1))
+    ]
+    groups = perturbations(recovered=[find(), left[0], find(3, 0.25), left[1]], recovered_share=0.6).groups
+    assert [group.share for group in groups[-4:]] == pytest.approx([0.24, 0.2, 0.06, 0.1])
+
+
 def test_stamping_keeps_the_order_of_the_images():
     """Each image comes back in its own row, changed by a member of the group whose target is reported."""
     pool = perturbations(suspects=[7], members=2)
