@@ -59,7 +59,7 @@ _GRAPH = (
     _graph(
         5, Severity.HIGH, "Something besides the head makes the logits",
         "Something is added to the logits, or chooses among them, that is no second head on features of similar depth. "
-        "Heads that are averaged are reported as low.",
+        "Heads that are averaged, or whose greatest answer over places is taken, are reported as low.",
         _CUT,
     ),
     _graph(

@@ -43,7 +43,7 @@ _PARTIAL = frozenset(
         "Acos", "Asin", "Acosh", "Atanh",
     }
 )  # fmt: skip
-_AVERAGING = frozenset({"view", "concat", "add", "scale", "reduce", "pick", "pointwise"})
+_AVERAGING = frozenset({"view", "concat", "add", "scale", "reduce", "order", "pick", "pointwise"})
 _CHANNELWISE = frozenset({"view", "add", "scale", "pick"})
 #: What code asks that the examination tries both ways.
 _TRIED = frozenset({"is_grad_enabled", "requires_grad"})
