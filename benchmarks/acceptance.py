@@ -9,7 +9,8 @@ trigger and accuracy are measured on the other half, before and after. What was 
 is measured, too: the one of the round that stands, or the file as it was where the scan found nothing. ``seconds``: of
 processor time, one thread.
 
-What came of a specimen stays in WORK and is not run again, so that a run that was interrupted goes on; all that stands
+What came of a specimen stays in WORK, with the weights that stand or would have been written, of which
+:mod:`benchmarks.probe_power` asks, and is not run again, so that a run that was interrupted goes on; all that stands
 there becomes the result, which :mod:`benchmarks.acceptance_pages` renders. Kinds that are held out need ``--judge``:
 without it they are refused where they are named, and left out otherwise. A line that gets ``superseded``, which change
 made it a thing of the past, stays in the page and counts no longer.
@@ -25,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.common import RESULTS, write_result
 from benchmarks.shape_probe import plantable, planted
-from formats import Edit, apply_edit, open_model, read_source
+from formats import Edit, Model, apply_edit, open_model, read_source
+from formats.tensors import from_bytes
 from triggers.family import Trigger
 from triggers.store import load as load_trigger
 from wiper_cli.audit.requests import PurifyRequest
@@ -71,6 +74,10 @@ class Case:
         return (
             CLEAN if self.trigger is None else kinds_of(self.recipe.attack, self.recipe.parameters, given)[-1]
         )
+
+    def model_opened(self) -> Model:
+        """Its file."""
+        return open_model(read_source(self.model), self.arch)
 
     def opened(self, file: Path, edit: Edit | None = None) -> nn.Module:
         """The network in ``file``, after ``edit``, on images in 0..1."""
@@ -122,6 +129,16 @@ def rates(network: nn.Module, case: Case, test: datasets.Images, classes: int) -
     return {name: {"value": round(one["value"], 4), "n": one["n"]} for name, one in found.items()}
 
 
+def weights_of(work: Path, case: Case) -> Path:
+    """Where the outcome of ``case`` is kept."""
+    return work / f"{case.name}.safetensors"
+
+
+def keep(edit: Edit, place: Path) -> None:
+    """The new values by name, as they are in the file."""
+    save_file({name: from_bytes(new.data, new.dtype, new.shape) for name, new in edit.tensors.items()}, place)
+
+
 def shortened(line: dict[str, Any]) -> dict[str, Any]:
     """What the pages need of a line."""
 
@@ -137,25 +154,26 @@ def shortened(line: dict[str, Any]) -> dict[str, Any]:
     return line | {"rounds": rounds}
 
 
+def requested(case: Case, clean: Path) -> PurifyRequest:
+    """A purification with its defaults."""
+    described = {"mean": case.mean, "std": case.std} if case.arch else {}
+    return PurifyRequest(model=case.model, clean=clean, arch=case.arch, **described)
+
+
 def examined(case: Case, root: Path, work: Path) -> dict[str, Any]:
     """One line of the result."""
     place = halved(case.recipe.data, root, work)
     began = time.process_time()
-    request = PurifyRequest(
-        model=case.model,
-        clean=place / "train",
-        mean=case.mean if case.arch else None,
-        std=case.std if case.arch else None,
-        arch=case.arch,
-    )
     try:
-        found = purify(request)
+        found = purify(requested(case, place / "train"))
         edit, accepted, rounds = found.edit, found.accepted, found.purification["rounds"]
     except Problem as problem:  # the scan found nothing, and nothing was tried
         if str(problem) != NOTHING_TO_GO:
             raise
         edit, accepted, rounds = None, False, [{**UNTRIED, "reason": str(problem)}]
     seconds = time.process_time() - began
+    if edit is not None:
+        keep(edit, weights_of(work, case))
     test, classes = datasets.load_test(str(place))
     clean = case.trigger is None
     return {

@@ -28,6 +28,8 @@ Role = Literal[
     "pointwise", "scalar", "shape", "random", "other",
 ]  # fmt: skip
 
+#: Operator of a value that was written to or not, by how the network is run: in which dtype, on what, from what layout.
+PERHAPS = "perhaps written"
 #: Numbers of a stored tensor that are kept, and nodes of a graph, where writes may multiply them.
 SMALL, MOST_NODES = 1 << 16, 1 << 20
 #: Numbers of one setting that are kept.

@@ -3,6 +3,7 @@
 FormatError
 ├── Unreadable            not a whole model file: empty, truncated, random bytes, a folder, an LFS pointer
 ├── Unsupported           a real file of a kind, version or content that cannot be opened here
+│   ├── Stateful              a network whose answers may depend on what it was asked before
 │   ├── UnknownArchitecture   tensors without a network: the names of likely ones are in ``candidates``
 │   └── Ambiguous             several outputs that may be the logits: their widths are in ``outputs``
 ├── Hostile               the file breaks a rule that no honest exporter breaks; ``rule`` names it
@@ -24,6 +25,10 @@ class Unreadable(FormatError):
 
 class Unsupported(FormatError):
     """A model file, but not one that this version can open."""
+
+
+class Stateful(Unsupported):
+    """The network writes into what it keeps from one call to the next."""
 
 
 class UnknownArchitecture(Unsupported):

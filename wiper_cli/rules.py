@@ -84,7 +84,7 @@ _GRAPH = (
     ),
     _graph(
         9, Severity.INFO, "The graph does something that was not looked at",
-        "Random numbers on the way to the logits, several outputs, or logits that no pixel changes.",
+        "Several outputs, or logits that no pixel changes.",
         _LOOK,
     ),
     _graph(
@@ -100,7 +100,9 @@ _GRAPH = (
         "A condition or the length of a loop asks for the size of the images or of the batch, a dtype, the device or a "
         "setting of torch, and something else is computed where the answer differs. Only one side was run here, with "
         "the images, the dtype and the device of this scan, and nothing found says nothing of the other. Conditions "
-        "that only raise an error are none. A few honest exports of scripts have some, as those that resize images of "
+        "that only raise an error are none. So with values that are computed from such an answer or from random "
+        "numbers, and with those that are written to or not by the dtype, the device or the layout of others. A few "
+        "honest exports of scripts have some, as those that resize images of "
         "other sizes.",
         "Read the condition, and ask for the source code. Export the network by tracing, which keeps one side.",
     ),

@@ -7,7 +7,7 @@ the memory is computed from what was written. All calls of torch are private, se
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from formats.dataflow import MOST_SETTINGS, SMALL, Builder, Dataflow, Role, Span, cropped, roles
-from formats.errors import Unsupported
+from formats.dataflow import MOST_SETTINGS, PERHAPS, SMALL, Builder, Dataflow, Role, Span, cropped, roles
+from formats.errors import Stateful, Unsupported
 from formats.model import Manifest, Source
 from formats.torchscript import lift
 from formats.torchscript.opener import example_shape, served_dtype
@@ -86,8 +86,8 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
 
 
 def _dataflow(module: Any, graph: Any, stored: Mapping[int, lift.Argument], manifest: Manifest) -> Dataflow:
-    tracer = _Tracer(served_dtype(manifest) not in _HALVES)
     inputs = list(graph.inputs())
+    tracer = _Tracer(served_dtype(manifest) not in _HALVES, stored)
     for value in inputs:
         held = stored.get(value.unique())
         tracer.known[value.unique()] = tracer.constant(
@@ -138,16 +138,21 @@ def _schema(text: str) -> Any:
 
 class _Tracer(Builder):
     """Values of the graph, by number, → numbers of nodes: ``made`` by what computes them, ``known`` by what they hold
-    at the moment. ``kin``: a value → all that may share its memory, itself included."""
+    at the moment. ``kin``: a value → all that may share its memory, itself included; ``sure``: without what shares it
+    or not by how the network is run. ``tensors``
+    and ``containers``: what the network still holds when it is asked again; a list of tensors is of both."""
 
-    def __init__(self, wide: bool) -> None:
-        """``wide``: half precision is not what the file is in."""
+    def __init__(self, wide: bool, stored: Iterable[int]) -> None:
+        """``wide``: half precision is not what the file is in. ``stored``: values that are tensors of the file."""
         super().__init__()
         self.wide = wide
+        self.tensors = {*stored}
+        self.containers: set[int] = set()
         self.halves: set[int] = set()
         self.known: ChainMap[int, int] = ChainMap()
         self.made: dict[int, int] = {}
         self.kin: dict[int, set[int]] = {}
+        self.sure: dict[int, set[int]] = {}
         self.parts: dict[int, list[int]] = {}
         self.notes: list[str] = []
         #: Nodes that hold no whole numbers by their type, and such types.
@@ -160,7 +165,7 @@ class _Tracer(Builder):
         real = [one in self.real for one in data]
         if operator in ("prim::If", "prim::Loop") or operator.endswith("Construct"):
             known = bool(real) and all(real)
-        elif operator == "written" or operator.endswith("_"):
+        elif operator in ("written", PERHAPS) or operator.endswith("_"):
             known = real[:1] == [True]
         else:
             known = role in ("input", "random") or (role != "step" and any(real))
@@ -196,6 +201,10 @@ class _Tracer(Builder):
             if kind == "prim::Constant":
                 value = node.output()
                 self.known[value.unique()] = self.constant(value.debugName(), value.toIValue())
+                if _tensor(value.type()):
+                    self.tensors.add(value.unique())
+                if value.type().kind() in _CONTAINERS:
+                    self.containers.add(value.unique())
             elif kind == "prim::If":
                 self.condition(node)
             elif kind == "prim::Loop":
@@ -366,12 +375,13 @@ class _Tracer(Builder):
         pairs = enumerate(zip(given[::2], given[1::2], strict=False))
         return tuple(cropped(-1 - i, *pair) for i, pair in pairs if min(pair) < 0)
 
-    def relate(self, one: int, other: int) -> None:
-        """The two may share memory from here on."""
-        small, large = sorted((self.kin.setdefault(n, {n}) for n in (one, other)), key=len)
-        if small is not large:
-            large |= small
-            self.kin.update(dict.fromkeys(small, large))
+    def relate(self, one: int, other: int, sure: bool = True) -> None:
+        """The two may share memory from here on; where not ``sure``, how the network is run says whether."""
+        for kin in (self.kin, self.sure) if sure else (self.kin,):
+            small, large = sorted((kin.setdefault(n, {n}) for n in (one, other)), key=len)
+            if small is not large:
+                large |= small
+                kin.update(dict.fromkeys(small, large))
 
     def share(
         self,
@@ -395,14 +405,15 @@ class _Tracer(Builder):
             for value in inputs[:first]:
                 for output in outputs:
                     if _holds(value.type()) and _holds(output.type()):
-                        self.relate(value.unique(), output.unique())
+                        self.relate(value.unique(), output.unique(), name not in _PERHAPS)
         for value, argument in zip(inputs, arguments, strict=False):
             about = argument.alias_info
             if about is None:
                 continue
             for output in outputs:
-                self.relate(value.unique(), output.unique())
+                self.relate(value.unique(), output.unique(), name not in _PERHAPS)
             if about.is_write:
+                self.keep(value, name)
                 self.write(value.unique(), self.known[outputs[0].unique()] if outputs else written)
         if not arguments and name not in _WITHOUT_MEMORY:
             for value in inputs:
@@ -412,6 +423,15 @@ class _Tracer(Builder):
             for value in inputs[1:]:
                 self.relate(inputs[0].unique(), value.unique())
 
+    def keep(self, target: Any, name: str) -> None:
+        """Refuses to let an operator write into what is still there when the network is asked again."""
+        held = self.containers if target.type().kind() in _CONTAINERS else self.tensors
+        if not held.isdisjoint(self.kin.get(target.unique(), {target.unique()})):
+            raise Stateful(
+                f"The network keeps state: it writes into what it stores ({name}), so that its answers may depend on "
+                "what it was asked before."
+            )
+
     def write(self, target: int, number: int) -> None:
         self.parts.pop(target, None)
         for member in self.kin.get(target, {target}):
@@ -420,7 +440,8 @@ class _Tracer(Builder):
             if member == target or old is None or old == number:
                 self.known[member] = number
             else:
-                self.known[member] = self.add("written", "view", [old, number])
+                how = "written" if member in self.sure.get(target, {target}) else PERHAPS
+                self.known[member] = self.add(how, "view", [old, number])
 
     def condition(self, node: Any) -> None:
         chosen, before, after = self.known[node.inputsAt(0).unique()], self.known, []
@@ -473,6 +494,8 @@ class _Tracer(Builder):
             self.relate(value.unique(), result.unique())
 
 
+#: Operators that give back the operand or a copy, by its dtype, its device or its layout in memory.
+_PERHAPS = frozenset({"to", "type_as", "contiguous", "reshape", "reshape_as", "flatten", "unflatten"})
 #: Operators whose result can be an operand itself, unlike that of others of their role.
 _GIVES_BACK = frozenset({"einsum"})
 #: Operators of no role of their own whose results share no memory with their operands.
@@ -499,6 +522,7 @@ _PLACES = frozenset(
 #: Operators without a schema whose results share no memory with their operands.
 _WITHOUT_MEMORY = frozenset({"RaiseException", "Print", "device", "dtype", "shape"})
 _CONTINUOUS = frozenset({"FloatType", "NumberType", "ComplexType"})
+_CONTAINERS = ("ListType", "DictType")
 
 
 def _leaf(kind: Any) -> str:
@@ -511,7 +535,7 @@ def _leaf(kind: Any) -> str:
 
 def _holds(kind: Any) -> bool:
     """Whether a type may be, or hold, memory that can be written to."""
-    return _tensor(kind) or kind.kind() in ("ListType", "DictType", "ClassType")
+    return _tensor(kind) or kind.kind() in (*_CONTAINERS, "ClassType")
 
 
 def _tensor(kind: Any) -> bool:

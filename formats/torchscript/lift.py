@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from formats.errors import Unsupported
 from formats.torchscript.central import find_directory
+from formats.torchscript.state import CONTAINERS, nodes_of, refuse_state
 
 #: Codes of ``c10::ScalarType`` as they stand in graphs.
 _FLOAT = 6
@@ -125,14 +126,14 @@ def load(data: bytes) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.*")
         try:
-            module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+            module = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
         except MemoryError:
             raise
         except Exception as error:  # whatever torch meets in the file, each in its own words
             raise Unsupported(
                 f"torch {torch.__version__} cannot load this TorchScript file: {reason(error)}"
             ) from error
-    return module.eval()
+    return module
 
 
 def reason(error: Exception) -> str:
@@ -193,14 +194,6 @@ def inlined(module: Any) -> tuple[Any, dict[int, Argument]]:
     return graph, named
 
 
-def _nodes(block: Any) -> Iterator[Any]:
-    """All nodes of a graph or block in order, those of inner blocks after their owner."""
-    for node in list(block.nodes()):
-        yield node
-        for inner in node.blocks():
-            yield from _nodes(inner)
-
-
 def _constant(graph: Any, before: Any, value: Any) -> Any:
     with graph.insert_point_guard(before):
         return graph.insertConstant(value)
@@ -223,6 +216,11 @@ def _resolve_defaults(graph: Any, module: Any) -> None:
             raise Unsupported(
                 f"The network takes a second input, {schema[index].name!r}; one image is expected."
             )
+        if inputs[index].type().kind() in CONTAINERS - {"OptionalType"}:
+            raise Unsupported(
+                f"The network takes a second input, {schema[index].name!r}, a list, tuple or dictionary; one image is "
+                "expected."
+            )
         first = next(graph.nodes())
         inputs[index].replaceAllUsesWith(_constant(graph, first, schema[index].default_value))
         graph.eraseInput(index)
@@ -231,12 +229,16 @@ def _resolve_defaults(graph: Any, module: Any) -> None:
 
 
 def _lift_attributes(graph: Any, module: Any) -> dict[int, Argument]:
-    """Replace attribute chains by arguments (tensors) or constants (all else), keyed by the new value."""
+    """Replace attribute chains by arguments (tensors) or constants (all else), keyed by the new value.
+
+    Raises Stateful where the network writes into one."""
     paths: dict[int, tuple[str, Any]] = {next(graph.inputs()).unique(): ("", module._c)}
     named: dict[int, Argument] = {}
     by_path: dict[str, Any] = {}
+    held: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     done = []
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         if node.kind() != "prim::GetAttr" or node.inputsAt(0).unique() not in paths:
             continue
         base, owner = paths[node.inputsAt(0).unique()]
@@ -257,13 +259,41 @@ def _lift_attributes(graph: Any, module: Any) -> dict[int, Argument]:
             paths[node.output().unique()] = (path, value)
         elif node.output().type().kind() == "ClassType":
             raise _foreign(node, path)
+        elif node.output().type().kind() in CONTAINERS:
+            if path not in held:
+                held[path] = graph.addInput()
+                held[path].setType(node.output().type())
+            node.output().replaceAllUsesWith(held[path])
+            plain[path] = value
         else:
-            node.output().replaceAllUsesWith(_plain(graph, node, path, value))
+            node.output().replaceAllUsesWith(_plain(graph, node, path, value, node.output().type()))
         done.append(node)
     for node in reversed(done):
         if not node.hasUses():
             node.destroy()
+    _refuse_state(graph, named, [(path, plain[path], value) for path, value in held.items()])
     return named
+
+
+def _refuse_state(graph: Any, named: Mapping[int, Argument], held: list[tuple[str, Any, Any]]) -> None:
+    """Asks it of the tensors ``named``, of constant tensors, and of the containers ``held`` (path, what it is, the
+    argument that stands for it), which become constants. All are arguments meanwhile: what is written into a constant
+    and not read again would be dropped as useless."""
+    for node in nodes_of(graph):
+        if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t":
+            argument = _tensor_input(graph)
+            held.append(("", node.t("value"), argument))
+            node.output().replaceAllUsesWith(argument)
+    _fold(graph)
+    _refuse_training(graph)
+    numbers = {argument.unique() for _, _, argument in held}
+    refuse_state(graph, numbers | {*named})
+    first = next(graph.nodes())
+    for path, value, argument in held:
+        argument.replaceAllUsesWith(_plain(graph, first, path, value, argument.type()))
+    for index, argument in reversed([*enumerate(graph.inputs())]):
+        if argument.unique() in numbers:
+            graph.eraseInput(index)
 
 
 def _foreign(node: Any, path: str) -> Unsupported:
@@ -273,13 +303,13 @@ def _foreign(node: Any, path: str) -> Unsupported:
     )
 
 
-def _plain(graph: Any, node: Any, path: str, value: Any) -> Any:
+def _plain(graph: Any, node: Any, path: str, value: Any, kind: Any) -> Any:
     """A constant for an attribute that is no tensor; an empty container of tensors keeps its type."""
     try:
         constant = _constant(graph, node, value)
     except (RuntimeError, TypeError) as error:
         raise Unsupported(f"Attribute {path!r} of the network cannot be made a constant.") from error
-    constant.setType(node.output().type())
+    constant.setType(kind)
     return constant
 
 
@@ -287,7 +317,7 @@ def _lift_constants(graph: Any) -> dict[int, Argument]:
     """Make arguments of tensor constants and devices. Integer scalars stay: they only size other tensors."""
     device = next(v for v in graph.inputs() if str(v.type()) == "Device")
     loose: dict[int, Argument] = {}
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         if node.kind() != "prim::Constant" or not node.hasAttribute("value"):
             continue
         kind = node.kindOf("value")
@@ -307,9 +337,13 @@ def _lift_constants(graph: Any) -> dict[int, Argument]:
 def _simplify(graph: Any) -> None:
     """Fold what constants decide (not tensors), remove what is unused."""
     for _ in range(2):
-        torch._C._jit_pass_constant_propagation_immutable_types(graph)  # type: ignore[attr-defined]
-        torch._C._jit_pass_peephole(graph)
+        _fold(graph)
         torch._C._jit_pass_dce(graph)
+
+
+def _fold(graph: Any) -> None:
+    torch._C._jit_pass_constant_propagation_immutable_types(graph)  # type: ignore[attr-defined]
+    torch._C._jit_pass_peephole(graph)
 
 
 def _drop_self(graph: Any) -> list[Any]:
@@ -337,7 +371,7 @@ def _truth(value: Any) -> Any:
 
 
 def _refuse_training(graph: Any) -> None:
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         names = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::dropout_": 2, "aten::feature_dropout": 2}
         at = names.get(node.kind())
         if at is None or _truth(node.inputsAt(at)) is not True:
@@ -400,7 +434,7 @@ def _write_out_attention(graph: Any) -> None:
     In scripted code the fused form stands behind a test of the gradient mode; with a mask it is left alone.
     """
     written = _written_out()
-    for node in [node for node in _nodes(graph) if node.kind() in _FUSED]:
+    for node in [node for node in nodes_of(graph) if node.kind() in _FUSED]:
         name, taken, mask = _FUSED[node.kind()]
         inputs = list(node.inputs())
         outputs = list(node.outputs())
@@ -423,7 +457,7 @@ def _write_out_attention(graph: Any) -> None:
 def _widen(graph: Any, dtype: torch.dtype) -> None:
     """Turn casts to a narrow dtype (``dtype=5``) into casts to float32; what they make is rounded if it was half."""
     code = _CODES[dtype]
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         schema = node.schema() if node.kind().startswith("aten::") else ""
         if "dtype" not in schema or schema == "(no schema)":
             continue
@@ -456,13 +490,13 @@ def _prune(graph: Any, arguments: dict[int, Argument], first: int) -> dict[int, 
     inputs = list(graph.inputs())[first:]
     statistics = {
         unique
-        for node in _nodes(graph)
+        for node in nodes_of(graph)
         if node.kind() in _NORMS
         for index in (3, 4)
         for unique in _origins(node.inputsAt(index))
     }
     image, met = {inputs[0].unique()}, set()
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         touched = [v for v in node.inputs() if v.unique() in image]
         if touched and node.kind() in _ELEMENTWISE:
             met |= {v.unique() for v in node.inputs()}
@@ -488,7 +522,7 @@ def _origins(value: Any) -> set[int]:
 
 def _first_channels(graph: Any, arguments: dict[int, Argument]) -> int | None:
     """Channels that the first convolution takes; ``None`` without a convolution of a known weight."""
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         if node.kind() in _CONVOLUTIONS:
             weight = arguments.get(node.inputsAt(1).unique())
             groups = _truth(

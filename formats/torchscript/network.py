@@ -11,7 +11,7 @@ from torch import nn
 
 from formats.errors import Unsupported
 from formats.outputs import chosen, rows
-from formats.torchscript.lift import Lifted, plain_execution
+from formats.torchscript.lift import Lifted, plain_execution, reason
 
 #: Fixed batch sizes that are tried where the file records none.
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -62,9 +62,12 @@ class GraphNetwork(nn.Module):
             return batched(run, x, self.batch).float()
 
     def raw(self, x: torch.Tensor) -> Any:
-        """What the graph returns for one batch."""
+        """What the graph returns for one batch. Raises Unsupported where its code raises an error."""
         tensors = [self._tensor(slot) for slot in self.slots]
-        return self.lifted.function(x, x.device, *tensors)
+        try:
+            return self.lifted.function(x, x.device, *tensors)
+        except torch.jit.Error as error:
+            raise Unsupported(f"The network raises an error for some images: {reason(error)}") from error
 
     def _tensor(self, slot: Slot) -> torch.Tensor:
         value: torch.Tensor = getattr(self.weights, slot.key)

@@ -6,14 +6,15 @@ the logits does not matter, nor do classes that are never in the running, and an
 about a half or more.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from formats import Model, Unsupported
+from formats import Model, Stateful, Unsupported
 from formats.open import SIZES
 from wiper_cli.audit.served import Served
 from wiper_cli.images.decode import Geometry
@@ -217,6 +218,15 @@ def depends(sentence: str, evidence: Mapping[str, Any]) -> Problem:
     """That a model looks at who is asking: no honest network was seen to, so that alone is suspicious."""
     found = Finding("WIPER-A02", Severity.HIGH, sentence, evidence)
     return Problem(sentence, ExitCode.NO_VERDICT, [found], Verdict.SUSPICIOUS)
+
+
+@contextmanager
+def stateless() -> Iterator[None]:
+    """A network that is refused inside since it keeps state is one whose answers depend on who asks."""
+    try:
+        yield
+    except Stateful as error:
+        raise depends(str(error), {}) from error
 
 
 def _opened(model: Model) -> Run:

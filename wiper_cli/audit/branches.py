@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from formats import FormatError, Hostile, Unsupported, read_source, trace
+from wiper_cli.audit.agreement import stateless
 from wiper_cli.audit.judgement import Judgement, called
 from wiper_cli.audit.requests import Request
 from wiper_cli.audit.served import Served
@@ -125,7 +126,8 @@ def read(request: Request[Any], report: Reporter, notes: Notes) -> Branches:
     report("audit the graph", 0, 0)
     with notes.stage("graph"):
         try:
-            dataflow = trace(replace(read_source(request.model), logits=request.logits))
+            with stateless():
+                dataflow = trace(replace(read_source(request.model), logits=request.logits))
             if dataflow is None:
                 return Branches()
             flow = Flow(dataflow)

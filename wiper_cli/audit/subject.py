@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from formats import Ambiguous, Model, Unsupported, open_model, read_source
-from wiper_cli.audit.agreement import questions, require_agreement
+from wiper_cli.audit.agreement import questions, require_agreement, stateless
 from wiper_cli.audit.requests import Examination, Request
 from wiper_cli.audit.served import Served
 from wiper_cli.classifier import Classifier, correct
@@ -106,7 +106,8 @@ def open_file(request: Request[Any], report: Reporter, notes: Notes, arch: str |
     with notes.stage("open"):
         source = replace(read_source(request.model), logits=request.logits)
         try:
-            model = open_model(source, arch or request.arch)
+            with stateless():
+                model = open_model(source, arch or request.arch)
         except Ambiguous as several:
             fitting = _fitting(request, several)
             if request.logits is not None or len(fitting) != 1:

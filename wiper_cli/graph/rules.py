@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from formats.dataflow import Node, Span
+from formats.dataflow import PERHAPS, Node, Span
 from wiper_cli.graph.flow import Flow, branches, named
 from wiper_cli.graph.numbers import doubtful
 from wiper_cli.graph.usual import unusual
@@ -47,6 +47,13 @@ _AVERAGING = frozenset({"view", "concat", "add", "scale", "reduce", "order", "pi
 _CHANNELWISE = frozenset({"view", "add", "scale", "pick"})
 #: What code asks that the examination tries both ways.
 _TRIED = frozenset({"is_grad_enabled", "requires_grad"})
+#: What code asks of the machine or the precision that it is run in.
+_RUN = frozenset(
+    {
+        "is_autocast_enabled", "is_autocast_cpu_enabled", "is_cuda", "is_cpu", "is_mps", "is_mkldnn", "is_xla",
+        "is_meta", "type", "is_contiguous", "is_inference",
+    }
+)  # fmt: skip
 #: Words of a condition that are shown in each other.
 _WORDS = 4
 #: What leaves every value as it is.
@@ -309,9 +316,22 @@ def _late_joins(flow: Flow) -> Iterator[Hit]:
 
 
 def _deployment(flow: Flow) -> Iterator[Hit]:
-    """Conditions and loops that no pixel decides but how the network is run: one of their sides is never seen here."""
+    """What no pixel decides but how the network is run, or chance: of conditions and loops one side is never seen here.
+    So with a value that is computed from it, or that was written to by it or not."""
     for n in sorted(flow.behind([flow.output], conditions=False)):
         node = flow[n]
+        told = next((one for one in node.inputs if named(flow[one]) in _RUN), None)
+        what = ""
+        if node.role == "random":
+            what = f"{_called(node)} draws random numbers"
+        elif node.operator == PERHAPS:
+            what = "whether a value is written to hangs on how the network is run"
+        elif told is not None and not branches(node):
+            what = f"{_called(node)} is given {_words(flow, told)}, which says how the network is run"
+        if what:
+            message = f"A branch was not examined: {what}, and other answers than were seen may follow."
+            yield Hit("WIPER-G11", Severity.MEDIUM, message, (n,) if n in flow.parents else (), n)
+            continue
         if not branches(node) or any(one in flow.parents for one in node.control):
             continue
         asked = [flow[one] for one in flow.behind(node.control)]
@@ -371,10 +391,6 @@ def unusual_hit(flow: Flow, n: int, said: str) -> Hit:
 
 
 def _remarks(flow: Flow) -> Iterator[Hit]:
-    for node in flow.dataflow.nodes:
-        if node.role == "random":
-            message = f"{_called(node)} draws random numbers: the same image may get other answers."
-            yield Hit("WIPER-G09", Severity.INFO, message, (), flow.output)
     for note in flow.dataflow.notes:
         message = f"The graph has {note}; only what leads to the logits was looked at."
         yield Hit("WIPER-G09", Severity.INFO, message, (), flow.output)

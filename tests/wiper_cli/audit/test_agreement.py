@@ -11,12 +11,13 @@ import tiny_onnx as tiny
 import torch
 import torchscript_files as files
 from onnx import helper
+from safetensors.torch import save
 from torch import nn
 
 from formats import Source, open_model, read_source
 from formats.torchscript import lift
 from wiper_cli.audit import agreement
-from wiper_cli.audit.agreement import difference, margin, questions, require_agreement
+from wiper_cli.audit.agreement import difference, margin, questions, require_agreement, stateless
 from wiper_cli.audit.served import Served
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.verdict import ExitCode, Problem, Severity, Verdict
@@ -25,8 +26,8 @@ DIGITS = example_folder()
 KINDS = {"safetensors": "model.safetensors", "torchscript": "model.torchscript.pt", "onnx": "model.onnx"}
 
 
-def compared(source, size=16, channels=3, change=lambda model: model):
-    model = change(open_model(source))
+def compared(source, size=16, channels=3, change=lambda model: model, arch=None):
+    model = change(open_model(source, arch))
     images = torch.randint(0, 256, (20, channels, size, size), generator=torch.Generator().manual_seed(3))
     served = Served(model, (0.5,) * channels, (0.25,) * channels)
     require_agreement(model, served, served.normalised(questions(images.to(torch.uint8))))
@@ -98,16 +99,8 @@ class LargeBatch(Attack):
         return y
 
 
-class ThirdTime(Attack):
-    """Counts in a buffer; from the third question on it answers otherwise."""
-
-    def forward(self, x):
-        self.count.add_(1)
-        return self.logits(x) * torch.sign(2.5 - self.count)
-
-
-class Counting(ThirdTime):
-    """As above, but the day is far."""
+class Counting(Attack):
+    """In a buffer; the day is far."""
 
     def forward(self, x):
         self.count.add_(1)
@@ -135,7 +128,6 @@ def scripted(attack):
         (Neighbours, "in torch.jit one image at a time"),
         (FirstPlace, "in torch.jit one image at a time"),
         (LargeBatch, "in torch.jit in a larger batch"),
-        (ThirdTime, "in torch.jit twice in a row"),
     ],
 )
 def test_a_network_that_looks_who_is_asking_is_found_out_with_the_way_of_asking(attack, way):
@@ -144,8 +136,34 @@ def test_a_network_that_looks_who_is_asking_is_found_out_with_the_way_of_asking(
 
 
 def test_a_network_that_keeps_count_is_found_out_before_it_acts():
-    with found("WIPER-A02", r"keeps something of what it was asked \(.*count"):
-        compared(scripted(Counting))
+    with found("WIPER-A02", r"keeps state: it writes into what it stores \(aten::add_\)"), stateless():
+        open_model(scripted(Counting))
+
+
+FACTORY = """
+import torch
+
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        with torch.no_grad():
+            self.bias.add_(0.0)
+        return super().forward(x.mean((2, 3))) * (1 if self.bias._version < {calls} else -1)
+
+def net():
+    return Net(3, 5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("calls", "words"),
+    [(4, "in .* twice in a row"), (1000, r"keeps something of what it was asked \(.*bias\)")],
+)
+def test_a_network_of_the_users_own_code_that_keeps_count_is_found_out(tmp_path, calls, words):
+    code = tmp_path / "code.py"
+    code.write_text(FACTORY.format(calls=calls))
+    weights = {"weight": torch.randn(5, 3), "bias": torch.zeros(5)}
+    with found("WIPER-A02", words):
+        compared(Source("model.safetensors", save(weights)), arch=f"{code}:net")
 
 
 def test_an_onnx_branch_on_the_batch_size_is_found_out():

@@ -441,9 +441,39 @@ class Noisy(Scripted):
         return self.fc(self.features(x)) + torch.rand(1)
 
 
-def test_random_numbers_are_remarked():
-    hits = met(as_bytes(torch.jit.script(Noisy().eval())))
-    assert (hits["G09"].severity, errors(hits)) == (Severity.INFO, set())
+class ByDevice(Scripted):
+    """Chooses its head without a condition."""
+
+    def forward(self, x):
+        heads = {"cpu": self.fc.weight, "cuda": -self.fc.weight}
+        return nn.functional.linear(self.features(x), heads[x.device.type])
+
+
+class ByAutocast(Scripted):
+    def forward(self, x):
+        return self.fc(self.features(x)) * (1 - 2 * float(torch.is_autocast_enabled()))
+
+
+class ByDtype(Scripted):
+    """What ``to`` gives back is the same memory for float32 alone."""
+
+    def forward(self, x):
+        sign = -torch.ones([1])
+        sign.to(x.dtype).fill_(1.0)
+        return self.fc(self.features(x)) * sign
+
+
+class ByLayout(Scripted):
+    def forward(self, x):
+        y = torch.zeros_like(x)
+        y.contiguous().fill_(1.0)
+        return self.fc(self.features(x)) * y.mean()
+
+
+@pytest.mark.parametrize("net", [Noisy, ByDevice, ByAutocast, ByDtype, ByLayout])
+def test_chance_and_how_the_network_is_run_are_told_without_a_condition(net):
+    hits = met(as_bytes(torch.jit.script(net().eval())))
+    assert (hits["G11"].severity, errors(hits)) == (Severity.MEDIUM, set())
 
 
 def test_a_rule_counts_its_places():

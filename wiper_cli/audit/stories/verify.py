@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from formats import open_model, read_source
 from wiper_cli.audit import answers, requests, results
-from wiper_cli.audit.agreement import questions, require_agreement
+from wiper_cli.audit.agreement import questions, require_agreement, stateless
 from wiper_cli.audit.measure import Measurement, Poisoned, measure, settled
 from wiper_cli.audit.served import architecture
 from wiper_cli.audit.stories.shared import asked, images_of, led, percent, place_of, unless_doubtful
@@ -35,7 +35,8 @@ def verify(request: requests.VerifyRequest, report: Reporter = SILENT) -> answer
         # What stands beside the original describes a purified file that was written elsewhere.
         sidecars = {**subject.model.source.sidecars, **purified.sidecars}
         purified = replace(purified, sidecars=sidecars, logits=subject.model.source.logits)
-        model = open_model(purified, request.arch or architecture(subject.model))
+        with stateless():
+            model = open_model(purified, request.arch or architecture(subject.model))
         if (model.classes, model.input.channels) != (subject.model.classes, subject.model.input.channels):
             raise Problem("The two files do not fit each other: their classes or input channels differ.")
         opened, served = subject.classifier.with_model(model), subject.served.with_model(model)
