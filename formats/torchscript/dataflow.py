@@ -458,8 +458,9 @@ class _Tracer(Builder):
             data = [known[result] for known, result in zip(after, results, strict=True)]
             number = self.add(node.kind(), "choose", data, [chosen], place=self.place(node))
             self.known[value.unique()] = self.made[value.unique()] = number
+            one = len({id(self.sure.get(result, result)) for result in results}) == 1
             for result in results:
-                self.relate(value.unique(), result)
+                self.relate(value.unique(), result, sure=one)
 
     def loop(self, node: Any) -> None:
         """What a round makes is also what the next one reads; two rounds show what writes carry over."""
@@ -489,9 +490,12 @@ class _Tracer(Builder):
         for member in [member for member in after.maps[0] if member in before]:
             versions = [before[member], after[member]]
             self.known[member] = self.add(node.kind(), "choose", versions, control, place=self.place(node))
-        for value, number, result in zip(node.outputs(), carried, leaving[1:], strict=True):
+        for value, number, first, result in zip(
+            node.outputs(), carried, inputs[2:], leaving[1:], strict=True
+        ):
             self.known[value.unique()] = self.made[value.unique()] = number
-            self.relate(value.unique(), result.unique())
+            for other in (first, result):  # the first, after no round
+                self.relate(value.unique(), other.unique(), sure=False)
 
 
 #: Operators that give back the operand or a copy, by its dtype, its device or its layout in memory.

@@ -412,7 +412,7 @@ def _is_activation(flow: Flow, n: int) -> bool:
         if one in met:
             continue
         met.add(one)
-        if len(met) > MOST_PARTS or len(asked) > 1 or _asks_for_a_number(flow, one):
+        if len(met) > MOST_PARTS or len(asked) > 1 or _asks_for_a_number(flow, one) or _by_place(flow, one):
             return False
         if flow[one].role in _POINTWISE:
             queue += flow.parents[one]
@@ -421,6 +421,14 @@ def _is_activation(flow: Flow, n: int) -> bool:
     return len(asked) == 1 and all(
         flow.depth[one] > 0 and flow[one].role not in ("reduce", "pick", "scalar") for one in asked
     )
+
+
+def _by_place(flow: Flow, n: int) -> bool:
+    """Whether a node compares with another constant in each channel or place, as no activation does."""
+    if named(flow[n]) not in _COMPARING:
+        return False
+    constants = (_stored(flow, one) for one in flow[n].data if one not in flow.parents)
+    return any(values is not None and values.size > 1 and np.ptp(values) > 0 for values in constants)
 
 
 def _asks_for_a_number(flow: Flow, n: int) -> bool:

@@ -322,6 +322,24 @@ class LeakyByHand(Scripted):
         return self.fc(torch.where(y > 0, y, 0.1 * y).mean([2, 3]))
 
 
+class Banded(Scripted):
+    """Where one channel comes to a narrow range, it is left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("low", torch.full((1, self.stem.out_channels, 1, 1), 1e4))
+        self.low[0, 0] = 0.5
+
+    def forward(self, x):
+        y = self.stem(x)
+        y = torch.where((y > self.low) & (y < self.low + 0.01), torch.zeros_like(y), y)
+        return self.fc(torch.relu(y).mean([2, 3]))
+
+
+def test_a_threshold_for_each_channel_is_no_activation():
+    assert {"G01", "G02"} <= errors(met(as_bytes(torch.jit.script(Banded().eval()))))
+
+
 class Averaged(Scripted):
     """Normalises its input, checks its size, averages two heads."""
 
@@ -470,7 +488,19 @@ class ByLayout(Scripted):
         return self.fc(self.features(x)) * y.mean()
 
 
-@pytest.mark.parametrize("net", [Noisy, ByDevice, ByAutocast, ByDtype, ByLayout])
+class ByBatch(Scripted):
+    """Both sides have the same values, one of them in memory of its own."""
+
+    def forward(self, x):
+        sign = -torch.ones([1])
+        written = sign
+        if x.size(0) < 500:
+            written = sign.clone()
+        written.fill_(1.0)
+        return self.fc(self.features(x)) * sign
+
+
+@pytest.mark.parametrize("net", [Noisy, ByDevice, ByAutocast, ByDtype, ByLayout, ByBatch])
 def test_chance_and_how_the_network_is_run_are_told_without_a_condition(net):
     hits = met(as_bytes(torch.jit.script(net().eval())))
     assert (hits["G11"].severity, errors(hits)) == (Severity.MEDIUM, set())
