@@ -101,7 +101,7 @@ class PurifyRequest(Examination[answers.PurifyAnswer]):
     )
     detectors: tuple[str, ...] = field(default_factory=lambda: tuple(DETECTORS))
     effort: Asked = "auto"
-    max_rounds: int = 3
+    max_rounds: int = 5
     targets: tuple[int, ...] = ()
     triggered: Path | None = None
     live: bool = False
