@@ -50,6 +50,7 @@ NAME = "acceptance"
 #: What stands in place of a round where nothing was tried.
 UNTRIED: dict[str, Any] = {
     "kept": True, "accepted": False, "unlearned": 0, "measured": 0, "fired": [], "probes_fired": [],
+    "outcome_fired": None,
 }  # fmt: skip
 
 
@@ -149,6 +150,7 @@ def shortened(line: dict[str, Any]) -> dict[str, Any]:
     rounds = [
         {name: one[name] for name in ("unlearned", "measured", "accepted", "reason", "kept")}
         | {name: [told(piece) for piece in one[name]] for name in ("fired", "probes_fired")}
+        | {"outcome_fired": (left := one["outcome_fired"]) and [told(piece) for piece in left]}
         for one in line["rounds"]
     ]
     return line | {"rounds": rounds}
@@ -192,7 +194,6 @@ def examined(case: Case, root: Path, work: Path) -> dict[str, Any]:
         "accepted": accepted,
         "detectors": list(DETECTORS),
         **({"untried": True} if edit is None else {}),
-        "remnants": True,
         "rounds": rounds,
         "seconds": round(seconds),
     }

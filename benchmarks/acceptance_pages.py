@@ -25,9 +25,8 @@ GIVEN = (
     "labelled; nothing of trigger or class. Measured are the true trigger and the accuracy on the other half, which "
     "nothing was chosen on; where a purification was refused, on the state that would have been written. Planted "
     "networks are clean ones fine-tuned on 8,000 images, 15 % of them poisoned, and safetensors files. One seed each. "
-    "Those with † were scanned and probed before all of today's detectors were there, or before later rounds unlearned "
-    "the weak finds, too, that they are measured by; those of a single round before a second one was always made that "
-    "goes on from the first. "
+    "Those with † were run before all of today's detectors were there, or before every outcome was scanned as the file "
+    "was; most of them in three rounds at most. "
     "Rendered: `python -m benchmarks.acceptance_pages`."
 )
 
@@ -89,9 +88,11 @@ def current(lines: Iterable[Line]) -> list[Line]:
 
 
 def earlier(line: Line) -> bool:
-    """Whether detectors of today were missing when it was run, or later rounds unlearned less."""
+    """Whether detectors of today were missing when it was run, or outcomes were not scanned."""
     missing = set(DETECTORS) - set(line.get("detectors", ()))
-    return bool(missing or (len(line["rounds"]) > 1 and not line.get("remnants")))
+    return bool(missing) or not (
+        untried(line) or all(one.get("outcome_fired") is not None for one in line["rounds"])
+    )
 
 
 def fault(line: Line) -> str:

@@ -193,7 +193,7 @@ def _outcome(accepted, asr, twin=0.02, **more):
         return {name: {"value": share, "n": 100} for name, share in (("acc", 0.8), ("asr", asr), ("ra", 0.7))}
 
     before = rates(0.9) | {"base_rate": {"value": 0.05, "n": 100}}
-    rounds = [{"kept": True, "reason": "Because."}]
+    rounds = [{"kept": True, "reason": "Because.", "outcome_fired": []}]
     line = {
         "specimen": "one",
         "kind": "bar",
@@ -267,6 +267,9 @@ def test_what_fewer_detectors_looked_at_is_marked():
     before = _outcome(True, 0.02, detectors=list(DETECTORS)[:-1])
     assert "| one † |" in acceptance_pages.removal([before])
     assert "| one † |" not in acceptance_pages.removal([_outcome(True, 0.02)])
+    unseen = [{"kept": True, "reason": "Because."}]
+    assert "| one † |" in acceptance_pages.removal([_outcome(True, 0.02, rounds=unseen)])
+    assert "| one † |" not in acceptance_pages.removal([_outcome(True, 0.02, rounds=unseen, untried=True)])
 
 
 def test_the_acceptance_pages_are_rendered_from_the_committed_lines():

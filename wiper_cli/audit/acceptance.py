@@ -30,6 +30,7 @@ def accept(
     max_accuracy_drop: float,
     suspects: Sequence[int] = (),
     accept_unverified: bool = False,
+    scan: Sequence[Evidence] | None = None,
 ) -> tuple[bool, str]:
     """Whether a purification is accepted, and a sentence on why (or on every reason why not).
 
@@ -37,7 +38,8 @@ def accept(
     run on the purified file that the purifier did not train against. ``max_accuracy_drop``: fraction in 0..1.
     ``suspects``: classes accused in the original file or in a later round; a probe counts when it fires for one of
     them, for any class when none are given. ``accept_unverified``: also where nothing had been found that could be seen
-    to go, or nothing but the accuracy could be looked at.
+    to go, or nothing but the accuracy could be looked at. ``scan``: of the purified file, where it was scanned as the
+    original was; there no detector may fire, for whatever class.
     """
     fall = before.acc.share - after.acc.share
     moved = _moved(fall)
@@ -60,9 +62,10 @@ def accept(
         against.append(working[0] + more)
     for probe in probes:
         if probe.ran and probe.fired and (not suspects or probe.target is None or probe.target in suspects):
-            target = "" if probe.target is None else f" for class {probe.target}"
-            numbers = f"{probe.statistic:.2f} against {probe.threshold:.2f}"
-            against.append(f"the probe {probe.name} still fires{target} ({numbers})")
+            against.append(f"the probe {_fires(probe)}")
+    for piece in scan or ():
+        if piece.ran and piece.fired:
+            against.append(f"in a scan of the outcome {_fires(piece)}")
     if not asked:
         against.append("no independent probe could be run on the purified model")
     elif not (suspects or pairs or accept_unverified):
@@ -74,14 +77,21 @@ def accept(
     triggers = f"{worked} of the {len(pairs)} triggers measured had worked and {of_these}, " if pairs else ""
     where = " for the classes suspected" if suspects else ""
     claim = "" if suspects or pairs else " No class had been suspected, so no removal is claimed."
+    scanned = "" if scan is None else ", and in a new scan no detector fired"
     return True, (
-        f"Accepted: {moved}, {triggers}and the independent probes ({', '.join(asked)}) found nothing{where}.{claim}"
+        f"Accepted: {moved}, {triggers}and the independent probes ({', '.join(asked)}) found nothing{where}{scanned}."
+        f"{claim}"
     )
 
 
 def can_tell(images: int, max_accuracy_drop: float) -> bool:
     """Whether so many images can show that the accuracy fell by no more: a single one must not decide."""
     return max_accuracy_drop * images >= 1
+
+
+def _fires(piece: Evidence) -> str:
+    target = "" if piece.target is None else f" for class {piece.target}"
+    return f"{piece.name} still fires{target} ({piece.statistic:.2f} against {piece.threshold:.2f})"
 
 
 def _moved(fall: float) -> str:

@@ -73,21 +73,30 @@ def _remnant(one: Recovered) -> Recovered:
 
 
 @dataclass(frozen=True)
-class Round:
-    """``looked``: the scan that it began with. ``finds``: of all rounds so far. ``edit``: of the original file.
-    ``before``, ``after``: of the same triggers, those of later rounds among them where these bettered nothing.
-    ``probes``: asked of the outcome."""
+class Look:
+    """A scan and all that was found by then. ``new``: of an outcome, and it counts when that is judged."""
 
-    looked: Detection
+    found: Detection
     finds: Finds
+    new: bool = False
+
+
+@dataclass(frozen=True)
+class Round:
+    """``look``: what it began with. ``again``: at the outcome. ``edit``: of the original file. ``before``, ``after``:
+    of the triggers known after looking again, and those of later rounds where these bettered nothing. ``probes``: asked
+    of the outcome. ``seconds``: with the scan of the outcome."""
+
+    look: Look
+    again: Look
     purified: Purified
     edit: Edit
     before: Measurement
     after: Measurement
     probes: tuple[Evidence, ...]
-    accepted: bool
-    reason: str
-    seconds: float
+    accepted: bool = False
+    reason: str = ""
+    seconds: float = 0.0
 
     @property
     def fired(self) -> tuple[Evidence, ...]:
@@ -100,11 +109,16 @@ class Round:
         return self.accepted and not self.fired
 
 
+def looks(request: PurifyRequest, images: int) -> bool:
+    """Whether outcomes are scanned: not where no detector was asked for, or the report part's ``images`` are too few
+    for any acceptance."""
+    return bool(request.detectors) and can_tell(images, request.max_accuracy_drop)
+
+
 def most(request: PurifyRequest, images: int) -> int:
-    """Rounds at most. One, where another could change nothing: the method does not read what scans find, no detector
-    was asked for, or the report part's ``images`` are too few for any acceptance."""
-    mends = request.method.uses_scan and request.detectors and can_tell(images, request.max_accuracy_drop)
-    return request.max_rounds if mends else 1
+    """Rounds at most. One, where another could change nothing: outcomes are not scanned, or the method does not read
+    what scans find."""
+    return request.max_rounds if request.method.uses_scan and looks(request, images) else 1
 
 
 def seed_of(request: PurifyRequest, number: int) -> int:
@@ -151,13 +165,14 @@ def shown(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     kept = best(rounds)
     return [
         {
-            "fired": [_statistic(piece) for piece in one.looked.evidence if piece.ran and piece.fired],
-            "accused": list(one.finds.accused),
-            "unlearned": len(one.finds.unlearned),
+            "fired": _fired(one.look.found.evidence),
+            "accused": list(one.again.finds.accused),
+            "unlearned": len(one.look.finds.unlearned),
             "measured": len(one.after.triggers),
             "acc": one.after.acc.as_dict(),
             "asr": max((trigger.asr.share for trigger in one.after.triggers), default=None),
-            "probes_fired": [_statistic(piece) for piece in one.fired],
+            "probes_fired": _fired(one.probes),
+            "outcome_fired": _fired(one.again.found.evidence) if one.again.new else None,
             "accepted": one.accepted,
             "reason": one.reason,
             "kept": one is kept,
@@ -167,5 +182,6 @@ def shown(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     ]
 
 
-def _statistic(piece: Evidence) -> dict[str, Any]:
-    return {name: getattr(piece, name) for name in ("name", "target", "statistic", "threshold")}
+def _fired(evidence: Iterable[Evidence]) -> list[dict[str, Any]]:
+    names = ("name", "target", "statistic", "threshold")
+    return [{name: getattr(one, name) for name in names} for one in evidence if one.ran and one.fired]

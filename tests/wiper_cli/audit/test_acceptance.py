@@ -60,6 +60,20 @@ def test_accepted(before, after, probes, suspects, sentence):
     assert accept(before, after, probes, 0.02, suspects) == (True, f"Accepted: {sentence}")
 
 
+@pytest.mark.parametrize("target", [4, 7, None])
+def test_no_detector_may_fire_in_a_scan_of_the_outcome(target):
+    found = [BLIND, replace(SILENT, name="silent"), replace(FIRES, name="detector", target=target)]
+    accepted, reason = accept(BEFORE, GONE, [SILENT], 0.02, [4], scan=found)
+    where = "" if target is None else f" for class {target}"
+    assert not accepted
+    assert (
+        reason == f"Not accepted: in a scan of the outcome detector still fires{where} (9.00 against 4.00)."
+    )
+    accepted, reason = accept(BEFORE, GONE, [SILENT], 0.02, [4], scan=found[:2])
+    assert accepted
+    assert reason.endswith("found nothing for the classes suspected, and in a new scan no detector fired.")
+
+
 def test_what_found_nothing_saw_nothing_go():
     better = numbers(1050)
     refused = "Not accepted: nothing had been found that could be seen to go."

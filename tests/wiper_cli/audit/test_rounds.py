@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import jsonschema
 import pytest
@@ -14,7 +13,7 @@ from wiper_cli.audit.detection import Detection
 from wiper_cli.audit.judgement import Judgement
 from wiper_cli.audit.measure import Measurement
 from wiper_cli.audit.requests import PurifyRequest
-from wiper_cli.audit.rounds import Finds, Round
+from wiper_cli.audit.rounds import Finds, Look, Round
 from wiper_cli.audit.stories import purify as story
 from wiper_cli.audit.stories import shared
 from wiper_cli.audit.stories.purify import purify
@@ -52,6 +51,10 @@ def names(finds):
     return [one.facts["name"] for one in finds]
 
 
+def names_of(evidence):
+    return [name for piece in evidence for name in names(piece.recovered)]
+
+
 def test_whatever_was_ever_found_stays():
     first = Finds((2,)).scanned(scan(4, weak=(7,), recovered=[found("a", 4), found("b", 9)]))
     first = first.sampled([found("c", 4)], [found("d", 4)])
@@ -79,7 +82,8 @@ def test_what_probes_recovered_is_not_trained_against():
 def outcome(accepted, right, *fired):
     measured = Measurement(100, Rate(right, 100), ())
     pieces = tuple(probe(True, k) for k in fired) or (probe(False),)
-    return Round(scan(), Finds(), Purified(Edit({})), Edit({}), measured, measured, pieces, accepted, "", 1.0)
+    look = Look(scan(), Finds())
+    return Round(look, look, Purified(Edit({})), Edit({}), measured, measured, pieces, accepted)
 
 
 def test_the_best_acceptable_one_stands():
@@ -161,12 +165,12 @@ def run(job, heard, monkeypatch):
     what ``outcomes`` say: for each whether it is accepted, and the classes of the probes that fire."""
 
     def start(outcomes, **changes):
-        asked = {"tasks": [], "scans": [], "samples": [], "probes": [], "measured": []}
+        asked = {"tasks": [], "scans": [], "samples": [], "probes": [], "measured": [], "judged": []}
         verdicts = iter([accepted for accepted, _ in outcomes])
 
         def detect(classifier, clean, names, class_names, seed, progress, stage, settings, *_):
             number = len(asked["scans"])
-            asked["scans"].append((classifier, seed, settings["square-probe"].offset))
+            asked["scans"].append((classifier, seed, settings["square-probe"].offset if settings else 0))
             return scan(4, recovered=[found(f"scan {number}", 4)])
 
         def sample_of(classifier, clean, accused, seed, *_):
@@ -190,12 +194,16 @@ def run(job, heard, monkeypatch):
         for name, double in (("detect", detect), ("sample_of", sample_of), ("look_closely", look_closely)):
             monkeypatch.setattr(story, name, double)
         monkeypatch.setattr(shared, "detect", detect)
-        accept = lambda *_: (next(verdicts), "as told")  # noqa: E731
+
+        def accept(*given):
+            asked["judged"].append(given)
+            return next(verdicts), "as told"
+
         monkeypatch.setattr(story, "accept", accept)
         monkeypatch.setattr(story, "measure", measure)
         monkeypatch.setattr(METHODS["unlearn"], "run", method)
-        request = partial(job, PurifyRequest, method=METHODS["unlearn"](), detectors=("square-probe",))
-        return purify(request(max_accuracy_drop=0.5, **changes), heard), asked
+        usual = {"method": METHODS["unlearn"](), "detectors": ("square-probe",), "max_accuracy_drop": 0.5}
+        return purify(job(PurifyRequest, **usual | changes), heard), asked
 
     return start
 
@@ -204,7 +212,7 @@ def test_two_silent_rounds_are_enough(run):
     answer, asked = run([(True, ()), (True, ())])
     assert answer.accepted
     assert {name: len(calls) for name, calls in asked.items()} == {
-        "tasks": 2, "scans": 2, "samples": 2, "probes": 2, "measured": 4,
+        "tasks": 2, "scans": 3, "samples": 3, "probes": 2, "measured": 4, "judged": 2,
     }  # fmt: skip
     one, two = answer.purification["rounds"]
     assert (one["kept"], one["accepted"], one["accused"], one["unlearned"]) == (False, True, [4], 2)
@@ -215,6 +223,25 @@ def test_one_round_may_be_all_that_is_wanted(run):
     answer, asked = run([(True, ())], max_rounds=1)
     assert answer.accepted
     assert len(asked["tasks"]) == len(answer.purification["rounds"]) == 1
+
+
+def test_an_outcome_is_judged_by_a_scan_of_it(run):
+    answer, asked = run([(True, (6,)), (True, ())], max_rounds=2)
+    looked = [classifier.head()[1] for classifier, *_ in asked["scans"]]
+    assert [round(float((one - looked[0]).mean())) for one in looked] == [0, 1, 2]
+    assert len({seed for _, seed, _ in asked["scans"]}) == 3
+    for number, (*_, accused, _, evidence) in enumerate(asked["judged"], 1):
+        assert names_of(evidence) == [f"scan {number}"]
+        assert accused == (4, 6)
+    assert [count for _, count in asked["measured"]] == [4, 4, 6, 6]
+    fired = [[piece["target"] for piece in one["outcome_fired"]] for one in answer.purification["rounds"]]
+    assert fired == [[4], [4]]
+
+
+def test_outcomes_are_not_scanned_where_no_detector_was_asked_for(run):
+    answer, asked = run([(True, ())], detectors=(), targets=(4,))
+    assert (len(asked["scans"]), asked["judged"][0][-1]) == (1, None)
+    assert answer.purification["rounds"][0]["outcome_fired"] is None
 
 
 def test_a_refusal_leads_to_another_round_on_what_is_left(run, heard):
@@ -266,7 +293,7 @@ def test_an_acceptable_state_stands_what_later_rounds_found_or_is_refused(run, s
     opened, triggers = asked["measured"][-1]
     changed = opened.head()[1] - asked["tasks"][0].classifier.head()[1]
     assert changed.allclose(changed.new_ones(10))
-    assert triggers == 6
+    assert triggers == 8
 
 
 @pytest.mark.slow

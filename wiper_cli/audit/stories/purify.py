@@ -6,14 +6,16 @@ from dataclasses import replace
 
 from wiper_cli.audit import answers, branches, requests, results, rounds
 from wiper_cli.audit.acceptance import accept
-from wiper_cli.audit.detection import Detection, detect, look_closely, sample_of
+from wiper_cli.audit.detection import detect, look_closely, sample_of
 from wiper_cli.audit.judgement import called
 from wiper_cli.audit.measure import Stamper, measure
 from wiper_cli.audit.planning import Planned
-from wiper_cli.audit.rounds import Finds, Round
+from wiper_cli.audit.rounds import Finds, Look, Round
 from wiper_cli.audit.stories.shared import asked, images_of, plan_of, scan_of
 from wiper_cli.audit.subject import SILENT, Notes, Reporter, Subject, prepare
+from wiper_cli.classifier import Classifier
 from wiper_cli.detectors import PROBE_SEED_OFFSET
+from wiper_cli.detectors.evidence import Evidence
 from wiper_cli.detectors.shape_probe import ShapeProbe
 from wiper_cli.images.splits import Part
 from wiper_cli.purifiers import METHODS
@@ -29,15 +31,16 @@ NOTHING_TO_GO = (
 
 
 def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
-    """Rounds of a scan, the method, and the question whether its outcome can be accepted, until two looks are silent.
+    """Rounds of the method and of a scan of what it made, until two outcomes in a row are silent.
 
-    The first scan is of the original file, each later one of what the round before left, with other seeds; the method
-    goes on from there, too (:func:`wiper_cli.audit.rounds.going_on`). The purifier
-    sees whatever scans ever recovered and most of a sample of stamps that trigger the accused classes. The acceptance
-    measures the rest of that sample, and also asks probes, drawn anew in each round, that the purifier did not train
-    against; an outcome that no later round bettered has to stand what these found, too. A branch in the graph ends it
-    before any work: no training removes one. So does a scan that finds nothing, unless the request names a target,
-    brings triggered images, or accepts what nothing verified.
+    The purifier sees whatever scans ever recovered and most of a sample of stamps that trigger the accused classes. Its
+    outcome is scanned as the file was, with other seeds, and asked probes, drawn anew in each round, that the purifier
+    did not train against. No detector and no probe may fire, and nothing that was found work, neither in the file nor
+    in the outcome, of the sample the part that the purifier did not see. The next round unlearns what that scan found,
+    too, and goes on from there (:func:`wiper_cli.audit.rounds.going_on`); an outcome that no later round bettered has
+    to stand what these found as well. A branch in the graph ends it before any work: no training removes one. So does a
+    scan that finds nothing, unless the request names a target, brings triggered images, or accepts what nothing
+    verified.
     """
     notes = Notes()
     graph = branches.read(request, report, notes)
@@ -58,11 +61,14 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     fired = any(piece.fired for piece in found.evidence)
     if ahead and not (fired or request.targets or request.triggered or request.accept_unverified):
         raise Problem(NOTHING_TO_GO, ExitCode.NO_VERDICT, (*graph.findings, *notes.findings))
+    known = Finds(request.targets).scanned(found)
+    known = sampled(request, subject.classifier, subject, ahead, known, request.seed, report, notes)
     done: list[Round] = []
     while len(done) < rounds.most(request, len(subject.clean.report)) and not rounds.settled(done):
         if done:
             report.log(f"Round {len(done)}: {done[-1].reason}")
-        done.append(_round(request, subject, ahead, found, triggered, done, report, notes))
+        look = Look(found, known) if not done else done[-1].again
+        done.append(_round(request, subject, ahead, look, triggered, done, report, notes))
     if rounds.best(done) is not done[-1]:
         done = [_with_later_finds(request, subject, one, done[-1], report, notes) for one in done]
     kept = rounds.best(done)
@@ -82,7 +88,7 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         ),
         purification=results.purification(subject.model, request.method, kept, rounds.shown(done)),
         verdict=found.judged.verdict,
-        sentence=_purified(reason, accepted, kept.finds, subject.class_names, _removal(request, ahead)),
+        sentence=_purified(reason, accepted, kept.again.finds, subject.class_names, _removal(request, ahead)),
         edit=kept.edit,
         expected=results.expectation(subject.classifier.with_edit(kept.edit), subject.clean.report.images),
         architecture=subject.model.architecture.name,
@@ -95,27 +101,16 @@ def _round(
     request: requests.PurifyRequest,
     subject: Subject,
     ahead: Planned | None,
-    first: Detection,
+    look: Look,
     triggered: Part | None,
     done: Sequence[Round],
     report: Reporter,
     notes: Notes,
 ) -> Round:
-    """One more round after those that are ``done``; ``first``: the scan of the original."""
+    """One more round after those that are ``done``, with what ``look`` found where they ended."""
     began = time.monotonic()
-    classifier, clean, seed = subject.classifier, subject.clean, rounds.seed_of(request, len(done))
-    current, looked, finds = classifier, first, Finds(request.targets).scanned(first)
-    if done and ahead:
-        current = classifier.with_edit(done[-1].edit)
-        settings, names = rounds.anew(ahead.detectors, len(done)), subject.class_names
-        looked = detect(current, clean, request.detectors, names, seed, report, notes.stage, settings)
-        finds = done[-1].finds.scanned(looked, done[-1].fired)
-    usual = ahead.detectors.get(ShapeProbe.name) if ahead else None
-    sought = list(finds.accused) if request.detectors else []
-    finds = finds.sampled(*sample_of(current, clean, sought, seed, report, notes.stage, usual))
-    chosen = [Stamper.recovered(one) for one in finds.measured]
-    with notes.stage("verify"):
-        before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
+    classifier, clean, finds = subject.classifier, subject.clean, look.finds
+    seed = rounds.seed_of(request, len(done))
     with notes.stage("purify"):
         begun = rounds.going_on(done, request.max_accuracy_drop)
         student = classifier.with_edit(begun) if begun else classifier
@@ -123,16 +118,68 @@ def _round(
         purified = request.method.run(task)
     edit = rounds.joined(begun, purified.edit)
     edited = classifier.with_edit(edit)
+    asked = rounds.anew(ahead.probes(finds.accused), len(done)) if ahead else {}
+    probes = look_closely(asked, edited, clean, seed + PROBE_SEED_OFFSET, report, notes.stage)
+    again = look_again(request, subject, ahead, edited, look, probes, len(done) + 1, report, notes)
     with notes.stage("verify"):
+        chosen = [Stamper.recovered(one) for one in again.finds.measured]
+        before = measure(subject.served, clean.report, chosen, opened=classifier, progress=report)
         served = subject.served.with_edit(edit)
         after = measure(served, clean.report, chosen, opened=edited, progress=report)
-    asked = rounds.anew(ahead.probes(finds.accused), len(done)) if ahead else {}
-    again = look_closely(asked, edited, clean, seed + PROBE_SEED_OFFSET, report, notes.stage)
+    one = judged(request, Round(look, again, purified, edit, before, after, probes))
+    return replace(one, seconds=round(time.monotonic() - began, 3))
+
+
+def look_again(
+    request: requests.PurifyRequest,
+    subject: Subject,
+    ahead: Planned | None,
+    edited: Classifier,
+    look: Look,
+    probes: Sequence[Evidence],
+    number: int,
+    report: Reporter,
+    notes: Notes,
+) -> Look:
+    """What a scan of the outcome ``edited`` of round ``number``, from 1, finds, after what ``look`` and its probes did;
+    the same where there is none."""
+    if ahead is None or not rounds.looks(request, len(subject.clean.report)):
+        return look
+    settings, names = rounds.anew(ahead.detectors, number), subject.class_names
+    seed = rounds.seed_of(request, number)
+    found = detect(edited, subject.clean, request.detectors, names, seed, report, notes.stage, settings)
+    finds = look.finds.scanned(found, [one for one in probes if one.ran and one.fired])
+    return Look(found, sampled(request, edited, subject, ahead, finds, seed, report, notes), new=True)
+
+
+def sampled(
+    request: requests.PurifyRequest,
+    current: Classifier,
+    subject: Subject,
+    ahead: Planned | None,
+    finds: Finds,
+    seed: int,
+    report: Reporter,
+    notes: Notes,
+) -> Finds:
+    """With a sample of stamps that trigger the accused classes of ``current``."""
+    usual = ahead.detectors.get(ShapeProbe.name) if ahead else None
+    sought = list(finds.accused) if request.detectors else []
+    return finds.sampled(*sample_of(current, subject.clean, sought, seed, report, notes.stage, usual))
+
+
+def judged(request: requests.PurifyRequest, one: Round) -> Round:
+    """With the answer whether its outcome can be accepted."""
     accepted, reason = accept(
-        before, after, again, request.max_accuracy_drop, finds.accused, request.accept_unverified
+        one.before,
+        one.after,
+        one.probes,
+        request.max_accuracy_drop,
+        one.again.finds.accused,
+        request.accept_unverified,
+        one.again.found.evidence if one.again.new else None,
     )
-    seconds = round(time.monotonic() - began, 3)
-    return Round(looked, finds, purified, edit, before, after, again, accepted, reason, seconds)
+    return replace(one, accepted=accepted, reason=reason)
 
 
 def _with_later_finds(
@@ -148,17 +195,9 @@ def _with_later_finds(
         return one
     with notes.stage("verify"):
         served, opened = subject.served.with_edit(one.edit), subject.classifier.with_edit(one.edit)
-        known = [Stamper.recovered(find) for find in last.finds.measured]
+        known = [Stamper.recovered(find) for find in last.again.finds.measured]
         after = measure(served, subject.clean.report, known, opened=opened, progress=report)
-    accepted, reason = accept(
-        last.before,
-        after,
-        one.probes,
-        request.max_accuracy_drop,
-        last.finds.accused,
-        request.accept_unverified,
-    )
-    return replace(one, before=last.before, after=after, accepted=accepted, reason=reason)
+    return judged(request, replace(one, before=last.before, after=after))
 
 
 def _removal(request: requests.PurifyRequest, ahead: Planned | None) -> str:
