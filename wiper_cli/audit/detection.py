@@ -82,7 +82,7 @@ def pending(
 ) -> Detection:
     """What stands when the first of ``detectors`` have ``found`` something and the others have not run."""
     waiting = list(detectors.items())[len(found) :]
-    missing = [Evidence(name, False, "the scan ended before it", title=one.title) for name, one in waiting]
+    missing = [Evidence(name, False, "the scan had ended", title=one.title) for name, one in waiting]
     evidence = (*found, *missing)
     return Detection(evidence, judge(evidence, classes, class_names, rate))
 

@@ -88,7 +88,10 @@ def judge(
         )
     elif blind or not evidence:
         verdict = Verdict.INCOMPLETE
-        reasons = "; ".join(f"{piece.name} did not run: {piece.reason}" for piece in blind)
+        alike: dict[str, list[str]] = {}
+        for piece in blind:
+            alike.setdefault(piece.reason or "", []).append(piece.name)
+        reasons = "; ".join(f"{', '.join(same)} did not run: {reason}" for reason, same in alike.items())
         sentence = f"No verdict: {reasons or 'no detector was asked'}."
         if len(blind) < len(evidence):
             sentence += f" What did run found nothing. {rate}"

@@ -153,7 +153,7 @@ def test_the_worst_finding_stands_first():
         ([], "No verdict: no detector was asked."),
         (
             [blind(), blind("square-probe")],
-            "No verdict: max-margin did not run: it needs gradients; square-probe did not run: it needs gradients.",
+            "No verdict: max-margin, square-probe did not run: it needs gradients.",
         ),
         (
             [blind(), square()],

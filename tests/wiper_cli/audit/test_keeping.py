@@ -75,7 +75,7 @@ def test_no_part_of_the_evidence_is_left_out():
 @pytest.mark.parametrize(
     "unusable",
     [
-        {"ran": False, "reason": "the scan ended before it"},
+        {"ran": False, "reason": "the scan had ended"},
         {"statistic": math.inf},
         {"per_class": (1.0, -math.inf)},
         {"recovered": [Recovered("patch", 2, {}, {"success": math.nan})]},
