@@ -170,7 +170,9 @@ def acceptance(measured: Sequence[Line]) -> str:
         "a reflection were run, and was raised to 0.8 for an honest network of digits, when the sticker's statistic, "
         "0.96, was known. The acceptance was changed after the sticker: its first round had been accepted with 16 % "
         "left, though what the second round found still worked, and an outcome that no later round betters now has "
-        "to stand what these find. So the sticker judges that rule no more.",
+        "to stand what these find. So the sticker judges that rule no more. The rounds were raised from three at most "
+        "to five for a warp, when it was known that a cross, a frame and the sticker had been refused after three; and "
+        "outcomes are scanned since a frame had been accepted after two, so the frame does not judge that.",
         "",
         *matrix(backdoored(lines, True)),
         "## Honest networks",

@@ -107,7 +107,8 @@ def main() -> None:
                 found.append(look(path))
                 print(json.dumps(found[-1]), file=stream, flush=True)
     print(f"{len(found)} of {len(paths)} files")
-    write_result("graph_audit", summary(found))
+    if found:
+        write_result("graph_audit", summary(found))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,9 @@ def test_the_action_leaves_reports_and_summary_and_gates(command, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"rubbish")
     done, told = scanned(STEPS["Scan"]["run"], tmp_path, "model.onnx bad.onnx", WIPER_CLEAN="clean images")
     assert done.returncode == 0, done.stderr
-    assert told["GITHUB_OUTPUT"] == "exit-code=2\n"
+    assert told["GITHUB_OUTPUT"] == "sarif=reports/wiper.sarif\nexit-code=2\n"
+    assert "steps.scan.outputs.sarif" in STEPS["Upload"]["if"]
+    assert "always()" in STEPS["Gate"]["if"]
     assert "model.onnx" in told["GITHUB_STEP_SUMMARY"]
     assert {path.suffix for path in (tmp_path / "reports").iterdir()} == {
         ".sarif",

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from formats.tensors import from_bytes
 from wiper_cli.bench.identity import changes
 from wiper_cli.bench.matrix import cells_of
 from wiper_cli.bench.pages import files
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 findings = importlib.import_module("benchmarks.findings")
 acceptance_pages = importlib.import_module("benchmarks.acceptance_pages")
+probe_power = importlib.import_module("benchmarks.probe_power")
 
 STORE = Store(findings.RESULTS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,6 +77,42 @@ def test_every_page_is_rendered_from_the_committed_cells(table):
         )
 
 
+def _asked(asr, **fired):
+    probes = {name: {"statistic": 1.0, "fired": True, "target": target} for name, target in fired.items()}
+    return {
+        "share": 0.5,
+        "accepted": not fired,
+        "recovered": 0.25,
+        "anew": None,
+        "scan": {"a detector": {"statistic": 2.0, "fired": True, "target": 2}},
+        "asr": {"value": asr, "n": 100},
+        "probes": probes | {"silent one": {"statistic": 0.0, "fired": False, "target": 2}},
+    }
+
+
+def test_a_probe_sees_a_weakened_backdoor_where_it_names_its_class():
+    levels = {"60 %": _asked(0.6, right=2, none=None), "15 %": _asked(0.15, wrong=3), "outcome": _asked(0.02)}
+    line = {"specimen": "one", "kind": "text", "held_out": False, "target": 2, "levels": levels}
+    names = ("right", "none", "silent one", "gone")
+    assert [probe_power.seen(levels["60 %"], 2, name) for name in names] == [True, True, False, False]
+    assert not probe_power.seen(levels["15 %"], 2, "wrong")
+    assert probe_power.seen(levels["outcome"], 2, "a detector")
+    page = probe_power.page([line])
+    assert "| **refused** | 1 of 1 | 0 of 0 | 1 of 1 | 0 of 1 |" in page
+    assert "| one | 60.0 | 25.0 | – | silent | refused |" in page
+    assert "| one | 2.0 | 25.0 | – | silent | accepted |" in page
+
+
+def test_the_way_to_an_outcome_is_straight():
+    way = probe_power.Way({"w": torch.zeros(2)}, {"w": torch.tensor([1.0, 2.0])}, {"w": "F32"})
+    assert from_bytes(way.at(0.25).tensors["w"].data, "F32").tolist() == [0.25, 0.5]
+
+
+def test_the_page_of_the_probes_is_rendered_from_the_committed_lines():
+    page = probe_power.PAGE.read_text(encoding="utf-8")
+    assert page == probe_power.page(probe_power.committed()), "run: python -m benchmarks.probe_power"
+
+
 def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     assert not STORE.damaged()
     copy = Store(tmp_path)
@@ -87,6 +126,7 @@ def test_the_committed_cells_are_in_order_whole_and_all_that_there_is(tmp_path):
     others = {
         "cells-tiny.jsonl", "zoo-tiny.json", "zoo-tiny.md", "end-to-end-cifar10.json", "detection.md", "scan-cost.md",
         "detection.svg", "scan-cost.svg", "acceptance.md", "removal.md", "photo.md", "fuzzing.md", "fleet.md", "gpu.md",
+        "probe-power.md",
         "README.md",
     }  # fmt: skip
     names = {path.name for path in findings.RESULTS.iterdir() if path.is_file()} - others
@@ -305,18 +345,20 @@ def test_the_readme_quotes_the_false_acceptances():
         for name, line in tried.items()
         if not acceptance_pages.honest(line)
     }
-    refused = [name for name, line in tried.items() if not line["accepted"] and name in left]
-    assert len(refused) == 5
+    assert all(tried[name]["accepted"] for name in left)
     assert len(left) == 17
-    assert "five of seventeen are refused" in " ".join(README.split())
-    assert not any(acceptance_pages.works(tried[name], "after") for name in refused)
-    for quoted in (
-        f"of a blend {left['cifar10-vgg11-bn-w8-blend-target3-s102']} %, of a warp",
-        f"of a warp {left['cifar10-vgg11-bn-w8-wanet-rate0.2-target0-s101']}, of a cross",
-        f"of a cross {left['cross-planted']}, of a frame {left['frame-planted']} and of the sticker",
-        f"of the sticker {left['sticker-planted']}.",
-    ):
-        assert quoted in " ".join(README.split())
+    assert [name for name in left if acceptance_pages.works(tried[name], "after")] == ["frame-planted"]
+    said = " ".join(README.split())
+    assert f"a frame, of which {left['frame-planted']} % were left" in said
+    assert "Five of the seventeen had been refused" in said
+    before = [
+        acceptance_pages.cell(line)
+        for line in acceptance_pages.committed()
+        if "up to five" in line.get("superseded", "")
+    ]
+    assert before == ["refused, gone"] * 5
+    assert sum(map(acceptance_pages.earlier, tried.values())) == 6
+    assert "Six rows are from before (†)" in said
 
 
 def test_the_readme_shows_every_kind_that_is_held_out():

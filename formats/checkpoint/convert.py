@@ -10,6 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from os.path import commonprefix
@@ -87,6 +88,15 @@ def convert(data: bytes, key: str = "") -> Converted:
     data = _packed(tensors, records)
     said = (tuple(names) for names in (pickle.called, pickle.unknown, pickle.named, pickle.strange))
     return Converted(data, len(tensors), place, tuple(left), *said)
+
+
+def refuse_harmful(data: bytes) -> None:
+    """Raises :class:`Hostile` where loading the bytes as a checkpoint would do harm that is known; anything else
+    passes, also what is no checkpoint."""
+    if not is_checkpoint(data) or (data.startswith(b"PK") and b"data.pkl" not in data):
+        return
+    with suppress(Unreadable, Unsupported):
+        _archived(data) if data.startswith(b"PK") else _in_a_row(data)
 
 
 def _archived(data: bytes) -> tuple[Pickle, Mapping[str, memoryview]]:

@@ -17,7 +17,6 @@ from formats.onnx import images, proto
 from formats.onnx.graph import build
 from formats.onnx.operators import SHAPE_INPUTS
 from formats.onnx.order import in_order
-from formats.onnx.precision import NARROW
 
 #: Those of onnx 1.23 and of the graphs that onnxruntime writes after optimising.
 ROLES = roles(
@@ -62,6 +61,9 @@ _CONTROL: Mapping[str, frozenset[int]] = {
 #: A slice that ends beyond this ends where its axis does.
 _FAR = 1 << 30
 _WIDE = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+_NARROW = {
+    number for name, number in onnx.TensorProto.DataType.items() if "FLOAT" in name and number not in _WIDE
+}
 _INTEGERS = {
     number for name, number in onnx.TensorProto.DataType.items() if name.startswith(("INT", "UINT", "BOOL"))
 }
@@ -86,7 +88,8 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
             raise
         entries = [proto.signature(model, name) for name in several.outputs]
     entry = entries[0]
-    tracer = _Tracer(dict(proto.stored(model)), entry.axes)
+    stored = dict(proto.stored(model))
+    tracer = _Tracer(stored, _weights(model, stored), entry.axes)
     known = {
         value.name: tracer.image(value.name) for value in model.graph.input if value.name not in tracer.stored
     }
@@ -111,15 +114,23 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
     return Dataflow(tuple(tracer.nodes), output, entry.shape, prefix, tuple(notes))
 
 
+def _weights(model: onnx.ModelProto, stored: Mapping[str, onnx.TensorProto]) -> list[onnx.TensorProto]:
+    """Operands of weighted layers among the stored tensors, since others can be there for show; all without such."""
+    layers = (node for node in model.graph.node if ROLES.get(node.op_type) == "linear")
+    return [stored[name] for node in layers for name in node.input if name in stored] or [*stored.values()]
+
+
 class _Tracer(Builder):
     """Names of the graph → numbers of nodes, a graph at a time."""
 
-    def __init__(self, stored: Mapping[str, onnx.TensorProto], axes: str) -> None:
+    def __init__(
+        self, stored: Mapping[str, onnx.TensorProto], weights: Sequence[onnx.TensorProto], axes: str
+    ) -> None:
         super().__init__()
         self.stored, self.axes = stored, axes
-        half = sum(_elements(one) for one in stored.values() if one.data_type in NARROW)
-        wide = sum(_elements(one) for one in stored.values() if one.data_type in _WIDE)
-        #: Whether half precision is not what the file is in.
+        half = sum(_elements(one) for one in weights if one.data_type in _NARROW)
+        wide = sum(_elements(one) for one in weights if one.data_type in _WIDE)
+        #: Whether half precision is not what the weights are in.
         self.wide = wide >= half
         #: Node → the order of the image's axes in its value, as long as it has them.
         self.orders: dict[int, str] = {}
@@ -211,11 +222,11 @@ class _Tracer(Builder):
     def to_half(self, node: onnx.NodeProto, attributes: Mapping[str, onnx.AttributeProto]) -> bool:
         """Whether a node casts to half precision, or may."""
         if node.op_type == "Cast":
-            return "to" in attributes and attributes["to"].i in NARROW
+            return "to" in attributes and attributes["to"].i in _NARROW
         if node.op_type != "CastLike" or len(node.input) < 2:
             return False
         like = self.stored.get(node.input[1])
-        return like is None or like.data_type in NARROW
+        return like is None or like.data_type in _NARROW
 
     def without_scale(self, read: Sequence[int]) -> Sequence[int]:
         """The operands of a product, less the scale by which the other one had been quantised while running: that gives

@@ -124,6 +124,8 @@ def conv_transpose(
         whole = stride[i] * (x.shape[2 + i] - 1) + dilation[i] * (kernel[i] - 1) + 1 + extra[i]
         if output_shape or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             wanted = list(output_shape)[-n:][i] if output_shape else x.shape[2 + i] * stride[i]
+            if output_shape and wanted > whole:
+                raise Unsupported("An ONNX ConvTranspose node makes more than its layer covers.")
             total = max(whole - wanted, 0)
             less, more = total // 2, total - total // 2
             begin.append(less if auto_pad == "SAME_UPPER" else more)
@@ -257,11 +259,18 @@ def _pooled(size: int, begin: int, end: int, reach: int, stride: int, ceil_mode:
     return count
 
 
+def _plain(auto_pad: str, ceil_mode: int, dilations: Ints | None) -> None:
+    """Refuses pools of which runtimes make different sizes."""
+    if auto_pad.startswith("SAME") and (ceil_mode or max(dilations or [1]) > 1):
+        raise Unsupported("An ONNX pool pads by itself and spreads or rounds up its windows.")
+
+
 def max_pool(
     x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints | None = None,
     kernel_shape: Ints, pads: Ints | None = None, storage_order: int = 0, strides: Ints | None = None,
 ) -> Tensor:  # fmt: skip
     n = x.dim() - 2
+    _plain(auto_pad, ceil_mode, dilations)
     stride, dilation, begin, end = _window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad)
     fits = begin == end and all(2 * side <= kernel_shape[i] for i, side in enumerate(begin))
     if not fits or ceil_mode:
@@ -280,6 +289,7 @@ def average_pool(
 ) -> Tensor:  # fmt: skip
     n = x.dim() - 2
     kernel = list(kernel_shape)
+    _plain(auto_pad, ceil_mode, dilations)
     stride, dilation, begin, end = _window(x.shape[2:], kernel, strides, dilations, pads, auto_pad)
     fits = begin == end and all(2 * side <= kernel[i] for i, side in enumerate(begin))
     if fits and not ceil_mode and max(dilation) == 1:
@@ -330,6 +340,8 @@ def _by_input(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator
     ) -> Tensor:
         dims = _axes(axes, data.dim())
         if not dims and noop_with_empty_axes:
+            if function not in (_max, _min, _mean, _sum, _prod):  # runtimes differ in what one value comes to
+                raise Unsupported("An ONNX reduction over no axis takes a norm or logarithm.")
             return data
         return function(data, dims or list(range(data.dim())), bool(keepdims))
 
@@ -688,6 +700,8 @@ def _padded(x: Tensor, pads: Ints, mode: str, value: float, axes: Ints | None) -
         begin[axis], end[axis] = pads[i], pads[len(where) + i]
     if mode == "constant":
         return _pad_space(x, begin, end, value)
+    if min(pads, default=0) < 0:  # runtimes differ in what they take then
+        raise Unsupported(f"An ONNX Pad node of mode {mode!r} takes less than nothing.")
     for axis in where:
         size = x.shape[axis]
         at = torch.arange(-begin[axis], size + end[axis], device=x.device)

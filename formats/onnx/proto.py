@@ -96,6 +96,11 @@ def load(source: Source, manifest: Manifest) -> onnx.ModelProto:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as error:  # its own checks, which have no common base
             raise Unsupported(f"The ONNX file's functions cannot be expanded: {str(error)[:200]}") from error
+        if model.functions:  # a node of such a function would pass for the operator of its name
+            raise Unsupported(
+                f"The function {model.functions[0].name[:80]!r} of the ONNX file cannot be expanded: it is written in "
+                "another version of the operators than the graph."
+            )
     return model
 
 

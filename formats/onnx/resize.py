@@ -15,8 +15,9 @@ Ints = Sequence[int]
 
 
 def _coordinates(new: int, old: int, scale: float, mode: str) -> Tensor:
-    """Place of every output element on the input axis, float64."""
-    at = torch.arange(new, dtype=torch.float64)
+    """Place of every output element on the input axis, float32: onnxruntime's, of which each rounding counts where the
+    nearest is taken."""
+    at = torch.arange(new, dtype=torch.float32)
     if mode == "align_corners":
         return at * (old - 1) / (new - 1) if new > 1 else at * 0
     if mode == "asymmetric":

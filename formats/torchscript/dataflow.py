@@ -20,7 +20,7 @@ from formats.dataflow import MOST_SETTINGS, PERHAPS, SMALL, Builder, Dataflow, R
 from formats.errors import Stateful, Unsupported
 from formats.model import Manifest, Source
 from formats.torchscript import lift
-from formats.torchscript.opener import example_shape, served_dtype
+from formats.torchscript.opener import example_shape
 
 #: Operators of torch 2.13 without namespace and without the underscore of those that write in place.
 ROLES = roles(
@@ -64,9 +64,10 @@ _DECIDING = frozenset(
         "scales", "scales_d", "scales_h", "scales_w",
     }
 )  # fmt: skip
-#: Codes of the integer dtypes and of bool (``c10::ScalarType``).
-_INTEGERS = frozenset({0, 1, 2, 3, 4, 11})
-_HALVES, _HALF_CODES = (torch.float16, torch.bfloat16), (5, 15)
+#: Codes of dtypes (``c10::ScalarType``): floats of less than 32 bits, other floats and complex numbers; the rest are
+#: whole numbers.
+_HALF_CODES = frozenset({5, 15, 23, 24, 25, 26, 44, 45})
+_REAL_CODES = _HALF_CODES | {6, 7, 8, 9, 10}
 #: What changes or runs something that the graph does not show.
 _HIDDEN = frozenset(
     {"prim::SetAttr", "prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::fork"}
@@ -87,7 +88,7 @@ def trace(source: Source, manifest: Manifest) -> Dataflow:
 
 def _dataflow(module: Any, graph: Any, stored: Mapping[int, lift.Argument], manifest: Manifest) -> Dataflow:
     inputs = list(graph.inputs())
-    tracer = _Tracer(served_dtype(manifest) not in _HALVES, stored)
+    tracer = _Tracer(_wide(inputs, stored), stored)
     for value in inputs:
         held = stored.get(value.unique())
         tracer.known[value.unique()] = tracer.constant(
@@ -129,6 +130,20 @@ def _dataflow(module: Any, graph: Any, stored: Mapping[int, lift.Argument], mani
     return Dataflow(
         tuple(tracer.nodes), outputs[0], example_shape(manifest) or (None,) * 4, prefix, tuple(tracer.notes)
     )
+
+
+def _wide(inputs: Sequence[Any], stored: Mapping[int, lift.Argument]) -> bool:
+    """Whether half precision is not what the operands of weighted layers are in; of all tensors, without such."""
+    held = [(one, stored[one.unique()].value) for one in inputs if one.unique() in stored]
+    floats = [(one, value) for one, value in held if isinstance(value, Tensor) and value.is_floating_point()]
+    weights = [value for one, value in floats if any(map(_is_weighted, one.uses()))]
+    counted = weights or [value for _, value in floats]
+    narrow = sum(value.numel() for value in counted if value.dtype.itemsize < 4)
+    return 2 * narrow <= sum(value.numel() for value in counted)
+
+
+def _is_weighted(use: Any) -> bool:
+    return ROLES.get(use.user.kind().rpartition("::")[2].rstrip("_")) == "linear"
 
 
 @cache
@@ -191,7 +206,7 @@ class _Tracer(Builder):
         )
         if not whole:
             self.real.add(number)
-        if isinstance(value, Tensor) and value.dtype in _HALVES:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize < 4:
             self.halves.add(number)
         return number
 
@@ -305,7 +320,7 @@ class _Tracer(Builder):
         }
         if "dtype" in given:
             code = self.number(given["dtype"])
-            return given["dtype"] not in self.real if code is None else code in _INTEGERS
+            return given["dtype"] not in self.real if code is None else code not in _REAL_CODES
         example = given.get(
             "other" if name in ("to", "type_as") else "self" if name in ("copy", "fill") else ""
         )

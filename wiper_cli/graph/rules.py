@@ -37,6 +37,13 @@ _POINTWISE = frozenset({"pointwise", "step", "choose", "view", "add", "scale"})
 _NUMBER = frozenset({"isnan", "isinf", "isfinite", "nan_to_num", "IsNaN", "IsInf"})
 _ALIKE = frozenset({"eq", "ne", "Equal"})
 _COMPARING = _ALIKE | {"lt", "le", "gt", "ge", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "isclose"}
+#: Steps that put values together, as no activation does.
+_MIXING = frozenset(
+    {
+        "all", "any", "argmax", "argmin", "nonzero", "one_hot", "ArgMax", "ArgMin", "NonZero", "OneHot", "Hardmax",
+        "Unique", "NonMaxSuppression",
+    }
+)  # fmt: skip
 _PARTIAL = frozenset(
     {
         "sqrt", "rsqrt", "log", "log2", "log10", "log1p", "logit", "acos", "asin", "acosh", "atanh", "Sqrt", "Log",
@@ -412,7 +419,9 @@ def _is_activation(flow: Flow, n: int) -> bool:
         if one in met:
             continue
         met.add(one)
-        if len(met) > MOST_PARTS or len(asked) > 1 or _asks_for_a_number(flow, one) or _by_place(flow, one):
+        if len(met) > MOST_PARTS or len(asked) > 1 or named(flow[one]) in _MIXING:
+            return False
+        if _asks_for_a_number(flow, one) or _by_place(flow, one):
             return False
         if flow[one].role in _POINTWISE:
             queue += flow.parents[one]

@@ -67,6 +67,17 @@ _RARE = frozenset(
         "reducelogsumexp", "globallppool",
     )
 )  # fmt: skip
+#: Steps of activations, and those whose answers do no more than choose between values there.
+_CUTTING = frozenset(
+    ("max", "min", "maximum", "minimum", "threshold", "thresholdedrelu", "shrink", "hardshrink", "nan_to_num")
+)
+_ASKING = frozenset(
+    (
+        "equal", "less", "greater", "lessorequal", "greaterorequal", "eq", "ne", "lt", "le", "gt", "ge", "isclose",
+        "and", "or", "not", "xor", "logical_and", "logical_or", "logical_not", "logical_xor", "bitwise_and",
+        "bitwise_or", "bitwise_not", "__and__", "__or__", "__xor__", "__not__", "isnan", "isinf", "isfinite",
+    )
+)  # fmt: skip
 #: Settings that are factors.
 _FACTORS = frozenset(("alpha", "beta", "gamma", "value", "scale", "negative_slope", "input_scale"))
 _PRODUCTS = frozenset(("mul", "qlinearmul", "mulinteger"))
@@ -111,7 +122,8 @@ def _rare(flow: Flow, n: int) -> str:
             what in _OTHER or what in _SIGMOIDS or what in _NORMS or what.lstrip("_").startswith("upsample_")
         )
     else:
-        known = what not in _RARE
+        known = what not in _RARE and (node.role != "step" or what in _CUTTING or _only_chooses(flow, n))
+        known = known and not (node.role == "choose" and _is_two_numbers(flow, n))
     if what == "exp":
         known = less_its_greatest(flow, node.inputs[0])
     if not known:
@@ -125,6 +137,28 @@ def _rare(flow: Flow, n: int) -> str:
     if what in _ROWS and (count := _parameters(flow, n)) < FEW:
         return over(count)
     return ""
+
+
+def _only_chooses(flow: Flow, n: int) -> bool:
+    """Whether a step asks a question whose answer goes to no arithmetic: one that becomes a number is a threshold."""
+    met, queue = {n}, [n]
+    while queue:
+        one = queue.pop()
+        if name(flow[one]) not in _ASKING:
+            return False
+        readers = [
+            reader
+            for reader in flow.children[one]
+            if flow[reader].role != "choose" or one in flow[reader].data
+        ]
+        queue += [reader for reader in readers if reader not in met]
+        met.update(readers)
+    return True
+
+
+def _is_two_numbers(flow: Flow, n: int) -> bool:
+    """Whether what is chosen between is made of no pixels, so that only the answer goes on."""
+    return bool(flow[n].control) and not any(one in flow.parents for one in flow[n].data)
 
 
 def over(count: int) -> str:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,9 @@ MAX_PIXELS = 64_000_000
 #: 1 to 30. Large ones are decoded one at a time: that takes up to 20 bytes a pixel.
 LARGE, DENSEST = 4_000_000, 100
 _ONE_AT_A_TIME = threading.Lock()
+#: So are JPEGs of more scans, of which each is decoded over all pixels; an encoder makes about ten.
+MOST_SCANS = 100
+_SCAN = b"\xff\xda"
 
 
 #: Formats that are tried. Not among them: those that start other programs (EPS) or hold no photographs.
@@ -105,6 +109,8 @@ def open_picture(path: str, channels: int) -> tuple[Image.Image, tuple[str, ...]
                 raise SkipError(f"larger than {MAX_PIXELS // 1_000_000} megapixels")
             if pixels > max(LARGE, DENSEST * status.st_size):
                 raise SkipError(f"more than {DENSEST} pixels in a byte")
+            if picture.format in ("JPEG", "MPO") and _scans(path) > MOST_SCANS:
+                raise SkipError(f"more than {MOST_SCANS} scans")
             with _ONE_AT_A_TIME if pixels > LARGE else nullcontext():
                 return _convert(picture, channels)
     except SkipError:
@@ -127,6 +133,15 @@ def _tile(picture: Image.Image) -> int:
     width, height = tags.get(322, 0), tags.get(323, 0)
     plain = all(isinstance(one, int) and one >= 0 for one in (width, height))
     return width * height if plain else MAX_PIXELS + 1
+
+
+def _scans(path: str) -> int:
+    """Scans of a JPEG, counted until there are too many."""
+    with Path(path).open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
+        found, at = 0, data.find(_SCAN)
+        while at >= 0 and found <= MOST_SCANS:
+            found, at = found + 1, data.find(_SCAN, at + 2)
+    return found
 
 
 def _convert(picture: Image.Image, channels: int) -> tuple[Image.Image, tuple[str, ...]]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from formats import Edit, FormatError, NewTensor, Source, Unsupported, inspect, own_names, write_edit
-from formats.checkpoint.convert import convert
+from formats import Edit, FormatError, Hostile, NewTensor, Source, Unsupported, inspect, own_names, write_edit
+from formats.checkpoint.convert import convert, refuse_harmful
 from formats.identify import (
     MAX_WHOLE,
     external_locations,
@@ -61,12 +61,14 @@ class GateJob(Job[GateAnswer]):
 @dataclass(frozen=True, kw_only=True)
 class Sorted:
     """A file by its content. ``kind``: "" of what is no model. ``parts``: files beside it that it names. ``reason``:
-    what it is instead, less its name, such as "is a PNG image, not a model"; ``unread`` where nobody can say."""
+    what it is instead, less its name, such as "is a PNG image, not a model"; ``unread`` where nobody can say.
+    ``harmful``: a pickle that would do harm when it is loaded."""
 
     kind: str = ""
     parts: tuple[str, ...] = ()
     reason: str = ""
     unread: bool = False
+    harmful: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,11 @@ def load() -> None:
 def judge(job: GateJob) -> GateAnswer:
     """Raises a ``FormatError`` for what is refused."""
     source = read_model(job.model)
-    kind, locations = identify(source.data, source.name), tuple(external_locations(source))
+    try:
+        kind, locations = identify(source.data, source.name), tuple(external_locations(source))
+    except Unsupported:
+        refuse_harmful(source.data)
+        raise
     if len(locations) > MOST_FILES:
         raise Unsupported(
             f"The model keeps its tensors in {len(locations)} files; the limit is {MOST_FILES}."
@@ -169,13 +175,24 @@ def _sorted(path: Path) -> Sorted:
         data = read_plain(path, MAX_WHOLE)
         kind = identify(data, "")
     except FormatError as error:
-        return Sorted(reason=_REST.split(str(error).removeprefix(str(path)).strip())[0][:LONGEST_NOTE])
+        return Sorted(
+            reason=_REST.split(str(error).removeprefix(str(path)).strip())[0][:LONGEST_NOTE],
+            harmful=isinstance(error, Unsupported) and _is_harmful(path),
+        )
     except OSError as error:
         return Sorted(reason=f"cannot be read: {error.strerror}", unread=True)
     try:
         return Sorted(kind=kind, parts=tuple(external_locations(Source("", data)))[:MOST_FILES])
     except FormatError:  # which its examination will say
         return Sorted(kind=kind)
+
+
+def _is_harmful(path: Path) -> bool:
+    try:
+        refuse_harmful(read_plain(path, MAX_WHOLE))
+    except Hostile:
+        return True
+    return False
 
 
 def write(job: WriteJob) -> WriteAnswer:

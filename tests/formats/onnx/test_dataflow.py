@@ -99,6 +99,19 @@ def test_a_cast_among_floats_changes_no_value():
     ]
 
 
+@pytest.mark.parametrize("to", [10, 16, 17, 19])
+def test_what_weights_are_in_is_not_told_by_other_tensors(to):
+    text = f"{POOLED}a; Cast a > b | to={to}; Cast b > c | to=1; ReduceMean s > m | keepdims=0; Cast m > n | to=1"
+    flow = followed(head(f"{text}; Mul c n > f", s=np.ones(100_000, np.float16)))
+    assert len(by_operator(flow, "CastToHalf")) == 1
+
+
+def test_in_a_file_of_halves_casts_to_half_are_usual():
+    flow = followed(head("Cast x > h | to=10; Conv h k > i; Cast i > j | to=1; GlobalAveragePool j > p; Flatten p > f",
+                         k=np.ones((4, 3, 40, 40), np.float16)))  # fmt: skip
+    assert by_operator(flow, "CastToHalf") == []
+
+
 def body(text, inputs, outputs):
     value = helper.make_tensor_value_info
     return helper.make_graph(

@@ -12,8 +12,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from formats.errors import Unsupported
 from formats.onnx.graph import _resolve
-from formats.onnx.operators import OPERATORS, SHAPE_INPUTS, clip_11, lookup
+from formats.onnx.operators import OPERATORS, SHAPE_INPUTS, clip_11, lookup, pad_11
 from formats.onnx.proto import _keywords
 
 
@@ -120,6 +121,9 @@ def resize(v):
     ] + [
         c(X4, none, scales, nearest_mode=rounding, coordinate_transformation_mode="asymmetric")
         for rounding in ("round_prefer_ceil", "floor", "ceil")
+    ] + [
+        c(rand(1, 1, 64, 64), none, f32(1, 1, 1.3, 2.3), nearest_mode="floor",
+          coordinate_transformation_mode="asymmetric")
     ] + [c(X4, none, none, ints(7, 4), axes=[2, 3], mode="linear")] * (v >= 18)  # fmt: skip
 
 
@@ -529,3 +533,27 @@ def test_every_revision_is_type_only_or_read():
     unread = sorted(found - set(SAME_MEANING))
     assert not unread, f"read what changed in {unread}, then list them in SAME_MEANING with the reason"
     assert not set(SAME_MEANING) - found, "SAME_MEANING lists revisions that are type-only"
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
+def test_a_pad_of_less_than_nothing_is_refused_where_runtimes_differ(mode):
+    pads = torch.tensor([0, 0, 3, 0, 0, 0, -3, 0])
+    with pytest.raises(Unsupported, match=f"mode '{mode}' takes less than nothing"):
+        pad_11(torch.rand(1, 1, 8, 8), pads, mode=mode)
+
+
+def test_settings_of_which_runtimes_make_different_values_are_refused():
+    x, w = torch.rand(1, 1, 8, 8), torch.rand(1, 1, 3, 3)
+    same = {"auto_pad": "SAME_UPPER", "kernel_shape": [3, 3], "strides": [2, 2]}
+    for pool in ("MaxPool", "AveragePool"):
+        run = lookup(pool, 19)[1]
+        assert run(x, **same).shape[2:] == (4, 4)
+        for odd in ({"ceil_mode": 1}, {"dilations": [2, 2]}):
+            with pytest.raises(Unsupported, match="pads by itself"):
+                run(x, **same, **odd)
+    with pytest.raises(Unsupported, match="more than its layer covers"):
+        lookup("ConvTranspose", 17)[1](x, w, strides=[2, 2], output_shape=[17, 18])
+    for name in ("ReduceL1", "ReduceL2", "ReduceSumSquare"):
+        with pytest.raises(Unsupported, match="over no axis"):
+            lookup(name, 18)[1](x, noop_with_empty_axes=1)
+    assert lookup("ReduceMean", 18)[1](x, noop_with_empty_axes=1) is x

@@ -124,6 +124,20 @@ def test_functions_of_the_file_are_expanded():
     assert list(result.tensors) == ["w"]
 
 
+@pytest.mark.parametrize("name", ["Softmax", "Twice"])
+def test_a_function_in_another_version_of_the_operators_is_not_taken_for_one(name):
+    add = [node("Add", ["a", "a"], ["b"])]
+    nodes = tiny.nodes(f"Flatten x > f; MatMul f w > g; {name} g > y | domain='local'")
+    model = tiny.make_model(nodes, {"w": tiny.array(0, 3, 2)}, shape=("n", 3, 1, 1))
+    version = next(one.version for one in model.opset_import if not one.domain)
+    model.functions.append(
+        helper.make_function("local", name, ["a"], ["b"], add, [helper.make_opsetid("", version - 1)])
+    )
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    with pytest.raises(Unsupported, match=f"The function '{name}' .* another version of the operators"):
+        tiny.opened(model)
+
+
 def test_functions_that_nobody_calls_and_that_call_themselves():
     model = tiny.classifier()
     again = [node("F", ["a"], ["b"], domain="l")]

@@ -336,6 +336,58 @@ class Banded(Scripted):
         return self.fc(torch.relu(y).mean([2, 3]))
 
 
+class Wholly(Scripted):
+    """Whether all of a row of values are positive."""
+
+    def forward(self, x):
+        y = self.stem(x)
+        return self.fc((y * (1 + torch.all(y > 0, 1, keepdim=True).to(torch.float32))).mean([2, 3]))
+
+
+class Greatest(Scripted):
+    def forward(self, x):
+        y = self.stem(x)
+        return self.fc(
+            (y * torch.argmax((y > 0).to(torch.float32), 1, keepdim=True).to(torch.float32)).mean([2, 3])
+        )
+
+
+class Counting(Scripted):
+    """Whole numbers of a type that few know."""
+
+    def forward(self, x):
+        y = torch.relu(self.stem(x))
+        return self.fc(torch.cat([y[:, :3], y[:, 3:].to(torch.uint16).to(torch.float32)], 1).mean([2, 3]))
+
+
+@pytest.mark.parametrize("net", [Wholly, Greatest, Counting])
+def test_what_puts_values_together_or_counts_is_no_activation(net):
+    assert "G02" in errors(met(as_bytes(torch.jit.script(net().eval()))))
+
+
+class Eighth(Scripted):
+    def forward(self, x):
+        y = self.features(x)
+        return self.fc(y + torch.relu(y).to(torch.float8_e5m2).to(torch.float32))
+
+
+class Shown(Scripted):
+    """More halves than weights, for show."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("show", torch.ones(10_000, dtype=torch.float16))
+
+    def forward(self, x):
+        y = self.features(x)
+        return self.fc(y.to(torch.float16).to(torch.float32) * self.show.mean().to(torch.float32))
+
+
+@pytest.mark.parametrize("net", [Eighth, Shown])
+def test_a_cast_to_what_holds_less_is_told(net):
+    assert "G12" in met(as_bytes(torch.jit.script(net().eval())))
+
+
 def test_a_threshold_for_each_channel_is_no_activation():
     assert {"G01", "G02"} <= errors(met(as_bytes(torch.jit.script(Banded().eval()))))
 

@@ -41,6 +41,20 @@ def of(chain, opset=18):
 SQUARED = "Mul h h > a; Mul a a > b; Mul b b > e"
 VARIANCE = "ReduceMean h axes > m; Sub h m > d; Mul d d > q; ReduceMean q axes > v; Add v eps > e"
 LOUD = {
+    "asking": ("Greater h half > q; Cast q > z | to=1", "Greater 'q' is an operator that they do not apply."),
+    "asking by a choice": (
+        "Greater h half > q; Where q one half > z",
+        "Where 'z' is an operator that they do not apply.",
+    ),
+    "asking twice": (
+        "Greater h half > q; Less h one > r; And q r > s; Cast s > i | to=1; Mul h i > z",
+        "Greater 'q' is an operator that they do not apply.",
+    ),
+    "rounding": ("Relu h > r; Floor r > z", "Floor 'z' is an operator that they do not apply."),
+    "counting": (
+        "Relu h > r; Cast r > i | to=7; Cast i > z | to=1",
+        "Cast 'i' is an operator that they do not apply.",
+    ),
     "products": (f"{SQUARED}; Add h e > z", "Mul 'e' makes a power beyond 4 of them."),
     "products without a join": (f"{SQUARED}; Relu e > z", "Mul 'e' makes a power beyond 4 of them."),
     "products through layers": (
@@ -93,6 +107,8 @@ LOUD = {
     "steep slope": ("LeakyRelu h > z | alpha=1e5", "LeakyRelu 'z' multiplies by 1e+05."),
 }
 USUAL = {
+    "leaky by hand": "Greater h half > q; Mul h half > a; Where q h a > z",
+    "between bounds": "Greater h half > q; Less h one > r; And q r > s; Where s h half > z",
     "layer norm": f"{VARIANCE}; Sqrt e > s; Div d s > z",
     "layer norms and products": (
         f"{VARIANCE}; Sqrt e > s; Div d s > l; Mul l l > g; Conv g k2 > t; "

@@ -97,6 +97,18 @@ def test_a_few_bytes_that_are_many_pixels_are_not_decoded(suffix, tmp_path, monk
         decode.decode(str(path), SMALL)
 
 
+def test_a_picture_in_very_many_scans_is_not_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (64, 64)).save(path, progressive=True)
+    data = path.read_bytes()
+    assert decode.decode(str(path), SMALL)[0].shape == (3, 8, 8)
+    last = data.rindex(b"\xff\xda")
+    path.write_bytes(data[:last] + 100 * data[last:-2] + data[-2:])
+    monkeypatch.setattr(decode, "_convert", None)  # would raise, and be called damaged
+    with pytest.raises(SkipError, match="more than 100 scans"):
+        decode.decode(str(path), SMALL)
+
+
 @pytest.mark.parametrize("quality", [5, 95])
 def test_a_large_photograph_is_decoded(quality, tmp_path):
     noise = np.random.default_rng(0).normal(0, 6, (2100, 2800, 3))

@@ -33,6 +33,7 @@ _DESCRIBING = re.compile(
     r"|.*\.(json|jsonl|md|txt|ya?ml|toml|csv|tsv|png|jpe?g|gif|webp|svg|pdf)",
     re.ASCII | re.IGNORECASE,
 )
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 #: Names that are told of those skipped for one reason.
 _TOLD = 3
 
@@ -139,10 +140,21 @@ class _Listing:
             if not model.is_relative_to(path) and (path.is_dir() or not _DESCRIBING.fullmatch(path.name))
         ]
         parts = self._parts(model) if beside else ()
-        for path in beside:
-            if path not in parts:
+        left = [path for path in beside if path not in parts]
+        harmful = self._harmful(left)
+        for path in left:
+            if path in harmful:  # whatever loads the folder may take it in place of the model
+                self.found.models.append(path)
+            else:
                 self._skip(path, "is what snapshots link to" if _blobs(path) else reason)
         return True
+
+    def _harmful(self, paths: Sequence[Path]) -> set[Path]:
+        """Pickles among what lies beside a model that would do harm when they are loaded."""
+        names = {str(path.relative_to(self.root)): path for path in paths if path.is_file()}
+        pickles = [name for name in names if name.lower().endswith(_PICKLED)]
+        told = _sorted(self.root, pickles, self.sort) if pickles else {}
+        return {names[name] for name, one in told.items() if one.harmful}
 
     def _parts(self, model: Path) -> Collection[Path]:
         """Files beside a model that are examined with it."""
@@ -191,7 +203,7 @@ def _told_apart(root: Path, files: Sequence[str], skipped: dict[str, list[str]],
         # A model may claim another one's file; only shards are models themselves.
         if owner and owner != name and (not told.kind or kind == "safetensors"):
             skipped[f"belongs to {owner}"].append(name)
-        elif told.kind or told.unread or name.lower().endswith(_NAMED):
+        elif told.kind or told.unread or told.harmful or name.lower().endswith(_NAMED):
             models.append(name)
         else:
             skipped[told.reason].append(name)

@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from formats import Hostile, Unsupported
 from wiper_cli.commands.fleet import walking
 from wiper_cli.commands.fleet.walking import models_in
 from wiper_cli.commands.shared.example_files import example_folder
@@ -246,3 +248,26 @@ def test_a_folder_without_models_is_one_file_that_cannot_be_read(models, wiper, 
     assert [one["exit_code"] for one in json.loads(out)["reports"]] == [2, 0]
     assert "without a model file" in err
     assert "README.md: is no model file known here." in err
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_harmful_pickle_is_a_model_wherever_it_lies(models, zipped):
+    """Whatever loads the folder may take it in place of the model beside it."""
+    put(models / "hub/model.safetensors", "model.safetensors")
+    (models / "hub/config.json").write_text("{}")
+    for name, value in [("hub/pytorch_model.bin", Harm()), ("hub/other.bin", 1), ("loose", Harm())]:
+        values = {"a": torch.zeros(2), "b": value}
+        torch.save(values, models / name, _use_new_zipfile_serialization=zipped)
+    found = models_in(models, sort)
+    assert names(found) == ["hub/model.safetensors", "hub/pytorch_model.bin", "loose"]
+    assert found.skipped == {"lies in the folder of hub/model.safetensors": ["hub/other.bin"]}
+    for path in found.models[1:]:
+        with pytest.raises(Hostile, match=r"names 'posix\.system'"):
+            gate.run(gate.GateJob(model=path))
+    with pytest.raises(Unsupported, match="wiper convert"):
+        gate.run(gate.GateJob(model=models / "hub/other.bin"))
