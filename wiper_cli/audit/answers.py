@@ -88,6 +88,9 @@ class Kept:
     tensors: Mapping[str, NewTensor] = field(default_factory=dict)
 
 
+_NONE = "No verdict: "
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScanAnswer(ExaminationAnswer):
     """``explanation``: what triggered images show, ``None`` where none were given. ``complete``: False of an answer
@@ -104,7 +107,10 @@ class ScanAnswer(ExaminationAnswer):
     def ended(self, reason: str) -> Self:
         """What is left of a scan that ended here, and why it did."""
         not_done = (*self.not_done, {"what": "the rest of the scan", "why": reason})
-        return replace(self, complete=True, sentence=f"{self.sentence} {reason}", not_done=not_done)
+        said = f"{self.sentence} {reason}"
+        if self.sentence.startswith(_NONE):  # the cause comes first
+            said = f"{_NONE}{reason.removeprefix(_NONE)} {self.sentence.removeprefix(_NONE)}"
+        return replace(self, complete=True, sentence=said, not_done=not_done)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,7 +151,12 @@ def test_what_stands_is_told_before_the_work_and_after_each_detector(job, heard,
     assert second.detection["plan"]["effort"] == "quick"
     ended = second.ended("It was interrupted.")
     assert ended.complete
-    assert ended.sentence.endswith("It was interrupted.")
+    assert ended.sentence == (
+        f"{second.sentence} It was interrupted."
+        if fires
+        else f"No verdict: It was interrupted. {second.sentence.removeprefix('No verdict: ')}"
+    )
+    assert "No verdict: It was" in second.ended("No verdict: It was not.").sentence or fires
     assert {"what": "the rest of the scan", "why": "It was interrupted."} in ended.not_done
 
 
