@@ -32,7 +32,12 @@ def _nearest(at: Tensor, rounding: str) -> Tensor:
         return at.floor()
     if rounding == "ceil":
         return at.ceil()
-    return (at + 0.5).floor() if rounding == "round_prefer_ceil" else (at - 0.5).ceil()
+    rounded = (at.double() + 0.5).floor()
+    return (
+        rounded
+        if rounding == "round_prefer_ceil"
+        else torch.where(at == at.trunc() + 0.5, at.trunc(), rounded)
+    )
 
 
 def _resized_axis(

@@ -122,8 +122,8 @@ def resize(v):
         c(X4, none, scales, nearest_mode=rounding, coordinate_transformation_mode="asymmetric")
         for rounding in ("round_prefer_ceil", "floor", "ceil")
     ] + [
-        c(rand(1, 1, 64, 64), none, f32(1, 1, 1.3, 2.3), nearest_mode="floor",
-          coordinate_transformation_mode="asymmetric")
+        c(rand(1, 1, 64, 64), none, f32(1, 1, 1.3, 2.3), nearest_mode=rounding, coordinate_transformation_mode=place)
+        for rounding, place in (("floor", "asymmetric"), ("round_prefer_floor", "half_pixel"))
     ] + [c(X4, none, none, ints(7, 4), axes=[2, 3], mode="linear")] * (v >= 18)  # fmt: skip
 
 
