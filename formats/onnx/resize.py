@@ -13,6 +13,9 @@ from formats.errors import Unsupported
 
 Ints = Sequence[int]
 
+#: So near to half way, and not there, roundings decide which neighbour is the nearest.
+_TIE = 1e-5
+
 
 def _coordinates(new: int, old: int, scale: float, mode: str) -> Tensor:
     """Place of every output element on the input axis, float32: onnxruntime's, of which each rounding counts where the
@@ -32,6 +35,11 @@ def _nearest(at: Tensor, rounding: str) -> Tensor:
         return at.floor()
     if rounding == "ceil":
         return at.ceil()
+    from_tie = (at.double() % 1 - 0.5).abs()
+    if ((from_tie > 0) & (from_tie < _TIE)).any():
+        raise Unsupported(
+            "An ONNX Resize node takes pixels that lie so nearly between two that runtimes differ."
+        )
     rounded = (at.double() + 0.5).floor()
     return (
         rounded

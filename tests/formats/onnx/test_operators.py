@@ -122,8 +122,10 @@ def resize(v):
         c(X4, none, scales, nearest_mode=rounding, coordinate_transformation_mode="asymmetric")
         for rounding in ("round_prefer_ceil", "floor", "ceil")
     ] + [
-        c(rand(1, 1, 64, 64), none, f32(1, 1, 1.3, 2.3), nearest_mode=rounding, coordinate_transformation_mode=place)
-        for rounding, place in (("floor", "asymmetric"), ("round_prefer_floor", "half_pixel"))
+        c(rand(1, 1, 64, 64), none, f32(1, 1, *by), nearest_mode=rounding, coordinate_transformation_mode=place)
+        for by, rounding, place in (
+            ((1.3, 2.3), "floor", "asymmetric"), ((1.7, 2.3), "round_prefer_floor", "half_pixel")
+        )
     ] + [c(X4, none, none, ints(7, 4), axes=[2, 3], mode="linear")] * (v >= 18)  # fmt: skip
 
 
@@ -557,3 +559,11 @@ def test_settings_of_which_runtimes_make_different_values_are_refused():
         with pytest.raises(Unsupported, match="over no axis"):
             lookup(name, 18)[1](x, noop_with_empty_axes=1)
     assert lookup("ReduceMean", 18)[1](x, noop_with_empty_axes=1) is x
+
+
+def test_pixels_that_lie_nearly_between_two_are_refused():
+    x, by = torch.rand(1, 1, 64, 64), torch.tensor([1, 1, 1.3, 1.3])
+    with pytest.raises(Unsupported, match="so nearly between two"):
+        lookup("Resize", 13)[1](x, None, by, mode="nearest")
+    for exact in (1.5, 2.0, 3.0):
+        lookup("Resize", 13)[1](x, None, torch.tensor([1, 1, exact, exact]), mode="nearest")
