@@ -410,6 +410,8 @@ class _Tracer(Builder):
         """Views and containers are related to what they show; what is written to changes with all that is related.
         A schema does not say of every operator that it may give back what it was given: what is not known to make
         memory of its own is taken to. ``written``: the number of what is written where nothing comes out."""
+        if name in _COPIES and outputs and all(_is_numbers(output.type()) for output in outputs):
+            return
         lists = any(output.type().kind() == "ListType" for output in outputs)
         if (
             name in _GIVES_BACK
@@ -526,9 +528,11 @@ _MAKES = frozenset(
         "upsample_bicubic2d", "_upsample_bilinear2d_aa", "grid_sampler", "affine_grid_generator", "glu", "cdist",
         "local_response_norm", "repeat", "tile", "clone", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
         "replication_pad1d", "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "roll", "flip", "im2col",
-        "gather", "index_select", "take_along_dim", "tensor", "NumToTensor",
+        "gather", "index_select", "take_along_dim", "tensor", "NumToTensor", "fill",
     }
 )  # fmt: skip
+#: Operators that make another list; one of numbers shares no memory.
+_COPIES = frozenset({"copy", "list", "slice", "add", "mul"})
 #: Operators that make whole numbers of any, that make others of none, and whose second results are places.
 _WHOLE = frozenset({"size", "argmax", "argmin", "argsort", "nonzero", "one_hot", "searchsorted", "bucketize"})
 _FLOATS = frozenset({"zeros", "ones", "empty", "linspace", "eye"})
@@ -550,6 +554,11 @@ def _leaf(kind: Any) -> str:
         kind = kind.getElementType()
     found: str = kind.kind()
     return found
+
+
+def _is_numbers(kind: Any) -> bool:
+    """Whether a type is a list of numbers."""
+    return bool(kind.kind() == "ListType" and kind.getElementType().kind() in _NUMBERS)
 
 
 def _holds(kind: Any) -> bool:

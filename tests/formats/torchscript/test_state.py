@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchscript_files import as_bytes, images, rezip
 
-from formats import Stateful, Unsupported
+from formats import Source, Stateful, Unsupported, trace
 from formats.torchscript import lift
 
 
@@ -163,6 +163,22 @@ class WritesElsewhere(Net):
 @pytest.mark.parametrize("opened", [lift.lift, lift.inlined])
 def test_what_is_written_elsewhere_is_no_state(opened):
     opened(lift.load(as_bytes(torch.jit.script(WritesElsewhere().eval()))))
+
+
+class WritesAsSwin(Net):
+    """Into a copy of its list, and stored values into a mask of its own."""
+
+    def forward(self, x):
+        sizes = self.seen.copy()
+        sizes[0] = 1
+        mask = x.new_zeros([4])
+        mask[:2] = self.sign[0]
+        return self.fc(self.features(x) + mask) * sizes[0]
+
+
+@pytest.mark.parametrize("how", [torch.jit.script, lambda net: torch.jit.trace(net, torch.rand(1, 3, 8, 8))])
+def test_what_swin_writes_is_no_state(how):
+    trace(Source("m.pt", as_bytes(how(WritesAsSwin().eval()))))
 
 
 def test_lists_of_the_network_are_constants_of_the_function():
