@@ -81,7 +81,8 @@ def main() -> NoReturn:
     except click.ClickException as error:
         from wiper_cli.reports.plain import plain
 
-        error.message = plain(error.message)  # type: ignore[misc]  # it may repeat the name of a file
+        if not isinstance(error, click.exceptions.NoArgsIsHelpError):  # that is the help
+            error.message = plain(error.message)  # type: ignore[misc]  # it may repeat the name of a file
         error.show()
         code = ExitCode.USAGE
     except Problem as problem:

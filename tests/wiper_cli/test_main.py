@@ -129,3 +129,12 @@ def test_a_working_folder_that_was_removed_is_said(arguments, said, tmp_path):
     shell = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *call]
     done = subprocess.run(shell, cwd=gone, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+@pytest.mark.parametrize("command", [[], ["cache"], ["zoo"]])
+def test_without_arguments_the_help_is_shown_as_it_is(command):
+    asked = wiper(*command, "--help", path=(ROOT,))
+    code, out, err = wiper(*command, path=(ROOT,))
+    assert (code, out) == (2, "")
+    assert err.split() == asked[1].split()
+    assert len(err.splitlines()) > 10

@@ -73,7 +73,7 @@ def convert(
                 )
             except Hostile as error:
                 raise Problem(
-                    f"{error} Nothing of it was run, and nothing written.", ExitCode.FINDING
+                    f"{checkpoint}: {error} Nothing of it was run, and nothing written.", ExitCode.FINDING
                 ) from error
         stage = lay_out(place, source, {output.name: found.files[""].data})
         written = read_model(stage.model)
