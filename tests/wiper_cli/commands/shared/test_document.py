@@ -16,7 +16,7 @@ from formats import (
     Unsupported,
     read_source,
 )
-from formats.errors import Ambiguous
+from formats.errors import Ambiguous, Stateful
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.example_files import example_folder
 from wiper_cli.reports.schema import schema
@@ -76,6 +76,7 @@ REFUSALS = {
     "unreadable": (Unreadable("It is empty."), ExitCode.USAGE),
     "ambiguous": (Ambiguous("Two outputs may be it.", {"a": 3, "b": None}), ExitCode.NO_VERDICT),
     "unsupported": (Unsupported("It cannot be opened."), ExitCode.NO_VERDICT),
+    "stateful": (Stateful("It keeps state."), ExitCode.NO_VERDICT),
     "unknown": (UnknownArchitecture("Nothing fits.", ("resnet18",)), ExitCode.NO_VERDICT),
     "edit": (EditError("It does not fit."), ExitCode.NO_VERDICT),
     "format": (FormatError("It is odd."), ExitCode.NO_VERDICT),
