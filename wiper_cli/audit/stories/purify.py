@@ -168,14 +168,14 @@ def sampled(
     return finds.sampled(*sample_of(current, subject.clean, sought, seed, report, notes.stage, usual))
 
 
-def judged(request: requests.PurifyRequest, one: Round) -> Round:
-    """With the answer whether its outcome can be accepted."""
+def judged(request: requests.PurifyRequest, one: Round, last: Round | None = None) -> Round:
+    """With the answer whether its outcome can be accepted; ``last``: of the rounds that accused classes."""
     accepted, reason = accept(
         one.before,
         one.after,
         one.probes,
         request.max_accuracy_drop,
-        one.again.finds.accused,
+        (last or one).again.finds.accused,
         request.accept_unverified,
         one.again.found.evidence if one.again.new else None,
     )
@@ -197,7 +197,7 @@ def _with_later_finds(
         served, opened = subject.served.with_edit(one.edit), subject.classifier.with_edit(one.edit)
         known = [Stamper.recovered(find) for find in last.again.finds.measured]
         after = measure(served, subject.clean.report, known, opened=opened, progress=report)
-    return judged(request, replace(one, before=last.before, after=after))
+    return judged(request, replace(one, before=last.before, after=after), last)
 
 
 def _removal(request: requests.PurifyRequest, ahead: Planned | None) -> str:
