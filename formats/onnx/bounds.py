@@ -251,6 +251,8 @@ class _Walk:
             self.count(1)
             given = [Value((), (turn,), True), _NOTHING, *state]
             made = self.graph(body, dict(zip(formal, given, strict=False)), values, depth)[1:]
+            if len(made) < len(state):
+                raise Unsupported("The ONNX file holds a Loop whose body gives back less than it takes.")
             state, stacked = made[: len(state)], made[len(state) :]
         return [*state, *(Value(one.shape and (int(turns[0]), *one.shape)) for one in stacked)]
 
