@@ -171,14 +171,13 @@ def sort(job: SortJob) -> SortAnswer:
 
 
 def _sorted(path: Path) -> Sorted:
+    data = b""
     try:
         data = read_plain(path, MAX_WHOLE)
         kind = identify(data, "")
     except FormatError as error:
-        return Sorted(
-            reason=_REST.split(str(error).removeprefix(str(path)).strip())[0][:LONGEST_NOTE],
-            harmful=isinstance(error, Unsupported) and _is_harmful(path),
-        )
+        reason = _REST.split(str(error).removeprefix(str(path)).strip())[0][:LONGEST_NOTE]
+        return Sorted(reason=reason, harmful=_is_harmful(data))
     except OSError as error:
         return Sorted(reason=f"cannot be read: {error.strerror}", unread=True)
     try:
@@ -187,9 +186,9 @@ def _sorted(path: Path) -> Sorted:
         return Sorted(kind=kind)
 
 
-def _is_harmful(path: Path) -> bool:
+def _is_harmful(data: bytes) -> bool:
     try:
-        refuse_harmful(read_plain(path, MAX_WHOLE))
+        refuse_harmful(data)
     except Hostile:
         return True
     return False

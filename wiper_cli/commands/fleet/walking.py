@@ -150,11 +150,11 @@ class _Listing:
         return True
 
     def _harmful(self, paths: Sequence[Path]) -> set[Path]:
-        """Pickles among what lies beside a model that would do harm when they are loaded."""
+        """Pickles among what lies beside a model that would do harm when they are loaded, or that no gate can read."""
         names = {str(path.relative_to(self.root)): path for path in paths if path.is_file()}
         pickles = [name for name in names if name.lower().endswith(_PICKLED)]
         told = _sorted(self.root, pickles, self.sort) if pickles else {}
-        return {names[name] for name, one in told.items() if one.harmful}
+        return {names[name] for name, one in told.items() if one.harmful or one.unread}
 
     def _parts(self, model: Path) -> Collection[Path]:
         """Files beside a model that are examined with it."""
