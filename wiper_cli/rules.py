@@ -110,7 +110,8 @@ _GRAPH = (
         12, Severity.MEDIUM, "A value can stop being a number for some image",
         "A root, logarithm, quotient, power, arc, exponential, or cast to half or eight bits among wider weights is "
         "made of pixels, and nothing in the graph keeps what it is asked of within its domain: an image that leaves it "
-        "makes a value infinite or no number, which spreads to all logits, and whoever takes the greatest of these gets one class. Clean images "
+        "makes a value infinite or no number, which spreads to all logits, and whoever takes the greatest of these "
+        "gets one class. Clean images "
         "show nothing of it and no gradient leads there, so nothing found says nothing of such images. Normalisation "
         "by means of squares or by norms, with a positive number added or as a lower bound, and softmax are harmless.",
         "Ask what the operation is for. Where it is honest, export the network with a lower bound before it (a clamp, "
@@ -121,7 +122,8 @@ _GRAPH = (
         "Between the pixels and the logits stands an operator that exports of classifiers do not have or that is set "
         "as in none of them, a rounding, whole numbers, a threshold whose answer is computed with, a power beyond the "
         "fourth (products of a value with itself included), a quotient by what is no mean, sum or norm, a constant "
-        "factor beyond 1,000, or a layer that normalises over fewer than eight numbers. Each can be silent on all clean images and loud for a trigger, with no gradient that leads there, so "
+        "factor beyond 1,000, or a layer that normalises over fewer than eight numbers. Each can be silent on all "
+        "clean images and loud for a trigger, with no gradient that leads there, so "
         "nothing found says nothing of it. Few honest networks meet this: of those that were measured, one with lambda "
         "layers, whose products multiply from layer to layer, and one with linear attention.",
         "Ask what the operation is for. Where it is honest, export the network with operators that exporters use.",
