@@ -277,6 +277,8 @@ def _words(positional: Sequence[Where], named: Mapping[str, Any]) -> list[str]:
 def _done(run: Run, model: Where, work: Callable[[Document], None]) -> Document:
     """The document; raises what the command would exit with 2 for."""
     document = run.document(_model(model), work)
+    if run.stop.is_set():  # what stands was asked for by nobody
+        raise KeyboardInterrupt
     if document["exit_code"] == ExitCode.USAGE:
         raise Problem(document["sentence"])
     return document

@@ -5,7 +5,7 @@ A *section* is a part of the report under its name in ``wiper_cli/reports/schema
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from formats import Edit, NewTensor
 from wiper_cli.verdict import Finding, Verdict
@@ -92,21 +92,18 @@ _NONE = "No verdict: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanAnswer(ExaminationAnswer):
-    """``explanation``: what triggered images show, ``None`` where none were given. ``complete``: False of an answer
-    that stands if the scan ends here; another follows. ``plan``: what is about to be done, a sentence. ``kept``: of an
-    incomplete one, what was found. ``taken``: the detectors whose evidence came with the request."""
+class LongAnswer(ExaminationAnswer):
+    """Of work that takes minutes. ``complete``: False of an answer that stands if the work ends here; another follows.
+    ``plan``: what is about to be done, a sentence."""
 
-    detection: Section
-    explanation: Section | None
+    work: ClassVar[str]
+
     complete: bool = True
     plan: str = ""
-    kept: Kept = field(default_factory=Kept)
-    taken: tuple[str, ...] = ()
 
     def ended(self, reason: str) -> Self:
-        """What is left of a scan that ended here, and why it did."""
-        not_done = (*self.not_done, {"what": "the rest of the scan", "why": reason})
+        """What is left of work that ended here, and why it did."""
+        not_done = (*self.not_done, {"what": f"the rest of the {self.work}", "why": reason})
         said = f"{self.sentence} {reason}"
         if self.sentence.startswith(_NONE):  # the cause comes first
             said = f"{_NONE}{reason.removeprefix(_NONE)} {self.sentence.removeprefix(_NONE)}"
@@ -114,14 +111,30 @@ class ScanAnswer(ExaminationAnswer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PurifyAnswer(ExaminationAnswer):
-    """``edit``: the new weights, accepted or not. ``expected``: ``inputs``, normalised float32 [N,C,H,W], and the
-    ``outputs`` [N,K] that the purified file has to give for them. ``architecture``: name of the network. ``logits``: of
-    the output that was taken, of several."""
+class ScanAnswer(LongAnswer):
+    """``explanation``: what triggered images show, ``None`` where none were given. ``kept``: of an incomplete one, what
+    was found. ``taken``: the detectors whose evidence came with the request."""
+
+    work = "scan"
 
     detection: Section
-    verification: Section
-    purification: Section
+    explanation: Section | None
+    kept: Kept = field(default_factory=Kept)
+    taken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifyAnswer(LongAnswer):
+    """``edit``: the new weights, accepted or not. ``expected``: ``inputs``, normalised float32 [N,C,H,W], and the
+    ``outputs`` [N,K] that the purified file has to give for them. ``architecture``: name of the network. ``logits``: of
+    the output that was taken, of several. An incomplete one has neither weights nor, before the first round has ended,
+    ``verification`` and ``purification``."""
+
+    work = "purification"
+
+    detection: Section
+    verification: Section | None
+    purification: Section | None
     edit: Edit
     expected: Mapping[str, NewTensor]
     architecture: str
@@ -130,7 +143,7 @@ class PurifyAnswer(ExaminationAnswer):
     @property
     def accepted(self) -> bool:
         """Whether the edit may be written."""
-        return self.purification["accepted"] is True
+        return self.complete and self.purification is not None and self.purification["accepted"] is True
 
 
 @dataclass(frozen=True, kw_only=True)

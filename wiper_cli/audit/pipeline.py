@@ -33,8 +33,8 @@ _STORIES: Mapping[type, Callable[..., Any]] = {
 def run(
     request: requests.Request[A], report: Reporter = SILENT, interim: Callable[[Any], None] = lambda _: None
 ) -> A:
-    """The answer to ``request``, by its type; ``interim``: as of :func:`scan`. Raises :class:`Problem` or a
-    ``FormatError`` where there is none."""
-    more = {"interim": interim} if isinstance(request, requests.ScanRequest) else {}
+    """The answer to ``request``, by its type; ``interim``: as of :func:`scan` and :func:`purify`. Raises
+    :class:`Problem` or a ``FormatError`` where there is none."""
+    more = {"interim": interim} if isinstance(request, (requests.ScanRequest, requests.PurifyRequest)) else {}
     answer: A = _STORIES[type(request)](request, report, **more)
     return answer

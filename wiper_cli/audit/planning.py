@@ -25,6 +25,8 @@ from wiper_cli.images.splits import Clean
 
 #: Images on which the answers to reduced images are compared with those to whole ones; the share that must agree.
 COMPARED, AGREEING = 24, 0.5
+#: Images at most on which the cost of a pass is measured.
+MEASURED = 128
 #: Bytes that one batch with gradients may hold.
 BATCH_BYTES = 3 << 28
 #: Most classes that are searched thoroughly unasked.
@@ -213,8 +215,9 @@ def _bytes_each(classifier: Classifier, image: Tensor) -> int:
 
 
 def _cost(classifier: Classifier, images: Tensor, extent: Extent, bytes_each: int) -> Cost:
-    """Measured on a few images, the better of two times; the first pass of all warms up."""
-    x = classifier.as_float(images[: min(8, extent.batch)])
+    """Measured on about as many images as a search asks at once, the better of two times; the first pass of all warms
+    up. On few images a busy machine spends most of the time on letting threads meet."""
+    x = classifier.as_float(images[: min(MEASURED, extent.batch)])
     times = []
     for _ in range(3):
         began = time.perf_counter()

@@ -27,6 +27,25 @@ _PACKAGES = (
     ("timm", False, "more architectures of safetensors files"),
     ("transformers", False, "folders of models as its users share them"),
 )
+#: How a package is imported where ``import NAME`` is not how: what builds on torchvision needs no operators of it.
+_STUBBED = "from formats.safetensors.torchvision_stub import import_torchvision; import_torchvision()"
+_IMPORTS = {
+    "pillow": "import PIL",
+    "torchvision": _STUBBED,
+    "timm": f"{_STUBBED}; import timm",
+    "transformers": f"{_STUBBED}; import transformers",
+}
+#: Says of each package in turn why it cannot be imported, or null.
+_TRIAL = """
+import json, sys
+for name, code in json.loads(sys.argv[1]).items():
+    reason = None
+    try:
+        exec(code)
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+    print(json.dumps([name, reason]), flush=True)
+"""
 
 
 @click.command(
@@ -42,17 +61,35 @@ def doctor(context: click.Context) -> None:
     click.echo(f"wiper {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in ("wiper_cli", "formats", "triggers"):
         click.echo(f"  {package:<14} {import_module(package).__file__}")
-    missing = False
+    lacking = False
+    broken = _broken()
     for names, needed, purpose in _PACKAGES:
+        name = names.split("|")[0]
         version = next((v for v in map(_version, names.split("|")) if v), None)
-        missing |= needed and version is None
         state = version or ("MISSING" if needed else "not installed")
-        click.echo(f"  {names.split('|')[0]:<14} {state:<16} {purpose}")
+        if version and name in broken:
+            state, purpose = f"{version} BROKEN", f"cannot be imported: {plain(broken[name], 200)}"
+        lacking |= needed and (version is None or name in broken)
+        click.echo(f"  {name:<14} {state:<16} {purpose}")
     click.echo(f"  detectors      {', '.join(DETECTORS)}")
     click.echo(f"  methods        {', '.join(METHODS)}")
     click.echo(f"  devices        {plain(_devices())}")
     click.echo(f"  isolation      {plain(_isolation())}")
-    context.exit(ExitCode.USAGE if missing else ExitCode.OK)
+    context.exit(ExitCode.USAGE if lacking else ExitCode.OK)
+
+
+def _broken() -> dict[str, str]:
+    """Packages that cannot be imported as wiper does it, with the reason; tried in a process of its own, which one of
+    them may end."""
+    names = [names.split("|")[0] for names, _, _ in _PACKAGES]
+    outcome = _python(
+        "-c", _TRIAL, json.dumps({name: _IMPORTS.get(name, f"import {name}") for name in names})
+    )
+    said = dict(json.loads(line) for line in outcome.stdout.splitlines())
+    ended = next((name for name in names if name not in said), None)
+    return {name: reason for name, reason in said.items() if reason} | (
+        {ended: "it ends the process"} if ended else {}
+    )
 
 
 def _version(name: str) -> str | None:

@@ -129,7 +129,7 @@ def perform(run: Run, model: Path, place: Destination, document: Document, **ask
                 f"The model is an index of {len(subject.gated.locations)} shards, and so is what is written: "
                 f"name it like {output.stem}{SUFFIX}."
             )
-        answer = run.ask(PurifyRequest(**run.examined(subject), **asked))
+        answer = run.ask_at_length(PurifyRequest(**run.examined(subject), **asked))
         documents.merge(document, answer)
         if answer.accepted:
             _write(run, subject, answer, place, document)
@@ -169,7 +169,7 @@ def _write(run: Run, subject: Subject, answer: PurifyAnswer, place: Destination,
 def _conclude(document: Document, settings: Settings) -> None:
     """0 only when a file was written; not accepted is 1, not decidable is 3."""
     purification = document["purification"]
-    if purification["accepted"]:
+    if purification and purification["accepted"]:
         code = ExitCode.OK
     elif document["verdict"] == Verdict.INCOMPLETE:
         code = ExitCode.NO_VERDICT

@@ -193,8 +193,9 @@ def test_an_interrupt_leaves_nothing(tmp_path, sign):
     process = started(tmp_path)
     process.send_signal(sign)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (3, ""), err
-    assert "Interrupted; no file was left half-written." in err
+    assert process.returncode == 3, err
+    # What stands is told, where there was time for anything to.
+    assert "It was interrupted." in out if out else "Interrupted; no file was left half-written." in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 

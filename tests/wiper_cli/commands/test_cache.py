@@ -197,6 +197,16 @@ def test_whatever_a_scan_depends_on_makes_it_another(
     assert (opened, document["cached"]) == (1, None)
 
 
+def test_a_model_by_another_name_is_the_same_one(wiper, scan, child, model, images):
+    first, _, _ = scan()
+    before, other = len(child.requests), model.rename(model.with_name("other.onnx"))
+    _, out, _ = wiper("scan", other, "--clean", images, *QUICK, *ONE, "-f", "json")
+    second = json.loads(out)
+    assert len(child.requests) == before
+    assert second["model"]["path"] == str(other)
+    assert second["sentence"] == first["sentence"]
+
+
 def test_what_does_not_matter_does_not(scan, child, scanned, images):
     child.answers[ScanRequest] = scanned(
         verdict=Verdict.SUSPICIOUS, findings=(Finding("WIPER-B03", Severity.LOW, "A square."),)

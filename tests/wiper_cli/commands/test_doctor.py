@@ -4,6 +4,7 @@ import json
 import stat
 import subprocess
 from dataclasses import asdict
+from importlib.metadata import version
 
 import pytest
 
@@ -74,6 +75,24 @@ def test_a_broken_torch_does_not_take_doctor_down(monkeypatch, tmp_path):
     assert module._devices() == "torch cannot be imported: ImportError: libc10.so"
     python.write_text("#!/bin/sh\nexit 1\n")
     assert module._devices() == "torch cannot be imported: no reason given"
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("raise ImportError('libX.so')", "ImportError: libX.so"),
+        ("import os; os._exit(3)", "it ends the process"),
+    ],
+)
+def test_what_cannot_be_imported_is_broken(wiper, devices, monkeypatch, does, said):
+    monkeypatch.setattr(module, "_PACKAGES", (("click", True, "the command"), ("rich", True, "text")))
+    monkeypatch.setattr(module, "_IMPORTS", {"rich": does})
+    code, out, _ = wiper("doctor")
+    assert code == 2
+    assert [line.split() for line in out.splitlines() if line.split()[0] in ("click", "rich")] == [
+        ["click", version("click"), "the", "command"],
+        ["rich", version("rich"), "BROKEN", *f"cannot be imported: {said}".split()],
+    ]
 
 
 def test_devices_are_torch_s(hostile):

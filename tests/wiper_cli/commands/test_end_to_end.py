@@ -82,11 +82,13 @@ def test_scan_finds_the_planted_patch_and_names_its_target():
     assert len(result["salience"]["units"]) == result["model"]["head"]["units"]
 
 
-def test_an_interrupt_keeps_what_was_found():
+@pytest.mark.parametrize("command", [("scan",), ("purify", "-o", "OUT")])
+def test_an_interrupt_keeps_what_was_found(command, tmp_path):
     """As soon as the first detector is through, while the others work."""
+    name, *more = [str(tmp_path / "out.onnx") if word == "OUT" else word for word in command]
     scan = subprocess.Popen(
         [
-            sys.executable, "-m", "wiper_cli.main", "scan", DIGITS / "model.onnx", "--clean", DIGITS / "clean",
+            sys.executable, "-m", "wiper_cli.main", name, DIGITS / "model.onnx", *more, "--clean", DIGITS / "clean",
             "--detectors", "square-probe,warp-inversion,shape-probe,max-margin", "--effort", "thorough", "-f", "json",
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
@@ -103,6 +105,7 @@ def test_an_interrupt_keeps_what_was_found():
     ran = [one["ran"] for one in result["detection"]["detectors"]]
     assert ran[0]
     assert not ran[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scan_does_not_accuse_the_clean_twin():

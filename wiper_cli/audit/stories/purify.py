@@ -1,12 +1,13 @@
 """Rounds of a purification, from request to answer."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from formats import Edit
 from wiper_cli.audit import answers, branches, requests, results, rounds
 from wiper_cli.audit.acceptance import accept
-from wiper_cli.audit.detection import detect, look_closely, sample_of
+from wiper_cli.audit.detection import Detection, detect, look_closely, pending, sample_of
 from wiper_cli.audit.judgement import called
 from wiper_cli.audit.measure import Stamper, measure
 from wiper_cli.audit.planning import Planned
@@ -30,7 +31,11 @@ NOTHING_TO_GO = (
 )
 
 
-def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answers.PurifyAnswer:
+def purify(
+    request: requests.PurifyRequest,
+    report: Reporter = SILENT,
+    interim: Callable[[answers.PurifyAnswer], None] = lambda _: None,
+) -> answers.PurifyAnswer:
     """Rounds of the method and of a scan of what it made, until two outcomes in a row are silent.
 
     The purifier sees whatever scans ever recovered and most of a sample of stamps that trigger the accused classes. Its
@@ -40,7 +45,8 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     too, and goes on from there (:func:`wiper_cli.audit.rounds.going_on`); an outcome that no later round bettered has
     to stand what these found as well. A branch in the graph ends it before any work: no training removes one. So does a
     scan that finds nothing, unless the request names a target, brings triggered images, or accepts what nothing
-    verified.
+    verified. ``interim`` is told before the work, after each detector of the first scan, and after each round what is
+    the answer if nothing follows; it holds nothing that could be written.
     """
     notes = Notes()
     graph = branches.read(request, report, notes)
@@ -57,18 +63,27 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
     triggered = None if request.triggered is None else images_of(request.triggered, request, subject)
 
     ahead = plan_of(request, subject)
-    found = scan_of(request, subject, report, notes, ahead)
+    done: list[Round] = []
+    most = rounds.most(request, len(subject.clean.report))
+
+    def standing(found: Detection) -> None:
+        interim(_unfinished(request, subject, ahead, graph, found, done, notes))
+
+    if ahead:
+        standing(pending(ahead.detectors, subject.classifier.classes, rate=ahead.rate))
+    found = scan_of(request, subject, report, notes, ahead, standing)
     fired = any(piece.fired for piece in found.evidence)
     if ahead and not (fired or request.targets or request.triggered or request.accept_unverified):
         raise Problem(NOTHING_TO_GO, ExitCode.NO_VERDICT, (*graph.findings, *notes.findings))
     known = Finds(request.targets).scanned(found)
     known = sampled(request, subject.classifier, subject, ahead, known, request.seed, report, notes)
-    done: list[Round] = []
-    while len(done) < rounds.most(request, len(subject.clean.report)) and not rounds.settled(done):
+    while len(done) < most and not rounds.settled(done):
         if done:
             report.log(f"Round {len(done)}: {done[-1].reason}")
+            standing(found)
         look = Look(found, known) if not done else done[-1].again
-        done.append(_round(request, subject, ahead, look, triggered, done, report, notes))
+        told = _InRound(report, len(done) + 1, most)
+        done.append(_round(request, subject, ahead, look, triggered, done, told, notes))
     if rounds.best(done) is not done[-1]:
         done = [_with_later_finds(request, subject, one, done[-1], report, notes) for one in done]
     kept = rounds.best(done)
@@ -93,6 +108,66 @@ def purify(request: requests.PurifyRequest, report: Reporter = SILENT) -> answer
         expected=results.expectation(subject.classifier.with_edit(kept.edit), subject.clean.report.images),
         architecture=subject.model.architecture.name,
         logits=subject.model.source.logits,
+        **results.examined(subject, notes),
+    )
+
+
+class _InRound:
+    """A reporter that says the round, too."""
+
+    def __init__(self, report: Reporter, number: int, most: int) -> None:
+        self._report = report
+        self._round = f"round {number} of up to {most}: " if most > 1 else ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self._report(self._round + stage, done, total)
+
+    def log(self, sentence: str) -> None:
+        self._report.log(sentence)
+
+
+def _unfinished(
+    request: requests.PurifyRequest,
+    subject: Subject,
+    ahead: Planned | None,
+    graph: branches.Branches,
+    found: Detection,
+    done: Sequence[Round],
+    notes: Notes,
+) -> answers.PurifyAnswer:
+    """What stands if nothing follows what was ``found`` in the file and the rounds ``done``: nothing is accepted."""
+    kept = rounds.best(done) if done else None
+    reason = (
+        f"The purification ended in round {len(done) + 1}, before there were two outcomes that nothing objects to."
+        if done
+        else "It ended before the first round of the purification did."
+    )
+    verdict = found.judged.verdict
+    plan = ""
+    if ahead:
+        most = rounds.most(request, len(subject.clean.report))
+        plan = (
+            f"{ahead.sentence} So much for the scan of the file. Rounds follow, {most} at most, of training and "
+            + ("of a scan of what it made." if most > 1 else "of probes.")
+        )
+    return answers.PurifyAnswer(
+        findings=(*graph.findings, *found.judged.findings, *notes.findings),
+        detection=results.shown_detection(subject, found.evidence, found.judged.suspects, ahead),
+        verification=results.verification(kept.before, kept.after, accepted=False, reason=reason)
+        if kept
+        else None,
+        purification=results.purification(
+            subject.model, request.method, replace(kept, accepted=False, reason=reason), rounds.shown(done)
+        )
+        if kept
+        else None,
+        verdict=Verdict.INCOMPLETE if verdict is Verdict.NO_FINDING else verdict,
+        sentence=f"{found.judged.sentence} {reason} Nothing was written.",
+        edit=Edit({}),
+        expected={},
+        architecture=subject.model.architecture.name,
+        complete=False,
+        plan=plan,
         **results.examined(subject, notes),
     )
 

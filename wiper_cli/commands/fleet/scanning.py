@@ -1,6 +1,6 @@
 """A scan of one model, as a run over several has it made: on this machine or on another one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from wiper_cli.commands.shared.cache_key import Key, key_of
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.options import Detectors
 from wiper_cli.commands.shared.run import Run, Subject
-from wiper_cli.verdict import ExitCode, Problem
-from wiper_cli.worker.watch import INTERRUPTED
+from wiper_cli.verdict import Problem
 
 #: Scans of one model that its own folder keeps.
 _MOST_KEPT = 4
@@ -87,7 +86,7 @@ def _scan(
     if earlier:
         request = replace(request, done=earlier.answer.kept)
         run.isolated(earlier.isolation)
-    answer = _answer(run, request, keep)
+    answer = run.ask_at_length(request, keep)
     if earlier and answer.taken:
         _note(document, earlier, False, answer.taken)
     documents.merge(document, answer)
@@ -106,29 +105,3 @@ def _key(run: Run, subject: Subject, request: ScanRequest) -> Key | None:
 
 def _note(document: Document, earlier: Entry, whole: bool, detectors: Sequence[str]) -> None:
     document["cached"] = {"made": earlier.made, "whole": whole, "detectors": list(detectors)}
-
-
-def _answer(run: Run, request: ScanRequest, keep: Callable[[ScanAnswer], None]) -> ScanAnswer:
-    """The answer, or, where the work ends before it, what stands until then. ``keep`` is told every answer but the last
-    of a scan that ends early."""
-    latest: list[ScanAnswer] = []
-
-    def heard(answer: ScanAnswer) -> None:
-        if not latest and not run.settings.quiet:
-            (run.display.say if run.beside == 1 else run.display.log)(answer.plan)
-        latest[:] = [answer]
-        keep(answer)
-
-    try:
-        answer = run.ask(request, interim=heard)
-        keep(answer)
-        return answer
-    except KeyboardInterrupt:
-        if not latest:
-            raise
-        run.stop.set()
-        return latest[0].ended(INTERRUPTED)
-    except Problem as problem:
-        if not latest or problem.exit_code is not ExitCode.NO_VERDICT:
-            raise
-        return latest[0].ended(str(problem))

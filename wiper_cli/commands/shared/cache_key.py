@@ -76,7 +76,7 @@ def key_of(request: ScanRequest, source: Source, isolation: str, progress: Progr
         "python": platform.python_version(),
         "machine": platform.machine(),
         "isolation": isolation,
-        "model": [source.name, source.sha256, _digests(source.files), _digests(source.sidecars)],
+        "model": [source.sha256, _digests(source.files), _digests(source.sidecars)],
         "asked": asked,
     }
     return Key(hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest(), files)

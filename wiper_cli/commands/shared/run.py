@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from formats import Edit, FormatError, Source
 from formats.identify import MAX_FILE, MAX_WHOLE
 from formats.write import DATA_NAME
+from wiper_cli.audit.answers import LongAnswer
 from wiper_cli.commands.shared import document as documents
 from wiper_cli.commands.shared.document import Document
 from wiper_cli.commands.shared.ignore import Ignores
@@ -31,6 +32,7 @@ from wiper_cli.worker.protocol import Job
 from wiper_cli.worker.watch import INTERRUPTED, SHARE, Allowance, free_memory
 
 A = TypeVar("A")
+L = TypeVar("L", bound=LongAnswer)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,31 @@ class Run:
             job, display.progress, display.log, allowed, settings.isolation,
             self.isolated if bounds is None else lambda _: None, bounds, interim,
         )  # fmt: skip
+
+    def ask_at_length(self, job: Job[L], keep: Callable[[L], None] = lambda _: None) -> L:
+        """The answer to ``job``, or, where the work ends before it, what stands until then. Its plan is said first.
+        ``keep`` is told every answer but the last of work that ends early."""
+        latest: list[L] = []
+
+        def heard(answer: L) -> None:
+            if not latest and answer.plan and not self.settings.quiet:
+                (self.display.say if self.beside == 1 else self.display.log)(answer.plan)
+            latest[:] = [answer]
+            keep(answer)
+
+        try:
+            answer = self.ask(job, interim=heard)
+            keep(answer)
+            return answer
+        except KeyboardInterrupt:
+            if not latest:
+                raise
+            self.stop.set()
+            return latest[0].ended(INTERRUPTED)
+        except Problem as problem:
+            if not latest or problem.exit_code is not ExitCode.NO_VERDICT:
+                raise
+            return latest[0].ended(str(problem))
 
     def interruptible(self) -> None:
         """Raises :class:`Problem` once the user has ended all work."""

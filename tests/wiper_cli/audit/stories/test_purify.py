@@ -120,6 +120,34 @@ def test_a_sample_is_unlearned_but_for_a_part_that_is_measured(purification, hea
         assert [row["parameters"] for row in found.verification[when]["triggers"]] == [{"row": 3}]
 
 
+def test_what_stands_is_told_and_nothing_of_it_can_be_written(purification, heard, monkeypatch):
+    """Before the work, and after each round but the last; the stage says the round."""
+    stages, told = [], []
+    monkeypatch.setattr(shared, "detect", lambda *_: pending({}, 10))
+    monkeypatch.setattr(story, "detect", lambda *_: pending({}, 10))
+    monkeypatch.setattr(story, "look_closely", lambda *what: what[4]("few squares", 1, 1) or ())
+    monkeypatch.setattr(story, "sample_of", lambda *_: ([], []))
+    monkeypatch.setattr(type(heard), "__call__", lambda _, stage, *more: stages.append(stage))
+    method = METHODS["unlearn"]
+    monkeypatch.setattr(method, "run", lambda *_: Purified(Edit({})))
+    asked = {"method": method(), "targets": (4,), "max_rounds": 2, "max_accuracy_drop": 0.5}
+    found = purify(purification(**asked, detectors=("square-probe",)), heard, told.append)
+    assert found.complete
+    first, last = told
+    assert first.plan.endswith("Rounds follow, 2 at most, of training and of a scan of what it made.")
+    assert (first.verification, first.purification) == (None, None)
+    assert len(last.purification["rounds"]) == 1
+    for one in told:
+        assert (one.complete, one.accepted, one.edit.tensors) == (False, False, {})
+        ended = one.ended("It was interrupted.")
+        assert not ended.accepted
+        assert "Nothing was written." in ended.sentence
+        assert {"what": "the rest of the purification", "why": "It was interrupted."} in ended.not_done
+    assert [stage for stage in stages if stage.endswith("few squares")] == [
+        "round 1 of up to 2: few squares", "round 2 of up to 2: few squares",
+    ]  # fmt: skip
+
+
 def test_a_refusal_is_a_finding_and_an_acceptance_is_none(purification, heard, tasks):
     found = purify(purification(), heard)
     (finding,) = found.findings
