@@ -22,9 +22,11 @@ PHRASES = re.compile(r"for want of|so-manieth", re.IGNORECASE)
 
 def options(command: click.Command) -> set[str]:
     below = command.commands.values() if isinstance(command, click.Group) else ()
-    return {name for item in command.get_params(click.Context(command)) for name in item.opts}.union(
-        *map(options, below)
-    )
+    return {
+        name
+        for item in command.get_params(click.Context(command, help_option_names=["-h", "--help"]))
+        for name in item.opts
+    }.union(*map(options, below))
 
 
 def python_name(name: str) -> bool:

@@ -24,6 +24,11 @@ def following(report: Report) -> tuple[str, str]:
         return said + "--method may do better.", "wiper purify --help"
     if outcome == "malicious":
         return "Do not load the file; ask where it came from.", explained
+    if outcome == "suspicious" and story.answered_for(report):
+        return (
+            "Somebody answers for every finding that would fail this; see that reason, owner and day hold.",
+            "",
+        )
     if outcome == "suspicious" and worst and worst.startswith("WIPER-G"):
         return "Do not deploy it. Training removes no branch: purifying does not help.", explained
     if outcome == "suspicious" and "://" in model:

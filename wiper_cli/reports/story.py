@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wiper_cli.reports.plain import Report, fact, label, number, percent, plain, seconds, size, words
+from wiper_cli.verdict import ExitCode
 
 #: Outcome → word and sign; the sign's shape alone tells them apart. The first four are the verdicts; what a
 #: purification came to, or an inspection, stands above the verdict on the original.
@@ -108,6 +109,11 @@ def outcome(report: Report) -> str:
     return str(report["verdict"])
 
 
+def read(report: Report) -> bool:
+    """Whether there is more to tell than that there was nothing to examine, such as no file of this name."""
+    return bool(report["exit_code"] != ExitCode.USAGE or report["findings"] or report["model"].get("sha256"))
+
+
 def sentence(report: Report) -> str:
     """The verdict's sentence without the verdict's word, which stands above it anyway."""
     said = plain(report["sentence"])
@@ -165,6 +171,13 @@ def change_rows(report: Report) -> list[Row]:
 def _verdict(value: str) -> str:
     word = OUTCOMES.get(value, (value, ""))[0]
     return f"'{plain(word.lower(), 40)}'"
+
+
+def answered_for(report: Report) -> bool:
+    """Whether somebody answers for every finding that would have failed the run, and there is one."""
+    grave = [one for one in report["findings"] if one["severity"] in ("critical", "high")]
+    spared = report["exit_code"] == ExitCode.OK
+    return spared and bool(grave) and all("suppressed" in one for one in grave)
 
 
 def suppression(report: Report) -> str:

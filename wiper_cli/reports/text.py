@@ -57,6 +57,8 @@ def _report(console: Console, report: Report) -> None:
     )
     for said in (story.sentence(report), *story.asides(report)):
         console.print(Padding(Text(said), (0, 0, 0, 2)))
+    if not story.read(report):
+        return
     _numbers(console, report)
     _rows(console, "Changes", story.change_rows(report))
     _findings(console, report)

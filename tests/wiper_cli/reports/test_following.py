@@ -24,8 +24,9 @@ def test_every_outcome_but_a_measurement_has_a_next_step(make, sample_names):
         if command:
             program, called, *words = shlex.split(command)
             assert program == "wiper"
-            command = cli().commands[called]
-            context = command.make_context(called, ["-", "-"], resilient_parsing=True)
+            whole = cli()
+            command, parent = whole.commands[called], whole.make_context("wiper", ["x"])
+            context = command.make_context(called, ["-", "-"], parent=parent, resilient_parsing=True)
             known = {option for one in command.get_params(context) for option in one.opts}
             assert {word for word in words if word.startswith("--")} <= known | {"--help"}
     assert {"no_finding", "suspicious", "incomplete", "purified", "rejected", "inspected"} <= seen
@@ -80,3 +81,13 @@ def test_a_hostile_name_stays_one_word(make):
     assert words[:2] == ["wiper", "verify"]
     assert words[3] == "--clean"
     assert "\x1b" not in following(report)[1]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_somebody_answers_for_is_not_forbidden(make, code):
+    report = make("scan_finding")
+    report["exit_code"] = code
+    for finding in report["findings"]:
+        finding["suppressed"] = {"reason": "r", "owner": "o", "expires": "2030-01-01"}
+    said, _ = following(report)
+    assert said.startswith("Somebody answers for every finding" if code == 0 else "Do not deploy it")

@@ -130,7 +130,7 @@ class _Listing:
         if place != self.root and not Path(os.path.realpath(model)).is_relative_to(self.real):
             return False
         self.found.models.append(model)
-        reason = f"lies in the folder of {model.relative_to(self.root)}"
+        reason = f"its folder counts as one model, {model.relative_to(self.root)}"
         # Of a cache, or where exporters put ONNX files, the model lies further below.
         folders = [above for above in model.parents if above.is_relative_to(place)]
         others = [path for folder in folders for path in sorted(folder.iterdir())]

@@ -12,6 +12,7 @@ import click
 from wiper_cli.commands.shared.help import Command, Option
 from wiper_cli.commands.shared.options import Number, with_variable
 from wiper_cli.commands.shared.settings_file import plugins_in, use_plugins
+from wiper_cli.nearest import nearest
 from wiper_cli.purifiers import METHODS
 from wiper_cli.purifiers.options import NEEDS
 from wiper_cli.verdict import Problem
@@ -75,6 +76,12 @@ class MethodName(click.Choice):  # type: ignore[type-arg]
 
     def __init__(self) -> None:
         super().__init__(())
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value not in METHODS:
+            near = nearest(value, METHODS)
+            self.fail(f"there is no method {value!r}{near}; there are {', '.join(METHODS)}.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Triggered(Option):

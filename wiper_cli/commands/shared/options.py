@@ -26,6 +26,7 @@ from wiper_cli.commands.shared.remote import place_of
 from wiper_cli.commands.shared.settings_file import load, tell, use_plugins
 from wiper_cli.detectors import DETECTORS
 from wiper_cli.detectors.effort import EFFORTS
+from wiper_cli.nearest import nearest
 from wiper_cli.reports import FORMATS
 from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Severity
@@ -189,7 +190,10 @@ class Detectors(click.ParamType):  # type: ignore[type-arg]
         names = [name.strip() for name in str(value).split(",")]
         unknown = [name for name in names if name not in DETECTORS]
         if unknown and names not in (["all"], ["none"]):
-            self.fail(f"there is no detector {unknown[0]!r}; there are {', '.join(DETECTORS)}.", param, ctx)
+            near = nearest(unknown[0], DETECTORS)
+            self.fail(
+                f"there is no detector {unknown[0]!r}{near}; there are {', '.join(DETECTORS)}.", param, ctx
+            )
         return ",".join(names)
 
     def shell_complete(

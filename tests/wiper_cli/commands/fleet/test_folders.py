@@ -87,7 +87,10 @@ def test_a_folder_of_a_hub_is_one_model(models):
         "resnet/model.safetensors",
     ]  # fmt: skip
     assert found.skipped == {
-        "lies in the folder of resnet/model.safetensors": ["resnet/onnx", "resnet/pytorch_model.bin"],
+        "its folder counts as one model, resnet/model.safetensors": [
+            "resnet/onnx",
+            "resnet/pytorch_model.bin",
+        ],
         "is what snapshots link to": ["models--a--b/blobs"],
     }
     assert models_in(models / "resnet", sort).models == [models / "resnet/model.safetensors"]
@@ -126,7 +129,7 @@ def test_whatever_is_called_somehow_beside_the_model_of_a_hub_is_said(models, wi
     evil = ["evil-00001-of-00001.bin", "evil-00001-of-00001.safetensors", "modeling.py", "training_args"]
     for name in usual + evil:
         (models / name).write_text("{}")
-    reason = "lies in the folder of model.safetensors"
+    reason = "its folder counts as one model, model.safetensors"
     assert models_in(models, sort).skipped == {reason: evil}
     code, _, err = wiper("inspect", models, "--static")
     assert code == 0
@@ -265,7 +268,7 @@ def test_a_harmful_pickle_is_a_model_wherever_it_lies(models, zipped):
         torch.save(values, models / name, _use_new_zipfile_serialization=zipped)
     found = models_in(models, sort)
     assert names(found) == ["hub/model.safetensors", "hub/pytorch_model.bin", "loose"]
-    assert found.skipped == {"lies in the folder of hub/model.safetensors": ["hub/other.bin"]}
+    assert found.skipped == {"its folder counts as one model, hub/model.safetensors": ["hub/other.bin"]}
     for path in found.models[1:]:
         with pytest.raises(Hostile, match=r"names 'posix\.system'"):
             gate.run(gate.GateJob(model=path))

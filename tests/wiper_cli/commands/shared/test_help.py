@@ -75,7 +75,7 @@ def test_purify_fits_into_sixty_lines_and_a_method_tells_its_own():
 def test_a_method_that_there_is_not():
     done = CliRunner().invoke(cli(), ["purify", "--method", "bn", "--help"])
     assert done.exit_code == 2
-    assert "'bn' is not one of 'unlearn'" in done.output
+    assert "there is no method 'bn'; the nearest is 'ban'; there are unlearn, " in done.output
 
 
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
