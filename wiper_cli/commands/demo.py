@@ -1,4 +1,4 @@
-"""``wiper demo``: the whole story on the bundled example, in all three formats."""
+"""``wiper demo``: the whole story on the bundled example, in one format or in all three."""
 
 import json
 import os
@@ -18,7 +18,8 @@ from wiper_cli.reports.plain import plain
 from wiper_cli.verdict import ExitCode, Problem
 from wiper_cli.worker import launcher
 
-_MODELS = ("model.safetensors", "model.torchscript.pt", "model.onnx")
+#: One of the same weights for each kind of file; the first is told unasked.
+_MODELS = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt", "safetensors": "model.safetensors"}
 #: Enough for this network, and for whoever waits.
 _EFFORT = ("--effort", "quick")
 
@@ -27,7 +28,7 @@ _EFFORT = ("--effort", "quick")
     cls=Command,
     examples=(
         "wiper demo",
-        "wiper demo -o demo/",
+        "wiper demo --format all -o demo/",
     ),
 )
 @click.option(
@@ -39,12 +40,17 @@ _EFFORT = ("--effort", "quick")
     metavar="DIR",
     help="Folder for the purified files and reports.",
 )
+@click.option(
+    "--format", "kind", type=click.Choice([*_MODELS, "all"]), default=next(iter(_MODELS)), show_default=True,
+    help="Kind of file.",
+)  # fmt: skip
 @click.pass_context
-def demo(context: click.Context, output: Path) -> None:
+def demo(context: click.Context, output: Path, kind: str) -> None:
     """Tell the whole story on a bundled example.
 
-    Scans, purifies and verifies a small backdoored model in three formats.
+    Scans, purifies and verifies a small backdoored model.
     """  # fmt: skip
+    models = [*_MODELS.values()] if kind == "all" else [_MODELS[kind]]
     started = time.monotonic()
     example = example_folder()
     try:
@@ -54,15 +60,15 @@ def demo(context: click.Context, output: Path) -> None:
     click.echo(
         "A small network reads handwritten digits. Whoever trained it planted a backdoor: a 3x3 patch that turns\n"
         "any digit into the class of the attacker's choice. wiper is told neither the patch nor the class.\n"
-        "The same weights lie in three files; each is scanned, purified, and measured with the true trigger.\n"
+        "It is scanned, purified, and measured with the true trigger.\n"
     )
-    threads = max(1, (os.cpu_count() or 1) // len(_MODELS))
+    threads = max(1, (os.cpu_count() or 1) // len(models))
     run = Run(example, output, threads, threading.Lock(), started)
-    with ThreadPoolExecutor(len(_MODELS)) as pool:
-        rows = list(pool.map(run.examine, _MODELS))
+    with ThreadPoolExecutor(len(models)) as pool:
+        rows = list(pool.map(run.examine, models))
     _table(rows)
     click.echo(
-        f"\n{time.monotonic() - started:.0f} s. Look at the report in a browser: {output / 'model.onnx.html'}\n"
+        f"\n{time.monotonic() - started:.0f} s. Look at the report in a browser: {output / f'{models[0]}.html'}\n"
         "Then try your own model:\n\n"
         "  wiper scan MODEL --clean FOLDER_OF_CLEAN_IMAGES -f text -f html=report.html\n"
         "  wiper purify MODEL --clean FOLDER_OF_CLEAN_IMAGES -o PURIFIED\n"
@@ -72,7 +78,7 @@ def demo(context: click.Context, output: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """What the three files share. ``threads``: of each worker, since they are examined side by side."""
+    """What the files share. ``threads``: of each worker, since they are examined side by side."""
 
     example: Path
     output: Path

@@ -47,7 +47,7 @@ def commands(monkeypatch):
 
 
 def test_three_files_are_scanned_purified_and_verified(wiper, commands, tmp_path):
-    code, out, _ = wiper("demo", "-o", tmp_path / "out")
+    code, out, _ = wiper("demo", "--format", "all", "-o", tmp_path / "out")
     assert (code, len(commands.calls)) == (0, 9)
     for name in ("model.safetensors", "model.torchscript.pt", "model.onnx"):
         mine = [
@@ -65,6 +65,16 @@ def test_three_files_are_scanned_purified_and_verified(wiper, commands, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("asked", "name"), [((), "model.onnx"), (("--format", "safetensors"), "model.safetensors")]
+)
+def test_one_file_alone(asked, name, wiper, commands, tmp_path):
+    code, out, _ = wiper("demo", *asked, "-o", tmp_path / "out")
+    assert (code, len(commands.calls)) == (0, 3)
+    assert {arguments[0] for _, arguments in commands.calls} == {str(example_folder() / name)}
+    assert f"Look at the report in a browser: {tmp_path / 'out' / f'{name}.html'}" in out
+
+
+@pytest.mark.parametrize(
     ("command", "result"),
     [
         ("scan", {"exit_code": 0, "sentence": "No finding."}),
@@ -79,7 +89,7 @@ def test_a_story_that_goes_otherwise_is_told_and_fails(command, result, wiper, c
     assert code == 2
     assert result["sentence"] in out
     if command == "purify":
-        assert out.count("not purified") == 3
+        assert out.count("not purified") == 1
 
 
 def test_an_old_result_is_not_taken_for_a_new_one(wiper, commands, tmp_path):
