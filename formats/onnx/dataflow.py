@@ -75,6 +75,8 @@ _KEEPING_TYPE = frozenset(
 _MAKING_INTEGERS = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "MulInteger", "TopK"}
 )
+#: Whose second output says where the greatest stand, which is a comparison.
+_PLACES = frozenset({"TopK", "MaxPool"})
 
 
 def trace(source: Source, manifest: Manifest) -> Dataflow:
@@ -212,8 +214,15 @@ class _Tracer(Builder):
         if node.op_type == "Pad" and spans[0]:
             role = "pick"
         made = [
-            self.add(operator, role, data, [read[i] for i in operands if i in control], spans=span, **details)
-            for span in spans
+            self.add(
+                operator,
+                "step" if position and node.op_type in _PLACES else role,
+                data,
+                [read[i] for i in operands if i in control],
+                spans=span,
+                **details,
+            )
+            for position, span in enumerate(spans)
         ]
         if kept := order and images.after(order, node):
             self.orders.update(dict.fromkeys(made, kept))
@@ -288,7 +297,13 @@ class _Tracer(Builder):
                 return [None]
             axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
             taken = zip(axes, starts, ends, steps, strict=False)
-            return [tuple(Span(axis, a, None if b > _FAR else b, step) for axis, a, b, step in taken)]
+            # Backwards from before the first element, a runtime takes that one.
+            return [
+                tuple(
+                    Span(axis, 0, 1) if step < 0 and a < -1 else Span(axis, a, None if b > _FAR else b, step)
+                    for axis, a, b, step in taken
+                )
+            ]
         if node.op_type == "Gather":
             indices, axis = self.values(read[1]), attributes["axis"].i if "axis" in attributes else 0
             if indices is not None and indices.size:

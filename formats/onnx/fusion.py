@@ -31,6 +31,8 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float) -> Tensor:
+    if x.shape[-1:] != scale.shape:  # one for all
+        return F.layer_norm(x, x.shape[-1:], None, None, epsilon) * scale + bias
     return F.layer_norm(x, scale.shape, scale, bias, epsilon)
 
 
@@ -46,8 +48,9 @@ class _Graph:
     shapes: Mapping[str, tuple[int, ...]]
 
     def number(self, name: str) -> float | None:
+        """Without axes of its own, which what it is joined to would get."""
         value = self.constants.get(name)
-        return float(value) if value is not None and value.numel() == 1 else None
+        return float(value) if value is not None and value.dim() == 0 else None
 
     def made_by(self, name: str, *operators: str) -> Call | None:
         call = self.calls.get(name)
@@ -69,7 +72,7 @@ class _Graph:
         for i in (0, 1) if call.operator == "Mul" else (1,):
             value = self.number(call.inputs[i])
             wanted = factor if call.operator == "Mul" else 1 / factor
-            if value is not None and abs(value - wanted) < 1e-6:
+            if value is not None and abs(value - wanted) < 1e-7:
                 return call.inputs[1 - i]
         return None
 
@@ -115,8 +118,10 @@ class _Graph:
         divided = self.read_by(call, "Div")
         if epsilon is None or squares is None or divided is None:
             return None
-        square = squares.inputs[0] == squares.inputs[1] or (
-            squares.operator == "Pow" and self.number(squares.inputs[1]) == 2.0
+        square = (
+            self.number(squares.inputs[1]) == 2.0
+            if squares.operator == "Pow"
+            else squares.inputs[0] == squares.inputs[1]
         )
         centred = self.made_by(squares.inputs[0], "Sub")
         if not square or centred is None or divided.inputs[1] != call.outputs[0]:

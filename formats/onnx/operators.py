@@ -400,15 +400,17 @@ def arg_min(data: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index
 
 
 def top_k_10(x: Tensor, k: Tensor, *, axis: int = -1) -> tuple[Tensor, Tensor]:
-    values, indices = torch.topk(x, int(k), dim=axis)
-    return values, indices
+    return top_k(x, k, axis=axis)
 
 
 def top_k(
     x: Tensor, k: Tensor, *, axis: int = -1, largest: int = 1, sorted: int = 1
 ) -> tuple[Tensor, Tensor]:
-    values, indices = torch.topk(x, int(k), dim=axis, largest=bool(largest), sorted=bool(sorted))
-    return values, indices
+    """Of equals the first comes first."""
+    if not sorted and int(k) > 1:
+        raise Unsupported("The ONNX graph asks for the greatest values in any order, which runtimes choose.")
+    values, indices = torch.sort(x, stable=True, dim=axis, descending=bool(largest))
+    return values.narrow(axis, 0, int(k)), indices.narrow(axis, 0, int(k))
 
 
 # --- activations -------------------------------------------------------------------------------------------
@@ -574,18 +576,26 @@ def _sliced(data: Tensor, starts: Ints, ends: Ints, axes: Ints | None, steps: In
     where = list(axes) if axes is not None else list(range(len(starts)))
     for i, axis in enumerate(where):
         step = steps[i] if steps is not None else 1
-        start, stop, step = slice(starts[i], _open(ends[i], step), step).indices(data.shape[axis])
+        taken = _taken(starts[i], ends[i], step, data.shape[axis])
         if step == 1:
-            data = data.narrow(axis, min(start, data.shape[axis]), max(stop - start, 0))
+            data = data.narrow(axis, taken.start, len(taken))
         else:
-            chosen = torch.tensor(range(start, stop, step), dtype=torch.int64, device=data.device)
-            data = data.index_select(axis, chosen)
+            data = data.index_select(axis, torch.tensor(taken, dtype=torch.int64, device=data.device))
     return data
 
 
-def _open(end: int, step: int) -> int | None:
-    """An end far below zero means, for a negative step, that element 0 is included."""
-    return None if step < 0 and end < -(2**30) else end
+#: Ends that mean the end of the axis, whichever way a slice goes.
+_WHOLE = (2**31 - 1, 2**63 - 1)
+
+
+def _taken(start: int, end: int, step: int, size: int) -> range:
+    """The places of an axis that onnxruntime takes. Unlike Python it begins at element 0 where a negative step starts
+    before it."""
+    low, high = (-1, size - 1) if step < 0 else (0, size)
+    start = min(max(start + size * (start < 0), 0), high)
+    if end in _WHOLE:
+        return range(start, low if step < 0 else size, step)
+    return range(start, min(max(end + size * (end < 0), low), size), step)
 
 
 def slice_1(data: Tensor, *, axes: Ints | None = None, ends: Ints, starts: Ints) -> Tensor:
@@ -617,24 +627,43 @@ def split_18(
     return torch.split(x, -(-x.shape[axis] // outputs), axis)
 
 
+def _ascending(axes: Ints | None) -> None:
+    """Raises where axes are negative or not in order, of which runtimes make several things in old versions."""
+    if axes is not None and (min(axes, default=0) < 0 or list(axes) != sorted({*axes})):
+        raise Unsupported(f"The ONNX graph names axes {[*axes]} in a version that takes none below 0.")
+
+
 def squeeze_1(data: Tensor, *, axes: Ints | None = None) -> Tensor:
+    _ascending(axes)
+    return squeeze_11(data, axes=axes)
+
+
+def squeeze_11(data: Tensor, *, axes: Ints | None = None) -> Tensor:
     dims = _axes(axes, data.dim())
+    if dims == []:  # onnxruntime takes none for all, and its optimiser for none
+        raise Unsupported(
+            "The ONNX graph squeezes an empty list of axes, which one runtime reads in two ways."
+        )
     return data.squeeze() if dims is None else data.squeeze(dims)
 
 
 def squeeze_13(data: Tensor, axes: Tensor | None = None) -> Tensor:
-    dims = _axes(axes, data.dim())
-    return data.squeeze() if dims is None else data.squeeze(dims)
+    return squeeze_11(data, axes=None if axes is None else _list(axes))
 
 
 def unsqueeze_1(data: Tensor, *, axes: Ints) -> Tensor:
+    _ascending(axes)
+    return unsqueeze_11(data, axes=axes)
+
+
+def unsqueeze_11(data: Tensor, *, axes: Ints) -> Tensor:
     for axis in sorted(_axes(axes, data.dim() + len(axes)) or ()):
         data = data.unsqueeze(axis)
     return data
 
 
 def unsqueeze_13(data: Tensor, axes: Tensor) -> Tensor:
-    return unsqueeze_1(data, axes=_list(axes))
+    return unsqueeze_11(data, axes=_list(axes))
 
 
 def gather(data: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
@@ -916,8 +945,8 @@ OPERATORS: Mapping[str, Mapping[int, Operator]] = {
     "Concat": {4: concat},
     "Slice": {1: slice_1, 10: slice_10},
     "Split": {2: split_2, 13: split_13, 18: split_18},
-    "Squeeze": {1: squeeze_1, 13: squeeze_13},
-    "Unsqueeze": {1: unsqueeze_1, 13: unsqueeze_13},
+    "Squeeze": {1: squeeze_1, 11: squeeze_11, 13: squeeze_13},
+    "Unsqueeze": {1: unsqueeze_1, 11: unsqueeze_11, 13: unsqueeze_13},
     "Gather": {1: gather},
     "GatherElements": {11: gather_elements},
     "GatherND": {11: gather_nd},

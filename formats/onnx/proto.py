@@ -32,7 +32,7 @@ _ALL_OUTPUTS = ("Split", "TopK")
 class Signature:
     """The image input (``shape``: declared dims [N,C,H,W], ``None`` where free; ``axes``: how the file has them), the
     value that holds the logits, and the graph's own output, ``served``, which may be a softmax of it; ``sigmoid``: or
-    that."""
+    that. ``softmaxes``: operators of those behind the logits, in their order."""
 
     input: str
     axes: str
@@ -42,6 +42,7 @@ class Signature:
     served: str
     sigmoid: bool
     notes: tuple[str, ...]
+    softmaxes: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int | None:
@@ -180,6 +181,7 @@ def signature(model: onnx.ModelProto, logits: str | None = None) -> Signature:
         served,
         any(node.op_type == "Sigmoid" for node in behind),
         tuple(notes),
+        tuple(node.op_type for node in behind[::-1] if node.op_type.endswith("Softmax")),
     )
 
 

@@ -186,3 +186,10 @@ def test_large_weights_are_not_kept():
     held = {node.place: node.values for node in flow.nodes if node.role == "stored"}
     assert held["big"] is None
     assert held["w"].dtype == np.float64
+
+
+def test_where_the_greatest_stand_is_a_comparison():
+    text = f"{POOLED}q; TopK q k > v i | axis=1; Cast i > h | to=1; Add v h > f"
+    model = head(text, k=np.array([3]))
+    values, places = by_operator(followed(model), "TopK")
+    assert (values.role, places.role) == ("order", "step")

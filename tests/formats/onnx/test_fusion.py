@@ -49,6 +49,14 @@ def test_what_is_no_gelu_stays(name, value):
     check(with_head(GELU["legacy"], numbers, "g"), "_gelu", 0)
 
 
+@pytest.mark.parametrize("name", ["root", "one", "half"])
+def test_constants_with_axes_of_their_own_give_them_to_the_result(name):
+    """A fused gelu would have those of its input, and another axis would be summed."""
+    numbers = {**NUMBERS, name: NUMBERS[name].reshape(1, 1, 1, 1, 1)}
+    network = tiny.opened(with_head(GELU["legacy"], numbers, "g")).network
+    assert "_gelu" not in [step.function.__name__ for step in network._steps if step.function]
+
+
 def test_an_erf_with_a_second_reader_stays():
     nodes = [*GELU["legacy"], node("Add", ["g", "b"], ["h"])]
     check(with_head(nodes, NUMBERS, "h"), "_gelu", 0)
@@ -69,6 +77,20 @@ def test_layer_norm():
         parameter = result.network.get_parameter(result.tensors[name])
         assert torch.equal(parameter.detach(), torch.from_numpy(weights[name]))
         assert parameter.grad.abs().sum() > 0
+
+
+def test_a_power_of_itself_is_no_square():
+    nodes = [one for one in layer_norm() if one.op_type != "Pow"]
+    place = next(index for index, one in enumerate(nodes) if one.op_type == "ReduceMean" and index)
+    nodes.insert(place, node("Pow", ["d", "d"], ["s"]))
+    numbers = {**NUMBERS, "scale": np.ones(4, np.float32), "shift": np.zeros(4, np.float32)}
+    result = tiny.opened(with_head(nodes, numbers, "n"))
+    assert "_layer_norm" not in [step.function.__name__ for step in result.network._steps if step.function]
+
+
+def test_one_scale_for_all_is_taken():
+    numbers = {**NUMBERS, "scale": np.array([2.0], np.float32), "shift": np.array([0.5], np.float32)}
+    check(with_head(layer_norm(), numbers, "n"), "_layer_norm")
 
 
 def test_normalisation_over_another_axis_stays():

@@ -14,7 +14,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from formats.errors import Unsupported
 from formats.onnx.graph import _resolve
-from formats.onnx.operators import OPERATORS, SHAPE_INPUTS, clip_11, lookup, pad_11
+from formats.onnx.operators import (
+    OPERATORS,
+    SHAPE_INPUTS,
+    clip_11,
+    lookup,
+    pad_11,
+    squeeze_1,
+    squeeze_11,
+    squeeze_13,
+    top_k,
+    unsqueeze_1,
+)
 from formats.onnx.proto import _keywords
 
 
@@ -397,7 +408,7 @@ READ = {
     "negative axes or indices came in, which ours always took": """
         ReduceMean-11 ReduceSum-11 ReduceMax-11 ReduceMin-11 ReduceProd-11 ReduceL1-11 ReduceL2-11
         ReduceSumSquare-11 ReduceLogSumExp-11 ArgMax-11 ArgMin-11 Softmax-11 LogSoftmax-11 Flatten-11
-        Concat-11 Slice-11 Split-11 Squeeze-11 Unsqueeze-11 Gather-11 OneHot-11
+        Concat-11 Slice-11 Split-11 Gather-11 OneHot-11
     """,
     "a new attribute or optional input, whose default is the old behaviour": """
         Gemm-11 Attention-24 Attention-25 MaxPool-8 MaxPool-10 AveragePool-10 AveragePool-19 ArgMax-12
@@ -567,3 +578,37 @@ def test_pixels_that_lie_nearly_between_two_are_refused():
         lookup("Resize", 13)[1](x, None, by, mode="nearest")
     for exact in (1.5, 2.0, 3.0):
         lookup("Resize", 13)[1](x, None, torch.tensor([1, 1, exact, exact]), mode="nearest")
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("step", [-3, -1, 1, 2])
+def test_slices_begin_and_end_where_onnxruntime_has_them(size, step):
+    """Also where they start before the first element, which Python takes for nothing."""
+    places = (-(2**63), -(2**31), -100, -5, -1, 0, 1, 4, 5, 100, 2**31 - 1, 2**63 - 1)
+    data = torch.arange(float(size))
+    for start in places:
+        for end in places:
+            arrays = [data.numpy(), ints(start), ints(end), ints(0), ints(step)]
+            ours, theirs = run_both("Slice", 13, arrays, {})
+            assert ours[0].tolist() == theirs[0].tolist(), (start, end)
+
+
+def test_of_equals_the_first_is_taken():
+    x = np.array([[1, 0, 0, 1, 1]], np.float32)
+    for k in (1, 2, 4):
+        (_, ours), (_, theirs) = run_both("TopK", 11, [x, ints(k)], {}, outputs=2)
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_axes_of_which_runtimes_make_different_things_are_refused():
+    x = torch.ones(1, 2, 1, 1)
+    with pytest.raises(Unsupported, match="empty list of axes"):
+        squeeze_13(x, torch.tensor([], dtype=torch.int64))
+    for axes in ([-1], [3, 2], [2, 2]):
+        with pytest.raises(Unsupported, match="takes none below 0"):
+            squeeze_1(x, axes=axes)
+        with pytest.raises(Unsupported, match="takes none below 0"):
+            unsqueeze_1(x, axes=axes)
+    assert squeeze_11(x, axes=[-1]).shape == (1, 2, 1)
+    with pytest.raises(Unsupported, match="in any order"):
+        top_k(x, torch.tensor([2]), axis=1, sorted=0)

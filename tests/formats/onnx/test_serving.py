@@ -69,3 +69,20 @@ def test_a_file_that_is_too_new_is_refused_in_one_short_sentence(what, words):
     model.graph.node[1].op_type = "Hardmax"  # unknown here: opened by onnxruntime, or not at all
     with pytest.raises(Unsupported, match=words):
         tiny.opened(model)
+
+
+@pytest.mark.parametrize("last", ["Softmax", "LogSoftmax"])
+def test_of_what_a_softmax_makes_equal_the_first_class_is_answered(last):
+    """By the runtime and by the network that is opened, whatever the logits say."""
+    weight = np.zeros((24, 4), np.float32)
+    weight[:, 2] = 1e-9
+    nodes = tiny.nodes(f"Flatten x > f; MatMul f w > z; {last} z > y | axis=1")
+    model = tiny.make_model(nodes, {"w": weight}, shape=("n", 2, 3, 4), opset=13)
+    x = tiny.images(3, 2, 3, 4).abs()
+    served, opened = serve(tiny.source_of(model))(x), tiny.opened(model).network(x)
+    assert served.argmax(1).tolist() == opened.argmax(1).tolist() == [0, 0, 0]
+    weight[:, 2] = 1.0
+    model = tiny.make_model(nodes, {"w": weight}, shape=("n", 2, 3, 4), opset=13)
+    served, opened = serve(tiny.source_of(model))(x), tiny.opened(model).network(x)
+    torch.testing.assert_close(opened.detach(), served)
+    assert served.argmax(1).tolist() == [2, 2, 2]
