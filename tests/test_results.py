@@ -357,8 +357,7 @@ def test_the_readme_quotes_the_false_acceptances():
         if "up to five" in line.get("superseded", "")
     ]
     assert before == ["refused, gone"] * 5
-    assert sum(map(acceptance_pages.earlier, tried.values())) == 5
-    assert "Five rows are from before (†)" in said
+    assert not any(map(acceptance_pages.earlier, tried.values()))
 
 
 def test_the_readme_shows_every_kind_that_is_held_out():
