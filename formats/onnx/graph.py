@@ -94,17 +94,7 @@ class GraphNetwork(nn.Module):
         logits = slots[self._exit]
         assert logits is not None
         logits = rows(logits, len(x))
-        return self._as_served(logits.float().flatten(1) if logits.dim() > 2 else logits.float())
-
-    def _as_served(self, logits: Tensor) -> Tensor:
-        """The same, but what the file's softmax makes of it where that prefers another class: of logits that differ too
-        little for float32 it makes equals, and who takes the greatest then takes the first of them."""
-        served = logits
-        for operator in self.entry.softmaxes:
-            served = served.softmax(1) if operator == "Softmax" else served.log_softmax(1)
-        if served is logits:
-            return logits
-        return torch.where((served.argmax(1) == logits.argmax(1))[:, None], logits, served)
+        return self.entry.settled(logits.float().flatten(1) if logits.dim() > 2 else logits.float())
 
     def _first_run(self, slots: Slots, device: torch.device, key: tuple[Any, ...]) -> None:
         """Run all steps, remembering what the image steps read of the shape arithmetic."""

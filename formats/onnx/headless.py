@@ -210,7 +210,7 @@ class HeadRuntime:
         if found is None or found.weight.name not in manifest.tensors:
             raise Unsupported("No last linear layer with stored weights was found in front of the logits.")
         self._found = found
-        self._session = Session(model, entry, [found.features, entry.output])
+        self._session, self._entry = Session(model, entry, [found.features, entry.output]), entry
         classes = found.weight.raw.shape[1 if found.layout == "in_out" else 0]
         self.head = Head(
             found.weight.name,
@@ -230,7 +230,8 @@ class HeadRuntime:
         features = (features.float() - self._found.zero) * self._found.scale
         if self._found.layout == "conv":
             features = features.flatten(2).mean(2)
-        return features.reshape(len(features), -1, self.head.units).mean(1), logits.float().flatten(1)
+        logits = self._entry.settled(logits.float().flatten(1))
+        return features.reshape(len(features), -1, self.head.units).mean(1), logits
 
     def head_values(self) -> tuple[Tensor, Tensor]:
         """(weight [K,D], bias [K]) float32, dequantised; bias 0 when the file has none."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import onnx.inliner
+import torch
 from torch import Tensor
 
 from formats import outputs
@@ -59,6 +60,19 @@ class Signature:
         """float32 [N,C,H,W] as the graph takes it: axes in its order, whole numbers where it takes those."""
         x = images.arranged(x, self.axes)
         return images.whole(x) if images.is_whole(self.elem_type) else x
+
+    def settled(self, logits: Tensor) -> Tensor:
+        """Logits float32 [N,K]; of an image for which the softmax behind them prefers another class, what that makes of
+        them: of those that differ too little for float32 it makes equals, and the first of them is answered."""
+        behind = logits
+        for operator in self.softmaxes:
+            behind = behind.softmax(1) if operator == "Softmax" else behind.log_softmax(1)
+        return preferred(logits, behind) if self.softmaxes else logits
+
+
+def preferred(logits: Tensor, behind: Tensor) -> Tensor:
+    """Rows of ``logits`` [N,K], and of what stands ``behind`` them where that prefers another class."""
+    return torch.where((behind.argmax(1) == logits.argmax(1))[:, None], logits, behind)
 
 
 @dataclass(frozen=True)

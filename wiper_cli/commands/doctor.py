@@ -79,17 +79,18 @@ def doctor(context: click.Context) -> None:
 
 
 def _broken() -> dict[str, str]:
-    """Packages that cannot be imported as wiper does it, with the reason; tried in a process of its own, which one of
-    them may end."""
-    names = [names.split("|")[0] for names, _, _ in _PACKAGES]
-    outcome = _python(
-        "-c", _TRIAL, json.dumps({name: _IMPORTS.get(name, f"import {name}") for name in names})
-    )
-    said = dict(json.loads(line) for line in outcome.stdout.splitlines())
-    ended = next((name for name in names if name not in said), None)
-    return {name: reason for name, reason in said.items() if reason} | (
-        {ended: "it ends the process"} if ended else {}
-    )
+    """Packages that cannot be imported as wiper does it, with the reason; tried in a process of their own, and in
+    another one behind a package that ends it."""
+    waiting = [names.split("|")[0] for names, _, _ in _PACKAGES]
+    found: dict[str, str | None] = {}
+    while waiting:
+        asked = {name: _IMPORTS.get(name, f"import {name}") for name in waiting}
+        said = _python("-c", _TRIAL, json.dumps(asked)).stdout.splitlines()
+        found.update(json.loads(line) for line in said)
+        if ended := waiting[len(said) : len(said) + 1]:
+            found[ended[0]] = "it ends the process"
+        waiting = waiting[len(said) + 1 :]
+    return {name: reason for name, reason in found.items() if reason}
 
 
 def _version(name: str) -> str | None:

@@ -19,6 +19,13 @@ def following(report: Report) -> tuple[str, str]:
         written = ((report["purification"] or {}).get("output") or {}).get("path", "OUT")
         said = "Deploy the written file in place of the original. Measure a trigger that you know: this is no proof."
         return said, _command("verify", model, written, "--clean", clean)
+    if outcome == "rejected" and any(
+        one["what"] == "the rest of the purification" for one in report["not_done"]
+    ):
+        return (
+            "It ended early, and nothing was written: keep the original out of service, and let it end.",
+            "",
+        )
     if outcome == "rejected":
         said = "Nothing was written; keep the original out of service. More clean images, --effort thorough or another "
         return said + "--method may do better.", "wiper purify --help"

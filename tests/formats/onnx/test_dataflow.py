@@ -73,6 +73,11 @@ def test_a_circle_is_refused():
          (Span(2, 0, 3), Span(3, 5, None))),
         ("Slice x from to > f", {"from": [1], "to": [2]}, (Span(0, 1, 2),)),
         ("Slice x from to axes steps > f", {"from": [0], "to": [8], "axes": [3], "steps": [2]}, (Span(3, 0, 8, 2),)),
+        ("Slice x from to axes steps > f", {"from": [-1], "to": [-(2**31)], "axes": [3], "steps": [-1]},
+         (Span(3, -1, -(2**31), -1),)),
+        # Backwards from before the first element onnxruntime takes that one.
+        ("Slice x from to axes steps > f", {"from": [-100], "to": [-(2**31)], "axes": [3], "steps": [-1]},
+         (Span(3, 0, 1),)),
         ("Gather x at > f | axis=1", {"at": [2]}, (Span(1, 2, 3),)),
         ("Gather x at > f | axis=2", {"at": [1, 4, 4]}, (Span(2, 1, 3),)),
     ],

@@ -11,6 +11,8 @@ import tiny_onnx as tiny
 import torch
 
 from formats.errors import Unsupported
+from formats.onnx.headless import HeadRuntime
+from formats.onnx.manifest import read_manifest
 from formats.onnx.serving import serve
 
 
@@ -81,6 +83,9 @@ def test_of_what_a_softmax_makes_equal_the_first_class_is_answered(last):
     x = tiny.images(3, 2, 3, 4).abs()
     served, opened = serve(tiny.source_of(model))(x), tiny.opened(model).network(x)
     assert served.argmax(1).tolist() == opened.argmax(1).tolist() == [0, 0, 0]
+    source = tiny.source_of(model)
+    _, logits = HeadRuntime(source, read_manifest(source)).features_and_logits(x)
+    assert logits.argmax(1).tolist() == [0, 0, 0]
     weight[:, 2] = 1.0
     model = tiny.make_model(nodes, {"w": weight}, shape=("n", 2, 3, 4), opset=13)
     served, opened = serve(tiny.source_of(model))(x), tiny.opened(model).network(x)

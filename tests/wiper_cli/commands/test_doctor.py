@@ -77,6 +77,15 @@ def test_a_broken_torch_does_not_take_doctor_down(monkeypatch, tmp_path):
     assert module._devices() == "torch cannot be imported: no reason given"
 
 
+def test_what_stands_behind_a_package_that_ends_the_process_is_tried_too(monkeypatch):
+    monkeypatch.setattr(module, "_PACKAGES", tuple((name, True, "") for name in ("click", "rich", "numpy")))
+    monkeypatch.setattr(module, "_IMPORTS", {"click": "import os; os._exit(3)", "numpy": "1 / 0"})
+    assert module._broken() == {
+        "click": "it ends the process",
+        "numpy": "ZeroDivisionError: division by zero",
+    }
+
+
 @pytest.mark.parametrize(
     ("does", "said"),
     [

@@ -91,3 +91,13 @@ def test_what_somebody_answers_for_is_not_forbidden(make, code):
         finding["suppressed"] = {"reason": "r", "owner": "o", "expires": "2030-01-01"}
     said, _ = following(report)
     assert said.startswith("Somebody answers for every finding" if code == 0 else "Do not deploy it")
+
+
+def test_of_a_purification_that_ended_early_nobody_says_to_change_the_method(make):
+    report = make("purify_rejected")
+    assert "another --method" in following(report)[0]
+    report["not_done"].append({"what": "the rest of the purification", "why": "It was interrupted."})
+    assert following(report) == (
+        "It ended early, and nothing was written: keep the original out of service, and let it end.",
+        "",
+    )
